@@ -1,0 +1,231 @@
+"""Pre-training of the embedded base: autoencoder by least squares, then text encoder and U-Net by v-prediction.
+
+Latents of a pool of procedural scenes are computed once; most steps see 128 px, some 256 px at a quarter of the
+batch. Runs are bounded by wall-clock time, save every few minutes, and resume.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from anomalydiffusion_core.tiny_base import architecture as arch
+from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
+from anomalydiffusion_core.tiny_base.scenes import draw_scene
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and on how much: one for 2 CPU cores, one for a GPU."""
+
+    minutes: float = 120.0  # of U-Net training
+    scenes: int = 40_000  # 128 px scenes in the pool
+    large_scenes: int = 4_000  # 256 px scenes in the pool
+    large_share: float = 0.2  # of steps at 256 px, with a quarter of the batch
+    batch_size: int = 16
+    learning_rate: float = 8e-4
+    warmup_steps: int = 300
+    ema_decay: float = 0.999
+    caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
+    defect_weight: float = 4.0  # loss weight of latent cells that a defect touches
+    autoencoder_steps: int = 1_800
+    save_minutes: float = 5.0
+    seed: int = 1
+
+
+RECIPES = {
+    "cpu": Recipe(),
+    "gpu": Recipe(minutes=20, scenes=200_000, large_scenes=20_000, batch_size=128, learning_rate=1e-3,
+                  ema_decay=0.9995, autoencoder_steps=6_000, save_minutes=4),
+}
+
+
+@dataclass
+class Pool:
+    """`latents` (N,C,h,w) half, `touched` (N,1,h,w) bool = cells a defect touches, `ids` (N,77) rows of `token_ids`."""
+
+    latents: Tensor
+    touched: Tensor
+    ids: Tensor
+
+
+class _Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
+    def __init__(self, seed: int, count: int, size: int) -> None:
+        self.seed, self.count, self.size = seed, count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        scene = draw_scene(self.seed, index, self.size)
+        return torch.from_numpy(scene.image), torch.from_numpy(scene.mask), scene.caption
+
+
+def scene_batches(seed: int, count: int, size: int, batch: int = 64, workers: int = 2
+                  ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """Images (B,3,n,n) in [-1,1], masks (B,1,n,n) bool and captions of the first `count` scenes."""
+    loader = torch.utils.data.DataLoader(_Scenes(seed, count, size), batch_size=batch, num_workers=workers)
+    for images, masks, captions in loader:
+        # BHWC -> BCHW
+        yield images.permute(0, 3, 1, 2).float() / 127.5 - 1, masks[:, None], list(captions)
+
+
+def caption_vocabulary(tokenizer: Any, captions: list[str]) -> Tensor:
+    """Sorted CLIP token ids that occur, with start and end of text last."""
+    ids = {i for caption in sorted(set(captions)) for i in tokenizer(caption).input_ids}
+    return torch.tensor(sorted(ids | {49406, 49407}), dtype=torch.int32)
+
+
+def make_pool(vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor, seed: int, count: int, size: int) -> Pool:
+    """Draws `count` scenes of `size` pixels and keeps their latents and captions."""
+    rows = torch.zeros(arch.VOCABULARY, dtype=torch.int16)
+    rows[token_ids.long()] = torch.arange(len(token_ids), dtype=torch.int16)
+    latents, touched, ids = [], [], []
+    for images, masks, captions in scene_batches(seed, count, size):
+        with torch.no_grad():
+            latents.append(vae.encode(images).half().contiguous())
+        touched.append(F.max_pool2d(masks.float(), 8) > 0)
+        tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True).input_ids
+        ids.append(rows[torch.tensor(tokens)])
+        if len(latents) % 50 == 0:
+            log.info("pool %d px: %d of %d scenes", size, len(latents) * 64, count)
+    return Pool(torch.cat(latents), torch.cat(touched), torch.cat(ids))
+
+
+def pretrain(recipe: Recipe, out: Path, resume: Path | None = None, device: str = "cpu", bf16: bool = True) -> Path:
+    """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) and `out/curve.json`.
+
+    With `resume`, autoencoder, words and weights are taken from that base file (its latent space stays).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    tokenizer = arch.load_tokenizer()
+    if resume:
+        vae = LappedAutoencoder(arch.LATENT_CHANNELS)
+        vae.load_state_dict(arch.read_weights(resume, "vae"))
+        token_ids = arch.read_weights(resume, "text_encoder")["token_ids"]
+    else:
+        vae = _fresh_autoencoder(recipe)
+        token_ids = caption_vocabulary(tokenizer, [draw_scene(0, i, 32).caption for i in range(8_000)])
+    pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
+    model = nn.ModuleDict({"unet": arch.build_unet(), "text_encoder": arch.build_text_encoder(len(token_ids))})
+    if resume:
+        model["unet"].load_state_dict(arch.read_weights(resume, "unet"))
+        arch.load_text_state(model["text_encoder"], arch.read_weights(resume, "text_encoder"))  # type: ignore
+    trainer = _Trainer(recipe, model.to(device), pools, token_ids, device, bf16)
+    curve: list[dict[str, float]] = []
+    for row in trainer.run():
+        curve.append(row)
+        if row["save"]:
+            save_base(out / "tiny_base.safetensors", trainer.average, vae, token_ids, recipe, int(row["step"]))
+            (out / "curve.json").write_text(json.dumps({"recipe": asdict(recipe), "curve": curve}))
+    return out / "tiny_base.safetensors"
+
+
+def _fresh_autoencoder(recipe: Recipe) -> LappedAutoencoder:
+    batches = list(scene_batches(recipe.seed + 1, 4_000, 128))
+    vae = LappedAutoencoder(arch.LATENT_CHANNELS)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    losses = train_autoencoder(vae, torch.cat([b[0] for b in batches]), recipe.autoencoder_steps, generator)
+    log.info("autoencoder: %.2f dB", 10 * np.log10(4 / np.mean(losses[-50:])))
+    return vae
+
+
+def _cached_pools(recipe: Recipe, out: Path, vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor) -> list[Pool]:
+    pools = []
+    for size, count in ((128, recipe.scenes), (256, recipe.large_scenes)):
+        path = out / f"pool_{size}_{recipe.seed}_{count}.safetensors"
+        if not path.exists():
+            save_file(vars(make_pool(vae, tokenizer, token_ids, recipe.seed, count, size)), path)
+        pools.append(Pool(**load_file(path)))
+    return pools
+
+
+def save_base(path: Path, model: nn.ModuleDict, vae: LappedAutoencoder, token_ids: Tensor, recipe: Recipe,
+              step: int) -> None:
+    """Writes a base file atomically, keeping any spatial encoder it already has."""
+    state = {f"unet.{k}": v for k, v in model["unet"].state_dict().items()}
+    state |= {f"text_encoder.{k}": v for k, v in arch.text_state(model["text_encoder"]).items()}  # type: ignore
+    state |= {f"vae.{k}": v for k, v in vae.state_dict().items()}
+    half = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
+    half["text_encoder.token_ids"] = token_ids
+    temporary = path.with_suffix(".tmp")
+    save_file(half, temporary, metadata={"format": "anomalydiffusion-tiny-base/1", "step": str(step),
+                                         "recipe": json.dumps(asdict(recipe))})
+    temporary.replace(path)
+
+
+class _Trainer:
+    def __init__(self, recipe: Recipe, model: nn.ModuleDict, pools: list[Pool], token_ids: Tensor, device: str,
+                 bf16: bool) -> None:
+        self.recipe, self.model, self.pools, self.device, self.bf16 = recipe, model, pools, device, bf16
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01,
+                                           fused=True)
+        betas = torch.linspace(arch.SCHEDULE["beta_start"] ** 0.5, arch.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0).to(device)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        length = len(token_ids)
+        self.empty_caption = torch.full((77,), length - 1)
+        self.empty_caption[0] = length - 2
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Trains until the time is up; yields mean loss about every 100 steps and whenever a save is due."""
+        recipe, start, step = self.recipe, time.monotonic(), 0
+        last_save, losses = start, []
+        while (done := (time.monotonic() - start) / 60 / recipe.minutes) < 1:
+            rate = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps)
+            rate *= 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
+            losses.append(self._step(float(rate), step))
+            step += 1
+            save = time.monotonic() - last_save > 60 * recipe.save_minutes
+            if step % 100 == 0 or save:
+                log.info("step %d  loss %.4f  rate %.1e  %.0f %%", step, np.mean(losses), rate, 100 * done)
+                yield {"step": step, "loss": float(np.mean(losses)), "rate": float(rate), "save": float(save),
+                       "minutes": (time.monotonic() - start) / 60}
+                losses = []
+                last_save = time.monotonic() if save else last_save
+        yield {"step": step, "loss": float(np.mean(losses or [0])), "rate": 0.0, "save": 1.0, "minutes": recipe.minutes}
+
+    def _step(self, rate: float, step: int) -> float:
+        recipe, g = self.recipe, self.generator
+        large = float(torch.rand((), generator=g)) < recipe.large_share
+        pool, batch = (self.pools[1], max(1, recipe.batch_size // 4)) if large else (self.pools[0], recipe.batch_size)
+        rows = torch.randint(len(pool.latents), (batch,), generator=g)
+        ids = pool.ids[rows].long()
+        ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
+        z0 = pool.latents[rows].float().to(self.device)
+        weight = 1 + (recipe.defect_weight - 1) * pool.touched[rows].float().to(self.device)
+        # stratified timesteps: one in each of B equal strata
+        t = ((torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000).long().to(self.device)
+        noise = torch.randn(z0.shape, generator=g).to(self.device)
+        alpha = self.alphas_cumprod[t].sqrt()[:, None, None, None]
+        sigma = (1 - self.alphas_cumprod[t]).sqrt()[:, None, None, None]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
+            context = self.model["text_encoder"](ids.to(self.device)).last_hidden_state
+            v = self.model["unet"](alpha * z0 + sigma * noise, t, context).sample
+        loss = (weight * (v.float() - (alpha * noise - sigma * z0)).square()).mean() / weight.mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(recipe.ema_decay, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        return float(loss.detach())

@@ -1,0 +1,145 @@
+"""Captioned procedural inspection photos with exact defect masks: what the embedded base model learns from.
+
+A scene is fixed by (seed, index, size) alone. Its caption says material, defect, size and place in words;
+a share of the scenes shows the mask itself as a black-and-white picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from anomalydiffusion_core.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
+from anomalydiffusion_core.tiny_base.materials import COLOURS, MATERIALS, Surface, colour
+from anomalydiffusion_core.tiny_base.noise import Rng, pixel_grid, spectral
+from anomalydiffusion_core.tiny_base.objects import OBJECTS
+
+ROWS = ("top", "upper", "middle", "lower", "bottom")
+COLUMNS = ("far left", "left", "center", "right", "far right")
+SIZES = {"tiny": (0.035, 0.055), "small": (0.055, 0.09), "medium": (0.09, 0.14), "large": (0.14, 0.22)}
+OBJECT_MATERIALS = ("brushed metal", "cast metal", "painted metal", "printed plastic", "wood", "rubber")
+
+TEXTURE_SHARE = 0.65
+NORMAL_SHARE = 0.22
+TWO_DEFECTS_SHARE = 0.12
+MASK_PICTURE_SHARE = 0.13
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`image` (n, n, 3) uint8, `mask` (n, n) bool (True = defect), `caption`, and whether it is a mask picture."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    caption: str
+    is_mask_picture: bool = False
+
+
+def place_in_words(mask: np.ndarray) -> str:
+    """The mask's centre of mass on a 5 x 5 grid of words, such as "upper left"."""
+    ys, xs = np.nonzero(mask)
+    row = min(int(ys.mean() / mask.shape[0] * 5), 4)
+    column = min(int(xs.mean() / mask.shape[1] * 5), 4)
+    return f"{ROWS[row]} {COLUMNS[column]}"
+
+
+def draw_scene(seed: int, index: int, size: int) -> Scene:
+    """Scene `index` of the endless, deterministic stream `seed`, `size` pixels square."""
+    rng = np.random.default_rng((seed, index, size))
+    canvas, subject = _draw_part(rng, size) if rng.random() > TEXTURE_SHARE else _draw_texture(rng, size)
+    mask, words = _add_defects(rng, canvas)
+    phrase = f"{subject} with {words}" if words else f"{rng.choice(['flawless ', ''])}{subject}"
+    if words and rng.random() < MASK_PICTURE_SHARE:
+        picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
+        return Scene(picture, mask, MASK_TEMPLATES[0].format(words.removeprefix('a ')), is_mask_picture=True)
+    image = _photograph(rng, _light(rng, canvas))
+    return Scene(image, mask, str(rng.choice(PHOTO_TEMPLATES)).format(phrase))
+
+
+def _draw_texture(rng: Rng, n: int, material: str | None = None) -> tuple[Canvas, str]:
+    material = material or str(rng.choice(list(MATERIALS)))
+    draw, tints = MATERIALS[material]
+    tint_name = str(rng.choice(tints))
+    scale = float(np.exp(rng.uniform(-0.3, 0.45)) * (n / 128) ** 0.5)
+    surface = draw(rng, n, scale, colour(rng, tint_name))
+    return Canvas(surface, np.ones((n, n), np.float32)), f"{tint_name} {material}"
+
+
+def _draw_part(rng: Rng, n: int) -> tuple[Canvas, str]:
+    kind = str(rng.choice(list(OBJECTS)))
+    material = "cast metal" if kind in ("screw", "bolt") else str(rng.choice(OBJECT_MATERIALS))
+    canvas, words = _draw_texture(rng, n, material)
+    part = OBJECTS[kind](rng, n)
+    canvas.surface.height = 0.4 * canvas.surface.height + part.height
+    canvas.alpha = part.alpha
+    return canvas, f"{words} {kind}"
+
+
+def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
+    n = canvas.n
+    mask = np.zeros((n, n), bool)
+    if rng.random() < NORMAL_SHARE:
+        return mask, ""
+    words = []
+    for _ in range(2 if rng.random() < TWO_DEFECTS_SHARE else 1):
+        family, size = str(rng.choice(list(DEFECTS))), str(rng.choice(list(SIZES)))
+        reach = n * rng.uniform(*SIZES[size])
+        ys, xs = np.nonzero(canvas.alpha > 0.5)
+        spot = int(rng.integers(len(ys)))
+        margin = min(reach * 0.5, n * 0.1)
+        centre = (float(np.clip(ys[spot], margin, n - margin)), float(np.clip(xs[spot], margin, n - margin)))
+        region, name = apply_defect(rng, canvas, family, centre, reach)
+        if region.sum() >= 8:
+            mask |= region
+            words.append(f"a {size} {name} at the {place_in_words(region)}")
+    return mask, " and ".join(words)
+
+
+def _light(rng: Rng, canvas: Canvas) -> np.ndarray:
+    """Shades the surface under one oblique lamp and lays a part on its ground; (n, n, 3) linear in [0, 1.5]."""
+    n, surface = canvas.n, canvas.surface
+    textured = canvas.alpha.min() > 0.5
+    azimuth, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.12, 0.3)
+    lit = surface.albedo * _shading(surface, azimuth, strength)[..., None]
+    if not textured:
+        lit = _on_ground(rng, lit, canvas.alpha, azimuth)
+    y, x = pixel_grid(n)
+    slope = (y / n - 0.5) * np.float32(np.sin(azimuth)) + (x / n - 0.5) * np.float32(np.cos(azimuth))
+    return lit * (1 + np.float32(rng.uniform(0, 0.35)) * slope)[..., None]
+
+
+def _shading(surface: Surface, azimuth: float, strength: float) -> np.ndarray:
+    gradient_y, gradient_x = np.gradient(surface.height)
+    facing = gradient_x * np.float32(np.cos(azimuth)) + gradient_y * np.float32(np.sin(azimuth))
+    diffuse = 1 + np.float32(2.2 * strength) * np.tanh(facing)
+    gleam = np.exp(-(((facing - 0.8) / 0.35) ** 2))
+    return np.clip(diffuse + surface.gloss * np.float32(0.5) * gleam, 0.15, 2)
+
+
+def _on_ground(rng: Rng, lit: np.ndarray, alpha: np.ndarray, azimuth: float) -> np.ndarray:
+    n = alpha.shape[0]
+    name = str(rng.choice(["light grey", "white", "grey", "black", *COLOURS]))
+    ground = colour(rng, name) * (1 + 0.02 * spectral(rng, n, 2.5))[..., None]
+    reach = n * rng.uniform(0.01, 0.04)
+    offset = (round(-np.sin(azimuth) * reach), round(-np.cos(azimuth) * reach))
+    shadow = gaussian_filter(np.roll(alpha, offset, (0, 1)), reach * 0.7)
+    ground = ground * (1 - np.float32(rng.uniform(0.2, 0.55)) * shadow)[..., None]
+    return lit * alpha[..., None] + ground * (1 - alpha[..., None])
+
+
+def _photograph(rng: Rng, lit: np.ndarray) -> np.ndarray:
+    n = lit.shape[0]
+    if rng.random() < 0.5:
+        blur = rng.uniform(0.3, 0.8)
+        lit = gaussian_filter(lit, (blur, blur, 0))
+    gain = np.float32(np.exp(rng.normal() * 0.1)) * (1 + rng.normal(0, 0.02, 3).astype(np.float32))
+    grey_camera = rng.random() < 0.12
+    image = lit * gain
+    if grey_camera:
+        image = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
+    noise = rng.standard_normal((n, n, 1), dtype=np.float32) * np.float32(rng.uniform(0, 0.012))
+    return (np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+
