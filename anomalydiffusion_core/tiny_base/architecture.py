@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from torch import Tensor
 
-from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.tiny_base.autoencoder import FACTOR, LappedAutoencoder
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -28,7 +29,7 @@ LATENT_CHANNELS = 8
 NATIVE_SIZE = 128
 
 UNET: dict[str, Any] = dict(
-    sample_size=NATIVE_SIZE // 8, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
+    sample_size=NATIVE_SIZE // FACTOR, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
     block_out_channels=(96, 192, 192), layers_per_block=1, cross_attention_dim=TOKEN_WIDTH,
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -38,6 +39,8 @@ TEXT_ENCODER: dict[str, Any] = dict(
     hidden_size=TOKEN_WIDTH, intermediate_size=4 * TOKEN_WIDTH, num_hidden_layers=3, num_attention_heads=3,
     max_position_embeddings=77, hidden_act="quick_gelu",
 )
+SPATIAL_ENCODER = SpatialEncoderConfig(width=TOKEN_WIDTH, tokens=4, backbone="resnet10", mask_size=64,
+                                       pyramid_channels=32, grid=8)
 SCHEDULE: dict[str, Any] = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
@@ -52,6 +55,7 @@ class TinyBase:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     vae: LappedAutoencoder
+    spatial_encoder: SpatialEncoder | None
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -91,7 +95,16 @@ def load_tiny_base(path: Path = WEIGHTS) -> TinyBase:
     load_text_state(text_encoder, expand_vocabulary(read_weights(path, "text_encoder")))
     vae = LappedAutoencoder(LATENT_CHANNELS)
     vae.load_state_dict(read_weights(path, "vae"))
-    return TinyBase(unet.eval(), text_encoder.eval(), load_tokenizer(), vae.eval())
+    return TinyBase(unet.eval(), text_encoder.eval(), load_tokenizer(), vae.eval(), _spatial_encoder(path))
+
+
+def _spatial_encoder(path: Path) -> SpatialEncoder | None:
+    state = read_weights(path, "spatial_encoder")
+    if not state:
+        return None
+    encoder = SpatialEncoder(SPATIAL_ENCODER)
+    encoder.load_state_dict(state)
+    return encoder.eval()
 
 
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"

@@ -55,8 +55,7 @@ def draw_scene(seed: int, index: int, size: int) -> Scene:
     if words and rng.random() < MASK_PICTURE_SHARE:
         picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
         return Scene(picture, mask, MASK_TEMPLATES[0].format(words.removeprefix('a ')), is_mask_picture=True)
-    image = _photograph(rng, _light(rng, canvas))
-    return Scene(image, mask, str(rng.choice(PHOTO_TEMPLATES)).format(phrase))
+    return Scene(light_and_photograph(rng, canvas), mask, str(rng.choice(PHOTO_TEMPLATES)).format(phrase))
 
 
 def _draw_texture(rng: Rng, n: int, material: str | None = None) -> tuple[Canvas, str]:
@@ -98,6 +97,11 @@ def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
     return mask, " and ".join(words)
 
 
+def light_and_photograph(rng: Rng, canvas: Canvas, grey_cameras: float = 0.12) -> np.ndarray:
+    """One random lamp and camera, a share of them without colour: (n, n, 3) uint8."""
+    return _photograph(rng, _light(rng, canvas), grey_cameras)
+
+
 def _light(rng: Rng, canvas: Canvas) -> np.ndarray:
     """Shades the surface under one oblique lamp and lays a part on its ground; (n, n, 3) linear in [0, 1.5]."""
     n, surface = canvas.n, canvas.surface
@@ -130,13 +134,13 @@ def _on_ground(rng: Rng, lit: np.ndarray, alpha: np.ndarray, azimuth: float) -> 
     return lit * alpha[..., None] + ground * (1 - alpha[..., None])
 
 
-def _photograph(rng: Rng, lit: np.ndarray) -> np.ndarray:
+def _photograph(rng: Rng, lit: np.ndarray, grey_cameras: float) -> np.ndarray:
     n = lit.shape[0]
     if rng.random() < 0.5:
         blur = rng.uniform(0.3, 0.8)
         lit = gaussian_filter(lit, (blur, blur, 0))
     gain = np.float32(np.exp(rng.normal() * 0.1)) * (1 + rng.normal(0, 0.02, 3).astype(np.float32))
-    grey_camera = rng.random() < 0.12
+    grey_camera = rng.random() < grey_cameras
     image = lit * gain
     if grey_camera:
         image = np.repeat(image.mean(2, keepdims=True), 3, axis=2)

@@ -1,0 +1,113 @@
+"""One .safetensors file per trained model: tensors and metadata as DESIGN fixes them, written atomically."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anomalydiffusion_core import __version__
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.latent_diffusion import Fingerprint
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+
+log = logging.getLogger(__name__)
+FORMAT = "anomalydiffusion/1"
+
+
+def save_artifact(model: AnomalyModel, path: Path) -> None:
+    """Writes the model to `path` through a temporary file beside it; raises OSError where that is impossible."""
+    tensors: dict[str, Tensor] = {}
+    for kind, table in (("anomaly", model.anomaly), ("mask", model.mask)):
+        for defect_type, by_encoder in table.items():
+            tensors |= {f"{kind}/{defect_type}/{name}": t.detach() for name, t in by_encoder.items()}
+    several = len(model.spatial_encoders) > 1
+    for name, encoder in model.spatial_encoders.items():
+        prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
+        tensors |= {prefix + key: value for key, value in encoder.state_dict().items()}
+    metadata = {
+        "format": FORMAT, "base_family": model.base.family, "base_weights": model.base.weights,
+        "image_size": str(model.image_size), "templates": json.dumps(model.templates),
+        "token_counts": json.dumps({key: list(value.shape)[0] for key, value in tensors.items()
+                                    if key.startswith(("anomaly/", "mask/"))}),
+        "spatial_encoder": json.dumps({name: json.loads(encoder.config.to_json())
+                                       for name, encoder in model.spatial_encoders.items()}),
+        "training": model.training_json(), "dataset_fingerprint": model.dataset_fingerprint,
+        "package_version": __version__,
+    }
+    contiguous = {key: value.detach().float().cpu().contiguous() for key, value in tensors.items()}
+    write_atomically(path, contiguous, metadata)
+
+
+def write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """safetensors to a temporary file in the same folder, then a rename; nothing is left behind on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(tensors, name, metadata=metadata)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except SafetensorError as error:  # safetensors reports a full disk as its own error
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
+    """Reads an artifact. Raises ValueError when it is none, or belongs to another base family than `base`.
+
+    Other weights of the same family only give a warning.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as an artifact: {error}.") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is no {FORMAT} artifact: give a file written by 'anomalydiffusion train'.")
+    trained_on = Fingerprint(metadata["base_family"], metadata["base_weights"])
+    if base and base.family != trained_on.family:
+        raise ValueError(f"{path} was trained on base family {trained_on.family!r} but the base given is "
+                         f"{base.family!r}: use --base {trained_on.family} or train again.")
+    if base and base.weights != trained_on.weights:
+        log.warning("%s was trained on other weights of family %s; results may differ.", path, base.family)
+    return _model_from(tensors, metadata, trained_on)
+
+
+def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str], trained_on: Fingerprint) -> AnomalyModel:
+    model = AnomalyModel(trained_on, int(metadata["image_size"]), tuple(json.loads(metadata["templates"])),
+                         training=json.loads(metadata["training"]),
+                         dataset_fingerprint=metadata["dataset_fingerprint"])
+    for key, tensor in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind in ("anomaly", "mask"):
+            defect_type, _, encoder = rest.rpartition("/")
+            getattr(model, kind).setdefault(defect_type, {})[encoder] = tensor
+    configs = json.loads(metadata["spatial_encoder"])
+    for name, config in configs.items():
+        prefix = f"spatial_encoder/{name}/" if len(configs) > 1 else "spatial_encoder/"
+        with torch.device("meta"):
+            encoder = SpatialEncoder(SpatialEncoderConfig(**config))
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        encoder.load_state_dict(state, assign=True)
+        model.spatial_encoders[name] = encoder.eval()
+    return model
+
+
+def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) -> None:
+    """One type's e_a as an ordinary textual-inversion file for ComfyUI's `embeddings` folder.
+
+    ComfyUI reads one tensor per text encoder (`clip_l`, `clip_g`); a single encoder's is named `emb_params`.
+    """
+    tokens = model.anomaly_tokens(defect_type)
+    tensors = {"emb_params": next(iter(tokens.values()))} if len(tokens) == 1 else tokens
+    write_atomically(path, {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, {})

@@ -1,0 +1,42 @@
+"""Contexts for the U-Net: a photo template with [e_a, e_s] in its gap, a mask template with e_m, or plain words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from anomalydiffusion_core.embeddings import TokensByEncoder
+from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+
+
+def spatial_tokens(encoders: dict[str, SpatialEncoder], mask: Tensor) -> TokensByEncoder:
+    """e_s = E(m) for masks (B,1,H,W) in {0,1}: (B,n,d) per text encoder."""
+    return {name: encoder(mask) for name, encoder in encoders.items()}
+
+
+def joined(anomaly: TokensByEncoder, spatial: TokensByEncoder) -> TokensByEncoder:
+    """[e_a, e_s] per sample: e_a (B,k,d) or (k,d) with e_s (B,n,d) -> (B,k+n,d) per text encoder."""
+    rows = {}
+    for name, e_s in spatial.items():
+        e_a = anomaly[name].to(e_s)
+        rows[name] = torch.cat([e_a.expand(len(e_s), *e_a.shape[-2:]), e_s], dim=1)
+    return rows
+
+
+def anomaly_context(base: LatentDiffusion, template: str | list[str], anomaly: TokensByEncoder,
+                    encoders: dict[str, SpatialEncoder], mask: Tensor) -> Context:
+    """Context of a defect at a place: one template for all or one per mask (B,1,H,W); gradients reach e_a and E."""
+    prompts = [template] * len(mask) if isinstance(template, str) else template
+    return base.encode_prompts(prompts, joined(anomaly, spatial_tokens(encoders, mask)))
+
+
+def mask_context(base: LatentDiffusion, template: str | list[str], tokens: TokensByEncoder, count: int) -> Context:
+    """Context of a mask picture of one type, `count` rows."""
+    prompts = [template] * count if isinstance(template, str) else template
+    return base.encode_prompts(prompts, {name: e_m.expand(count, *e_m.shape[-2:]) for name, e_m in tokens.items()})
+
+
+def empty_context(base: LatentDiffusion, count: int) -> Context:
+    """The unconditional context of classifier-free guidance, `count` rows."""
+    return base.encode_prompts([""] * count)

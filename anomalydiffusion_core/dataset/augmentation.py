@@ -1,0 +1,85 @@
+"""Views of a pair (supplement B): flip, rotate, crop and move image and mask together, the whole defect kept inside."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as T
+
+MAX_ROTATION = 20.0  # degrees either way
+SMALLEST_CROP = 0.5  # of each side
+
+
+def whole_view(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The pair as it is, at size x size: image (3,S,S), mask (1,S,S) in {0,1} with thin defects kept."""
+    return _resized(image, (size, size)), resize_mask(mask, (size, size))
+
+
+def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One random view of image (3,H,W) in [-1,1] and mask (1,H,W) in {0,1}, both at size x size."""
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    pair = tv_tensors.Image(image), tv_tensors.Mask(mask)
+    if uniform(0, 1) < 0.5:
+        pair = v2.functional.horizontal_flip(pair[0]), v2.functional.horizontal_flip(pair[1])
+    if uniform(0, 1) < 0.5:
+        pair = v2.functional.vertical_flip(pair[0]), v2.functional.vertical_flip(pair[1])
+    image, mask = rotate_whole(pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor),
+                               uniform(-MAX_ROTATION, MAX_ROTATION))
+    height, width = mask.shape[-2:]
+    top, bottom, left, right = bounding_box(mask)
+    scale = uniform(max(SMALLEST_CROP, (bottom - top) / height, (right - left) / width), 1.0)
+    crop_h, crop_w = _at_least(scale * height, bottom - top, height), _at_least(scale * width, right - left, width)
+    y = round(uniform(max(0, bottom - crop_h), min(top, height - crop_h)))
+    x = round(uniform(max(0, right - crop_w), min(left, width - crop_w)))
+    crop = (..., slice(y, y + crop_h), slice(x, x + crop_w))
+    return whole_view(image[crop], mask[crop], size)
+
+
+def rotate_whole(image: Tensor, mask: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
+    """Rotates about the centre with mirrored borders; less, or not at all, where the defect would leave the frame."""
+    height, width = mask.shape[-2:]
+    pad = int(0.2 * max(height, width)) + 1
+    for angle in (degrees, degrees / 2, degrees / 4):
+        kept = T.rotate(mask, angle)
+        if float(kept.sum()) < 0.98 * float(mask.sum()) or _touches_border(kept) > _touches_border(mask):
+            continue
+        padding = [pad, pad, pad, pad]
+        wide = T.rotate(T.pad(image, padding, padding_mode="reflect"), angle, v2.InterpolationMode.BILINEAR)
+        wide_mask = T.rotate(T.pad(mask, padding, padding_mode="reflect"), angle)
+        inside = (..., slice(pad, pad + height), slice(pad, pad + width))
+        return wide[inside], wide_mask[inside]
+    return image, mask
+
+
+def _touches_border(mask: Tensor) -> float:
+    return float(mask[..., 0, :].sum() + mask[..., -1, :].sum() + mask[..., 0].sum() + mask[..., -1].sum())
+
+
+def bounding_box(mask: Tensor) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of what is marked in (1,H,W), ends exclusive."""
+    rows, columns = mask[0].any(1).nonzero()[:, 0], mask[0].any(0).nonzero()[:, 0]
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def _at_least(wanted: float, needed: int, available: int) -> int:
+    return min(max(round(wanted), needed), available)
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return T.resize(image, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """(…,H,W) in {0,1} to another size: every target pixel that the defect touches when shrinking, nearest when growing."""
+    height, width = mask.shape[-2:]
+    four = mask.reshape(-1, 1, height, width).float()
+    if size[0] <= height and size[1] <= width:
+        small = F.adaptive_max_pool2d(four, size)
+    else:
+        small = F.interpolate(four, size, mode="nearest")
+    return small.reshape(*mask.shape[:-2], *size).to(mask.dtype)

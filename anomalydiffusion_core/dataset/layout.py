@@ -1,0 +1,144 @@
+"""Finding image-mask pairs on disk: MVTec's layout, or folders `images` and `masks` with equal stems."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomalydiffusion_core.dataset.photos import file_hash, list_images
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One defect photo and its mask."""
+
+    category: str
+    defect: str
+    stem: str
+    image: Path
+    mask: Path
+
+    @property
+    def defect_type(self) -> str:
+        return f"{self.category}/{self.defect}"
+
+
+@dataclass(frozen=True)
+class Category:
+    """One product: its normal photos (training folder first) and its defect pairs, sorted by type and stem."""
+
+    name: str
+    normals: tuple[Path, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def defects(self) -> list[str]:
+        return sorted({pair.defect for pair in self.pairs})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All categories found under one root, by name."""
+
+    root: Path
+    categories: dict[str, Category]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return [pair for category in self.categories.values() for pair in category.pairs]
+
+    def by_type(self) -> dict[str, list[Pair]]:
+        """Pairs of each `category/defect`, in order of stems."""
+        groups: dict[str, list[Pair]] = defaultdict(list)
+        for pair in self.pairs:
+            groups[pair.defect_type].append(pair)
+        return dict(groups)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (16 hex digits) over every pair's type, stem and bytes."""
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            digest.update(f"{pair.defect_type}/{pair.stem} {file_hash(pair.image)} {file_hash(pair.mask)}".encode())
+        return digest.hexdigest()[:16]
+
+
+def find_dataset(root: Path, category: str | None = None, defects: list[str] | None = None) -> Dataset:
+    """Finds the pairs under `root`: one category's folder, a folder of categories, or `images` with `masks`.
+
+    Raises ValueError when there is none, when a category or defect asked for does not exist (naming those that
+    do), and when an image has no mask or several.
+    """
+    if not root.is_dir():
+        raise ValueError(f"Dataset {root} is no folder: give the folder that holds the categories.")
+    found = {entry.name: entry for entry in _categories(root)}
+    if not found:
+        raise ValueError(f"{root} holds no dataset: expected <category>/test/<defect> with "
+                         "<category>/ground_truth/<defect>, or folders images and masks.")
+    if category and category not in found:
+        raise ValueError(f"There is no category {category!r} in {root}: it has {', '.join(found)}.")
+    chosen = {name: entry for name, entry in found.items() if category in (None, name)}
+    if defects:
+        known = sorted({defect for entry in chosen.values() for defect in entry.defects})
+        for defect in defects:
+            if defect not in known:
+                raise ValueError(f"There is no defect {defect!r} in {root}: it has {', '.join(known) or 'none'}.")
+        chosen = {name: Category(name, entry.normals, tuple(p for p in entry.pairs if p.defect in defects))
+                  for name, entry in chosen.items()}
+    return Dataset(root, chosen)
+
+
+def _categories(root: Path) -> list[Category]:
+    name = root.resolve().name
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        pairs = _match(name, "defect", list_images(root / "images"), root / "masks")
+        return [Category(name, tuple(list_images(root / "good")), tuple(pairs))]
+    if _is_category(root):
+        return [_mvtec_category(root, name)]
+    return [_mvtec_category(folder, folder.name) for folder in sorted(root.iterdir())
+            if folder.is_dir() and _is_category(folder)]
+
+
+def _is_category(folder: Path) -> bool:
+    return (folder / "train" / "good").is_dir() or ((folder / "test").is_dir() and (folder / "ground_truth").is_dir())
+
+
+def _mvtec_category(folder: Path, name: str) -> Category:
+    normals = [*list_images(folder / "train" / "good"), *list_images(folder / "test" / "good")]
+    pairs: list[Pair] = []
+    test = folder / "test"
+    for defect in sorted(path for path in test.iterdir() if path.is_dir()) if test.is_dir() else []:
+        if defect.name != "good":
+            pairs += _match(name, defect.name, list_images(defect), folder / "ground_truth" / defect.name)
+    return Category(name, tuple(normals), tuple(pairs))
+
+
+def _match(category: str, defect: str, images: list[Path], masks: Path) -> list[Pair]:
+    """Pairs images with masks by name: `<stem>_mask.*` or `<stem>.*`."""
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in list_images(masks):
+        by_stem[path.stem.removesuffix("_mask")].append(path)
+    pairs = []
+    for image in images:
+        candidates = by_stem.get(image.stem, [])
+        if not candidates:
+            raise ValueError(f"Image {image} has no mask: add {masks / (image.stem + '_mask.png')} or remove the image.")
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path in candidates)
+            raise ValueError(f"Image {image} has several masks in {masks} ({names}): keep one.")
+        pairs.append(Pair(category, defect, image.stem, image, candidates[0]))
+    return pairs
+
+
+def split_pairs(pairs: list[Pair], share: float = 1 / 3) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs of one type: the first floor(n * share) by stem, at least one, no image in both.
+
+    Raises ValueError for a type with fewer than two pairs.
+    """
+    if len(pairs) < 2:
+        kind = pairs[0].defect_type if pairs else "a type"
+        raise ValueError(f"Defect {kind} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out.")
+    ordered = sorted(pairs, key=lambda pair: pair.stem)
+    count = max(1, int(len(ordered) * share + 1e-9))
+    return ordered[:count], ordered[count:]

@@ -1,0 +1,53 @@
+"""AAR on a diffusers U-Net: a cross-attention processor that reads the weight map of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from anomalydiffusion_core.reweighting import AARMode, AttentionWeights, attend, attend_all, attend_logits, to_queries
+
+
+class _ReweightedCrossAttention:
+    """diffusers' attention processor for attn2; follows the fused default where w is None."""
+
+    def __init__(self, weights: AttentionWeights, plain: Any) -> None:
+        self.weights, self.plain = weights, plain
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+                 *args: Any, **kwargs: Any) -> Tensor:
+        weights = self.weights
+        if weights.w is None or encoder_hidden_states is None:
+            return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        query, key, value = (_split_heads(x, attn.heads) for x in (
+            attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)))
+        w = to_queries(weights.w, query.shape[2]).to(query.dtype)
+        if weights.mode is AARMode.PAPER:
+            out = attend_all(query, key, value, w)
+        elif weights.mode is AARMode.RELEASED:
+            out = attend_logits(query, key, value, w, weights.columns)
+        else:
+            out = attend(query, key, value, w, weights.columns)
+        # (B,H,N,c) -> (B,N,H*c)
+        merged = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        return attn.to_out[1](attn.to_out[0](merged))
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    # (B,N,H*c) -> (B,H,N,c)
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+@contextmanager
+def reweighted(unet: Any, weights: AttentionWeights) -> Iterator[None]:
+    """While active, every cross-attention of `unet` obeys `weights`; the former processors come back afterwards."""
+    former = dict(unet.attn_processors)
+    unet.set_attn_processor({name: _ReweightedCrossAttention(weights, processor) if ".attn2." in name else processor
+                             for name, processor in former.items()})
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(former)

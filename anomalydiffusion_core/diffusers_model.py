@@ -1,0 +1,204 @@
+"""The base-model protocol on diffusers and transformers: the embedded base, and Stable Diffusion 1.x and 2.x."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from anomalydiffusion_core.diffusers_attention import reweighted
+from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
+from anomalydiffusion_core.reweighting import AttentionWeights
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+ENCODER_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
+
+
+class DiffusersModel:
+    """A `LatentDiffusion` made of a diffusers U-Net, one CLIP text encoder and an image codec; all frozen."""
+
+    def __init__(self, family: str, unet: UNet2DConditionModel, text_encoder: CLIPTextModel,
+                 tokenizer: CLIPTokenizer, codec: Codec, schedule: NoiseSchedule, native_size: int,
+                 device: torch.device | str = "cpu", spatial_encoder: SpatialEncoder | None = None) -> None:
+        self.unet: Any = unet.to(device).eval().requires_grad_(False)
+        self.text_encoder: Any = text_encoder.to(device).eval().requires_grad_(False)
+        self.codec = codec.to(device).eval().requires_grad_(False)
+        self.tokenizer: Any = tokenizer
+        self.schedule = schedule
+        self.native_size = native_size
+        self.device = torch.device(device)
+        self.latent_channels = int(self.unet.config.in_channels)
+        self.factor = codec.factor
+        width = int(self.text_encoder.config.hidden_size)
+        self.encoder_name = ENCODER_BY_WIDTH.get(width, "clip_l")
+        self.token_widths = {self.encoder_name: width}
+        self.spatial_encoders = {self.encoder_name: spatial_encoder} if spatial_encoder else {}
+        self.length = int(self.text_encoder.config.max_position_embeddings)
+        self.fingerprint = Fingerprint(family, hash_weights(self.unet, self.text_encoder))
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.codec.encode(image.to(self.device))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.codec.decode(latent)
+
+    @property
+    def _table(self) -> nn.Embedding:
+        return self.text_encoder.get_input_embeddings()
+
+    def word_vectors(self, words: str) -> dict[str, Tensor]:
+        ids = torch.tensor(self._ids(words), device=self.device)
+        return {self.encoder_name: self._table.weight[ids].detach().clone()}
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids if text.strip() else []
+
+    def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
+        vectors = None if inserted is None else inserted[self.encoder_name]
+        count = 0 if vectors is None else vectors.shape[1]
+        rows, starts = [], []
+        for prompt in prompts:
+            before, placeholder, after = prompt.partition(PLACEHOLDER)
+            if bool(placeholder) != (vectors is not None):
+                raise ValueError(f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted.")
+            head = [self.tokenizer.bos_token_id, *self._ids(before)]
+            if len(head) + count > self.length - 1:
+                raise ValueError(f"Prompt {prompt!r} leaves no room for {count} vectors in {self.length} tokens.")
+            starts.append(len(head))
+            body = (head + [self.tokenizer.eos_token_id] * count + self._ids(after))[: self.length - 1]
+            rows.append(body + [self.tokenizer.eos_token_id]
+                        + [self.tokenizer.pad_token_id] * (self.length - 1 - len(body)))
+        ids = torch.tensor(rows, device=self.device)
+        with _inserting(self._table, vectors, starts):
+            hidden = self.text_encoder(ids).last_hidden_state
+        return Context(hidden, slice(starts[0], starts[0] + count))
+
+    def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        output = self.unet(noisy, t, context).sample
+        if self.schedule.prediction == "epsilon":
+            return output
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        return alpha * output + sigma * noisy
+
+    def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:
+        return reweighted(self.unet, weights)
+
+
+@contextmanager
+def _inserting(table: nn.Embedding, vectors: Tensor | None, starts: list[int]) -> Iterator[None]:
+    """While active, row b of what `table` looks up holds `vectors[b]` (k,d) from position `starts[b]` on."""
+    if vectors is None:
+        yield
+        return
+
+    def place(_module: nn.Module, _args: Any, looked_up: Tensor) -> Tensor:
+        k = vectors.shape[1]
+        return torch.stack([torch.cat([row[:s], v.to(row.dtype), row[s + k:]])
+                            for row, v, s in zip(looked_up, vectors, starts, strict=True)])
+
+    handle = table.register_forward_hook(place)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Codec(nn.Module):
+    """Image <-> model latent through any autoencoder, given its two directions."""
+
+    def __init__(self, vae: nn.Module, encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor],
+                 factor: int) -> None:
+        super().__init__()
+        self.vae, self.encode, self.decode, self.factor = vae, encode, decode, factor
+
+
+def kl_codec(vae: Any) -> Codec:
+    """diffusers' AutoencoderKL: the posterior's mean times the scaling factor."""
+    scale = float(vae.config.scaling_factor)
+    return Codec(vae, lambda image: vae.encode(image).latent_dist.mode() * scale,
+                 lambda latent: vae.decode(latent / scale).sample, 2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def hash_weights(*modules: nn.Module) -> str:
+    """SHA-256 (16 hex digits) over parameter names, shapes and a thin sample of values: quick and stable."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, parameter in module.state_dict().items():
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
+            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def scaled_linear_schedule(config: dict[str, Any]) -> NoiseSchedule:
+    """The schedule of a diffusers scheduler configuration."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(config)
+    return NoiseSchedule(scheduler.alphas_cumprod.float().clone(), config.get("prediction_type", "epsilon"))
+
+
+def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
+    """Loads `tiny`, a diffusers folder, a hub id, or a single-file checkpoint (.safetensors).
+
+    Raises ValueError, in one sentence, when `base` is none of these.
+    """
+    if base == "tiny":
+        return _load_tiny(device)
+    path = Path(base)
+    if path.is_file():
+        return _from_pipeline(_single_file_pipeline(path), device)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise ValueError(f"{base} is no diffusers model: it has no model_index.json; name the folder that has.")
+    if not path.is_dir() and (base.count("/") != 1 or base.startswith((".", "/", "~"))):
+        raise ValueError(f"Base model {base!r} does not exist: give 'tiny', a diffusers folder, a hub id "
+                         "('owner/name') or a .safetensors checkpoint.")
+    return _from_pipeline(_folder_pipeline(base), device)
+
+
+def _load_tiny(device: torch.device | str) -> DiffusersModel:
+    from anomalydiffusion_core.tiny_base import architecture
+
+    tiny = architecture.load_tiny_base()
+    codec = Codec(tiny.vae, tiny.vae.encode, tiny.vae.decode, architecture.FACTOR)
+    return DiffusersModel("tiny", tiny.unet, tiny.text_encoder, tiny.tokenizer, codec,
+                          scaled_linear_schedule(architecture.SCHEDULE), architecture.NATIVE_SIZE, device,
+                          tiny.spatial_encoder)
+
+
+def _folder_pipeline(base: str) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        return StableDiffusionPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"Base model {base!r} cannot be loaded as Stable Diffusion 1.x or 2.x: {reason}") from error
+
+
+def _single_file_pipeline(path: Path) -> Any:
+    from anomalydiffusion_core.single_file import load_single_file
+
+    return load_single_file(path)
+
+
+def _from_pipeline(pipeline: Any, device: torch.device | str) -> DiffusersModel:
+    unet = pipeline.unet
+    if unet.config.in_channels != unet.config.out_channels or not unet.config.cross_attention_dim:
+        raise ValueError(f"{unet.config._name_or_path} is no plain text-to-image U-Net (it takes "
+                         f"{unet.config.in_channels} channels): choose a checkpoint that is not for inpainting.")
+    width = pipeline.text_encoder.config.hidden_size
+    family = {768: "sd1", 1024: "sd2"}.get(width, f"sd-{width}")
+    codec = kl_codec(pipeline.vae)
+    native = int(unet.config.sample_size) * codec.factor
+    return DiffusersModel(family, unet, pipeline.text_encoder, pipeline.tokenizer, codec,
+                          scaled_linear_schedule(dict(pipeline.scheduler.config)), native, device)

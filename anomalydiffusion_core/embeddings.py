@@ -1,0 +1,66 @@
+"""What training learns, together: anomaly embeddings, mask embeddings and the spatial encoder, for one base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from anomalydiffusion_core.latent_diffusion import Fingerprint
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+
+TokensByEncoder = dict[str, Tensor]  # {"clip_l": (k, d)}
+
+
+@dataclass
+class AnomalyModel:
+    """Learned vectors by defect type (`category/defect`) and the shared spatial encoder."""
+
+    base: Fingerprint
+    image_size: int  # pixels per side of the training views
+    templates: tuple[str, ...]
+    anomaly: dict[str, TokensByEncoder] = field(default_factory=dict)
+    mask: dict[str, TokensByEncoder] = field(default_factory=dict)
+    spatial_encoders: dict[str, SpatialEncoder] = field(default_factory=dict)  # one per text encoder
+    training: dict[str, object] = field(default_factory=dict)  # configuration, step and losses, for the record
+    dataset_fingerprint: str = ""
+
+    def anomaly_tokens(self, defect_type: str) -> TokensByEncoder:
+        """e_a of one defect type; raises ValueError naming those that exist."""
+        return _look_up(self.anomaly, defect_type, "anomaly embedding")
+
+    def mask_tokens(self, defect_type: str) -> TokensByEncoder:
+        """e_m of one defect type; raises ValueError naming those that exist."""
+        return _look_up(self.mask, defect_type, "mask embedding")
+
+    def training_json(self) -> str:
+        return json.dumps(self.training, sort_keys=True)
+
+
+def _look_up(table: dict[str, TokensByEncoder], defect_type: str, what: str) -> TokensByEncoder:
+    if defect_type not in table:
+        known = ", ".join(sorted(table)) or "none"
+        raise ValueError(f"There is no {what} for {defect_type!r}: this artifact has {known}.")
+    return table[defect_type]
+
+
+def starting_tokens(word_vectors: TokensByEncoder, count: int, generator: torch.Generator) -> TokensByEncoder:
+    """`count` vectors (count,d) around the mean of some words' vectors, told apart by a little noise."""
+    tokens = {}
+    for encoder, vectors in word_vectors.items():
+        mean = vectors.mean(0, keepdim=True).cpu()
+        noise = torch.randn((count, mean.shape[1]), generator=generator)
+        tokens[encoder] = mean + 0.1 * mean.square().mean().sqrt() * noise
+    return tokens
+
+
+def defect_types(model: AnomalyModel, category: str | None = None) -> list[str]:
+    """The types that have an anomaly embedding, all or one category's, sorted."""
+    return sorted(_of_category(model.anomaly, category))
+
+
+def _of_category(names: Iterable[str], category: str | None) -> list[str]:
+    return [name for name in names if category is None or name.partition("/")[0] == category]

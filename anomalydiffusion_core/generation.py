@@ -1,0 +1,183 @@
+"""From normal photos and masks to accepted image-mask pairs: sample, decode, paste back, check, retry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomalydiffusion_core.blending import paste, restore_detail
+from anomalydiffusion_core.conditioning import anomaly_context, empty_context
+from anomalydiffusion_core.dataset.augmentation import resize_mask
+from anomalydiffusion_core.dataset.photos import Photo, read_photo
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.foreground import object_foreground
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.masks import MaskConfig, TriesExhausted, mask_problem
+from anomalydiffusion_core.quality import NOISE_QUANTILE, fill
+from anomalydiffusion_core.sampling import OnStep, SamplingConfig, image_generator, sample_into
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How pairs are made and which are accepted."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    masks: MaskConfig = MaskConfig()
+    seed: int = 0
+    feather: float = 1.0  # pixels over which the paste ramps up, inside the mask
+    smallest_fill: float = 0.3  # share of the mask that must show a change
+    on_object: bool = True  # masks must lie on the object where the photo has a plain ground
+    tries_per_pair: int = 8
+    batch_size: int = 4
+
+
+@dataclass(frozen=True)
+class GeneratedPair:
+    """One result at the photo's own size: `pixels` (H,W,3) uint8, `mask` (H,W) bool, and what made it."""
+
+    defect_type: str
+    index: int  # of the try; with the run seed it fixes everything random
+    normal: int  # which normal photo
+    mask_number: int  # which mask
+    template: str
+    photo: Photo
+    pixels: np.ndarray
+    mask: np.ndarray
+    fill: float
+    noise: float  # grey levels a change must exceed to count for fill
+
+
+@dataclass(frozen=True)
+class _Draft:
+    index: int
+    normal: int
+    mask_number: int
+    template: str
+    mask: np.ndarray
+    generator: torch.Generator
+
+
+class PairGenerator:
+    """Makes pairs of one category: its normal photos are read, encoded and measured once."""
+
+    def __init__(self, base: LatentDiffusion, model: AnomalyModel, normals: list[Path], config: GenerationConfig) -> None:
+        if not normals:
+            raise ValueError("There are no normal photos: give a folder with photos of good parts.")
+        self.base, self.model, self.config = base, model, config
+        self.photos = [read_photo(path) for path in normals]
+        self.small = torch.stack([_fit(photo.tensor(), model.image_size) for photo in self.photos])
+        with torch.no_grad():
+            decoded = torch.cat([base.decode(base.encode(part)).cpu() for part in self.small.split(4)])
+        self.reconstructions = [to_pixels(d, photo.size) for d, photo in zip(decoded, self.photos, strict=True)]
+        self.noise = _noise_level(self.photos, self.reconstructions)
+        self.foregrounds = [object_foreground(photo.pixels) if config.on_object else None for photo in self.photos]
+
+    def accepted(self, defect_type: str, masks: list[np.ndarray], count: int, first_index: int = 0,
+                 on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
+                 on_step: OnStep | None = None) -> Iterator[GeneratedPair]:
+        """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
+
+        masks: (S,S) bool at any size. Raises TriesExhausted, saying what failed how often, when tries run out.
+        """
+        done, tries, index = 0, 0, first_index
+        problems: Counter[str] = Counter()
+        limit = self.config.tries_per_pair * count
+        while done < count and tries < limit:
+            drafts: list[_Draft] = []
+            while len(drafts) < self.config.batch_size and tries < limit:
+                draft, problem = self._draft(index, masks)
+                index, tries = index + 1, tries + (draft is not None)
+                if draft:
+                    drafts.append(draft)
+                else:
+                    problems[str(problem)] += 1
+                if problems.total() > 50 * limit:
+                    break
+            if not drafts:
+                break
+            for pair in self.make(defect_type, drafts, on_step):
+                if pair.fill < self.config.smallest_fill:
+                    problems["unfilled"] += 1
+                elif done < count:
+                    done += 1
+                    yield pair
+            on_pair(done, tries)
+        if done < count:
+            reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
+            raise TriesExhausted(f"Only {done} of {count} pairs of {defect_type} were accepted ({reasons}): train "
+                                 "longer, raise the AAR strength, or lower the smallest fill.")
+
+    def _draft(self, index: int, masks: list[np.ndarray]) -> tuple[_Draft | None, str | None]:
+        generator = image_generator(self.config.seed, index)
+
+        def pick(count: int) -> int:
+            return int(torch.randint(count, (), generator=generator))
+
+        normal, number, template = pick(len(self.photos)), pick(len(masks)), pick(len(self.model.templates))
+        mask = _fit_mask(masks[number], self.photos[normal].size)
+        problem = mask_problem(mask, self.config.masks, self.foregrounds[normal])
+        if problem:
+            return None, problem
+        return _Draft(index, normal, number, self.model.templates[template], mask, generator), None
+
+    def make(self, defect_type: str, drafts: list[_Draft], on_step: OnStep | None = None) -> list[GeneratedPair]:
+        """Generates a batch of drafts, accepted or not."""
+        base, size = self.base, self.model.image_size
+        images = self.small[[d.normal for d in drafts]].to(base.device)
+        masks = torch.stack([resize_mask(torch.from_numpy(d.mask.astype(np.uint8))[None], (size, size)) for d in drafts])
+        masks = masks.to(base.device)
+        with torch.no_grad():
+            context = anomaly_context(base, [d.template for d in drafts], self.model.anomaly_tokens(defect_type),
+                                      self.model.spatial_encoders, masks)
+            guided = self.config.sampling.guidance != 1
+            latent = sample_into(base, images, masks.float(), context,
+                                 empty_context(base, len(drafts)) if guided else None, self.config.sampling,
+                                 [d.generator for d in drafts], on_step)
+            decoded = base.decode(latent).cpu()
+        return [self._finish(defect_type, draft, image) for draft, image in zip(drafts, decoded, strict=True)]
+
+    def _finish(self, defect_type: str, draft: _Draft, decoded: Tensor) -> GeneratedPair:
+        photo = self.photos[draft.normal]
+        generated = to_pixels(decoded, photo.size)
+        if photo.gray:
+            generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
+        detailed = restore_detail(photo.pixels, self.reconstructions[draft.normal], generated, self.noise)
+        pixels = paste(photo.pixels, detailed, draft.mask, self.config.feather)
+        return GeneratedPair(defect_type, draft.index, draft.normal, draft.mask_number, draft.template, photo,
+                             pixels, draft.mask, fill(photo.pixels, pixels, draft.mask, self.noise), self.noise)
+
+
+def _fit(image: Tensor, size: int) -> Tensor:
+    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def _fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at the photo's size, with smooth outlines where it grows."""
+    if mask.shape == size:
+        return mask
+    tensor = torch.from_numpy(mask.astype(np.float32))[None]
+    if size[0] > mask.shape[0] and size[1] > mask.shape[1]:
+        return (F.interpolate(tensor[None], size, mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
+    return resize_mask(tensor, size)[0].numpy() > 0
+
+
+def to_pixels(image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(3,h,w) in [-1,1] -> (H,W,3) float32 in [0,255] at `size` (H,W)."""
+    if tuple(image.shape[-2:]) != size:
+        image = F.interpolate(image[None], size, mode="bicubic", align_corners=False, antialias=True)[0]
+    # CHW -> HWC
+    return ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
+
+
+def _noise_level(photos: list[Photo], reconstructions: list[np.ndarray]) -> float:
+    """The difference (grey levels) between photo and reconstruction that 5 % of pixels exceed, at least 1."""
+    levels = [np.quantile(np.abs(photo.pixels - rebuilt).max(-1), NOISE_QUANTILE)
+              for photo, rebuilt in zip(photos, reconstructions, strict=True)]
+    return max(1.0, float(np.mean(levels)))

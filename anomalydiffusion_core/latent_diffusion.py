@@ -1,0 +1,120 @@
+"""What the method asks of a frozen base model: latents, prompts with inserted vectors, noise prediction.
+
+Everything in this package talks to a base only through `LatentDiffusion`; each host implements it once.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from anomalydiffusion_core.reweighting import AttentionWeights
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+
+PLACEHOLDER = "{}"
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Variance-preserving schedule: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps.
+
+    `alphas_cumprod` is (T,) float32 on CPU; `prediction` is what the U-Net was trained to output.
+    """
+
+    alphas_cumprod: Tensor
+    prediction: Literal["epsilon", "v_prediction"]
+
+    @property
+    def steps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise factors (B,1,1,1) at timesteps t (B,), fractional ones interpolated in log SNR."""
+        table = self.alphas_cumprod.to(t.device).double()
+        log_snr = (table / (1 - table)).log()
+        position = t.double().clamp(0, self.steps - 1)
+        low = position.floor().long()
+        high = (low + 1).clamp(max=self.steps - 1)
+        mixed = torch.lerp(log_snr[low], log_snr[high], position - low)
+        alpha_squared = torch.sigmoid(mixed).float()[:, None, None, None]
+        return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+
+    def add_noise(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """q(z_t | z_0) with the given noise; shapes (B,C,h,w), t (B,)."""
+        alpha, sigma = self.alpha_sigma(t)
+        return alpha * latent + sigma * noise
+
+    def clean_latent(self, noisy: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """z0_hat from z_t and predicted noise."""
+        alpha, sigma = self.alpha_sigma(t)
+        return (noisy - sigma * eps) / alpha
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Factor (B,1,1,1) from squared noise error to squared error of what the base predicts.
+
+        1 for epsilon; 1 / abar_t for v, since v_hat - v = (eps_hat - eps) / sqrt(abar_t) at equal z_t.
+        """
+        alpha, _ = self.alpha_sigma(t)
+        return torch.ones_like(alpha) if self.prediction == "epsilon" else alpha**-2
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Which base an artifact was trained on: architecture family, and a hash of the weights."""
+
+    family: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """Cross-attention input `hidden` (B,T,D), and the columns [start, stop) that inserted vectors occupy."""
+
+    hidden: Tensor
+    columns: slice
+
+
+class LatentDiffusion(Protocol):
+    """A frozen text-conditional latent diffusion model. Images are (B,3,H,W) in [-1,1]."""
+
+    schedule: NoiseSchedule
+    fingerprint: Fingerprint
+    token_widths: dict[str, int]  # per text encoder, by ComfyUI's names: {"clip_l": 768}
+    latent_channels: int
+    factor: int  # pixels per latent cell
+    native_size: int  # pixels per side that the base was trained at
+    device: torch.device
+    spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E that comes with the base, per text encoder; or none
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B,3,H,W) in [-1,1] -> model latent (B,C,H/f,W/f); the distribution's mean, no sampling."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Model latent (B,C,h,w) -> (B,3,H,W), about [-1,1]."""
+        ...
+
+    def word_vectors(self, words: str) -> dict[str, Tensor]:
+        """The token table's rows (n,d) of some words, per text encoder."""
+        ...
+
+    def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
+        """Prompts -> context (B,T,D), differentiable in `inserted`.
+
+        `inserted` holds vectors (B,k,d) per text encoder. They take the place of `{}` in each prompt before
+        positions are added; what follows shifts right and is cut at the encoder's length.
+        Raises ValueError when a prompt lacks `{}` or the vectors do not fit.
+        """
+        ...
+
+    def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """eps_theta(z_t, t, context), (B,C,h,w), differentiable in `context` (B,T,D); t (B,) may be fractional."""
+        ...
+
+    def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:
+        """While active, cross-attention obeys `weights` as they stand at each evaluation."""
+        ...

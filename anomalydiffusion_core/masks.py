@@ -1,0 +1,100 @@
+"""Inventing masks (Eq. 10): guided sampling with a mask embedding, thresholded, and only usable ones kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_closing, label
+
+from anomalydiffusion_core.conditioning import empty_context, mask_context
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample
+from anomalydiffusion_core.templates import MASK_TEMPLATES
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How masks are drawn and which are accepted. Areas are shares of the picture."""
+
+    sampling: SamplingConfig = SamplingConfig(guidance=5.0, aar=AARConfig(AARMode.OFF))
+    threshold: float = 0.0  # on the mean of the channels in [-1,1]; released: 0.8
+    smallest: float = 0.001
+    largest: float = 0.5
+    border: float = 1 / 3  # greatest covered share of any border line, as released
+    speck: float = 0.1  # components smaller than this share of the largest are dropped
+    on_object: float = 0.9  # share of the mask that must lie on the foreground, where one is given
+    tries_per_mask: int = 20
+
+
+class TriesExhausted(ValueError):
+    """Raised when the asked number of results was not reached within the stated tries."""
+
+
+def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | None = None) -> str | None:
+    """Why a mask (H,W) bool is not usable, in a word, or None: empty, tiny, full, border, or off the object."""
+    area = float(mask.mean())
+    if area == 0:
+        return "empty"
+    if area < config.smallest:
+        return "tiny"
+    if area > config.largest:
+        return "full"
+    if max(line.mean() for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) > config.border:
+        return "border"
+    if foreground is not None and mask[foreground].sum() < config.on_object * mask.sum():
+        return "off the object"
+    return None
+
+
+def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
+    """Thresholds (H,W) float in [-1,1]; closes pin holes and drops specks beside the largest component."""
+    mask = binary_closing(np.pad(values > config.threshold, 2), iterations=1)[2:-2, 2:-2]
+    labels, count = label(mask, structure=np.ones((3, 3)))
+    if count < 2:
+        return mask
+    sizes = np.bincount(labels.ravel())[1:]
+    return np.isin(labels, 1 + np.flatnonzero(sizes >= config.speck * sizes.max()))
+
+
+@torch.no_grad()
+def draw_masks(base: LatentDiffusion, model: AnomalyModel, defect_type: str, indices: list[int], seed: int,
+               config: MaskConfig) -> list[np.ndarray]:
+    """One try per index: masks (S,S) bool, not yet checked; the same (seed, index) gives the same mask."""
+    generators = [image_generator(seed, index) for index in indices]
+    context = mask_context(base, MASK_TEMPLATES[0], model.mask_tokens(defect_type), len(indices))
+    cells = model.image_size // base.factor
+    latent = sample(base, context, empty_context(base, len(indices)), (cells, cells), config.sampling, generators)
+    values = base.decode(latent).mean(1).cpu().numpy()
+    return [clean_mask(value, config) for value in values]
+
+
+def generate_masks(base: LatentDiffusion, model: AnomalyModel, defect_type: str, count: int, seed: int,
+                   config: MaskConfig = MaskConfig(), foreground: np.ndarray | None = None, batch: int = 8,
+                   on_mask: Callable[[int, int], None] = lambda accepted, tries: None) -> list[np.ndarray]:
+    """Exactly `count` accepted masks (S,S) bool of one type.
+
+    Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
+    """
+    accepted: list[np.ndarray] = []
+    problems: Counter[str] = Counter()
+    limit = config.tries_per_mask * count
+    for first in range(0, limit, batch):
+        indices = list(range(first, min(first + batch, limit)))
+        for mask in draw_masks(base, model, defect_type, indices, seed, config):
+            problem = mask_problem(mask, config, foreground)
+            if problem:
+                problems[problem] += 1
+            elif len(accepted) < count:
+                accepted.append(mask)
+        on_mask(len(accepted), indices[-1] + 1)
+        if len(accepted) == count:
+            return accepted
+    reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
+    raise TriesExhausted(f"Only {len(accepted)} of {count} masks of {defect_type} were usable after {limit} tries "
+                         f"({reasons}): train the masks longer, or use real masks.")

@@ -1,0 +1,200 @@
+"""The whole job on folders: a dataset becomes an artifact, and an artifact a generated dataset."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomalydiffusion_core import __version__
+from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, split_pairs
+from anomalydiffusion_core.dataset.photos import file_hash
+from anomalydiffusion_core.dataset.views import ViewPool, make_views
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.export.mvtec import MVTecWriter
+from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.sampling import OnStep
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.training import (
+    AnomalyTask,
+    History,
+    MaskTask,
+    Task,
+    TrainingConfig,
+    Validation,
+    fit,
+    training_record,
+)
+
+log = logging.getLogger(__name__)
+OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Held-out loss before and after training, paired over (pair, timestep): mean change with its 95 % interval."""
+
+    before: float
+    after: float
+    relative: float  # (after - before) / before; negative is better
+    low: float
+    high: float
+
+
+@dataclass
+class TrainingOutcome:
+    """What `train_model` hands back; `interrupted` tells that it was stopped and holds what was learned so far."""
+
+    model: AnomalyModel
+    improvement: Improvement | None
+    interrupted: bool = False
+
+
+def train_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig, mask_steps: int, share: float,
+                on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
+    """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
+
+    The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
+    A KeyboardInterrupt ends the stage under way; the outcome holds what was learned so far.
+    """
+    training, held_out = _split(dataset, share)
+    generator = torch.Generator().manual_seed(config.seed)
+    model = AnomalyModel(base.fingerprint, config.image_size, PHOTO_TEMPLATES,
+                         dataset_fingerprint=dataset.fingerprint())
+    on_stage("read", 0, 1, "reading pairs and making views")
+    pool = make_views(base, training, config.views_per_pair, config.image_size, generator)
+    validation = None
+    if held_out:
+        validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
+        validation.pool.types = _types_as_in(validation.pool, pool)
+    task = AnomalyTask(base, pool, starting_encoders(base), config)
+    before = validation.measure(task) if validation else None
+    history, interrupted = _run(task, config, validation, "train", on_stage)
+    task.into(model)
+    model.training["anomaly"] = training_record(config, history)
+    improvement = None
+    if validation and before is not None and not interrupted:
+        improvement = paired_improvement(before.numpy(), validation.measure(task).numpy())
+        model.training["improvement"] = asdict(improvement)
+    if mask_steps and not interrupted:
+        mask_config = TrainingConfig(**{**asdict(config), "steps": mask_steps})
+        pictures = make_views(base, training, config.views_per_pair, config.image_size, generator, True)
+        mask_task = MaskTask(base, pictures, mask_config)
+        history, interrupted = _run(mask_task, mask_config, None, "masks", on_stage)
+        mask_task.into(model)
+        model.training["mask"] = training_record(mask_config, history)
+    return TrainingOutcome(model, improvement, interrupted)
+
+
+def _split(dataset: Dataset, share: float) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
+    groups = dataset.by_type()
+    if not groups:
+        raise ValueError(f"{dataset.root} holds no defect pairs: add photos under test/<defect> and their masks.")
+    training, held_out = {}, {}
+    for name, pairs in groups.items():
+        training[name], rest = split_pairs(pairs, share)
+        if rest:
+            held_out[name] = rest
+    return training, held_out
+
+
+def _types_as_in(pool: ViewPool, other: ViewPool) -> torch.Tensor:
+    return torch.tensor([other.names.index(pool.names[i]) for i in pool.types.tolist()])
+
+
+def starting_encoders(base: LatentDiffusion) -> dict[str, SpatialEncoder]:
+    """The base's own pre-trained spatial encoders, or fresh ones of the paper's size."""
+    if base.spatial_encoders:
+        return copy.deepcopy(base.spatial_encoders)
+    encoders = {}
+    for name, width in base.token_widths.items():
+        encoders[name] = SpatialEncoder(SpatialEncoderConfig(width))
+        encoders[name].set_scale(float(base.word_vectors("scratch stain hole")[name].square().mean().sqrt()))
+    return encoders
+
+
+def _run(task: Task, config: TrainingConfig, validation: Validation | None, stage: str, on_stage: OnStage
+         ) -> tuple[History, bool]:
+    history = History()
+    try:
+        fit(task, config, validation, lambda step, total, loss: on_stage(stage, step, total, f"loss {loss:.4f}"),
+            history)
+    except KeyboardInterrupt:
+        return history, True
+    return history, False
+
+
+def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4000) -> Improvement:
+    """Relative change of the mean loss, with a 95 % bootstrap interval over the paired measurements."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(before), (resamples, len(before)))
+    ratios = after[rows].mean(1) / before[rows].mean(1) - 1
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Improvement(float(before.mean()), float(after.mean()), float(after.mean() / before.mean() - 1), float(low),
+                       float(high))
+
+
+@dataclass(frozen=True)
+class GenerationRun:
+    """One call of `generate_dataset`: what identifies it in the manifest."""
+
+    artifact: Path
+    config: GenerationConfig
+    base: LatentDiffusion
+
+    def settings(self) -> dict[str, object]:
+        """Everything but the seed's index that makes a pair what it is."""
+        return {"artifact_sha256": file_hash(self.artifact), "base_family": self.base.fingerprint.family,
+                "base_weights": self.base.fingerprint.weights, "package_version": __version__,
+                "torch": torch.__version__, "config": asdict(self.config)}
+
+    def identity(self) -> str:
+        """Hash (12 hex digits) of the settings: the same command again continues the same run."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def generate_dataset(run: GenerationRun, model: AnomalyModel, category: Category, masks: dict[str, list[np.ndarray]],
+                     count: int, out: Path, on_stage: OnStage = lambda *_: None, on_step: OnStep | None = None
+                     ) -> list[dict[str, object]]:
+    """Brings each defect of `masks` to `count` accepted pairs under `out`; returns their manifest rows.
+
+    `masks` maps defect names to masks (S,S) bool. Pairs of the same run that exist already count; a repeated call
+    continues. Raises TriesExhausted when a type falls short; what was accepted stays.
+    """
+    generator = PairGenerator(run.base, model, list(category.normals), run.config)
+    identity, settings = run.identity(), run.settings()
+    rows: list[dict[str, object]] = []
+    with MVTecWriter(out) as writer:
+        normals = writer.add_normals(category.name, list(category.normals))
+        sources = [file_hash(path) for path in category.normals]
+        for defect, defect_masks in masks.items():
+            name = f"{category.name}/{defect}"
+            finished = writer.done(category.name, defect, identity)
+            rows += finished
+            missing = count - len(finished)
+            if missing <= 0:
+                continue
+            first = 1 + max((int(row["index"]) for row in finished), default=-1)
+
+            def report(accepted: int, tries: int, name: str = name, had: int = len(finished)) -> None:
+                on_stage(name, had + accepted, count, f"{tries} tried")
+
+            for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
+                row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
+                rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
+    return rows
+
+
+def _pair_row(pair: GeneratedPair, normals: list[str], sources: list[str]) -> dict[str, object]:
+    return {"index": pair.index, "normal": normals[pair.normal], "normal_sha256": sources[pair.normal],
+            "mask_number": pair.mask_number, "template": pair.template, "fill": round(pair.fill, 4),
+            "noise": round(pair.noise, 3)}

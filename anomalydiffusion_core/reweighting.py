@@ -1,0 +1,129 @@
+"""Adaptive attention re-weighting (AAR): where the defect does not show yet, cross-attention is strengthened.
+
+Three modes after METHOD's table: `paper` (Eq. 7-8), `released` (the authors' code), `adaptive` (ours).
+Weight maps w are (B,1,h,w), 1 = unchanged; only conditional rows are re-weighted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class AARMode(str, Enum):
+    """Which difference, weight and attention site."""
+
+    OFF = "off"
+    PAPER = "paper"
+    RELEASED = "released"
+    ADAPTIVE = "adaptive"
+
+
+@dataclass(frozen=True)
+class AARConfig:
+    """Settings of AAR; strength 0 or mode off is exactly the plain sampler."""
+
+    mode: AARMode = AARMode.ADAPTIVE
+    strength: float = 1.0  # w - 1 is multiplied by this
+    maximum: float = 3.0  # clip of `adaptive`
+    temperature: float = 1.0  # of `paper`'s softmax; 1 = paper
+    start: float = 0.0  # share of the steps after which it begins
+    end: float = 1.0  # share of the steps at which it stops
+
+    def acts(self, progress: float) -> bool:
+        """Whether AAR is on at this share of the steps."""
+        return self.mode is not AARMode.OFF and self.strength != 0 and self.start <= progress < self.end
+
+
+@dataclass
+class AttentionWeights:
+    """What a host's attention reads at each evaluation: `w` (B,1,h,w), None for plain, and the inserted tokens' place."""
+
+    mode: AARMode
+    columns: slice
+    w: Tensor | None = None
+
+
+def paper_weight(image: Tensor, clean_hat: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Eq. 7-8 in pixels: w = ||m||_1 softmax(1/d) over the mask, d = sum_c (m y - m x0_hat)^2; 1 outside.
+
+    y and x0_hat (B,3,H,W), mask (B,1,H,W). A pixel without any difference takes the whole weight (1/0 is clipped).
+    """
+    d = (mask * (image - clean_hat)).square().sum(1, keepdim=True)
+    logits = (1 / d.clamp(min=1e-8) / temperature).masked_fill(mask == 0, -torch.inf)
+    softmax = logits.flatten(1).softmax(1).view_as(d)
+    return torch.where(mask > 0, mask.sum((1, 2, 3), keepdim=True) * softmax, 1.0)
+
+
+def released_region(mask: Tensor, t: int, fifty_steps: bool = False) -> Tensor:
+    """M of the authors' code: the latent mask dilated by a square of radius floor((t + 100) * 8 / 1000).
+
+    With exactly 50 steps their factor is 16. M is the region of the weights and the blend mask.
+    """
+    radius = int((t + 100) * (16 if fifty_steps else 8) / 1000)
+    return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
+
+
+def released_weight(noisy: Tensor, normal: Tensor, region: Tensor) -> Tensor:
+    """w = ||M||_1 (1/d) / sum(1/d) with d = mean_c [M (z_t - z_y)]^2, zeros to 1, clipped to [1, 1.5]."""
+    d = (region * (noisy - normal)).square().mean(1, keepdim=True)
+    inverse = torch.where(region > 0, 1 / d.clamp(min=1e-8), 0.0)
+    w = region.sum((1, 2, 3), keepdim=True) * inverse / inverse.sum((1, 2, 3), keepdim=True)
+    return torch.where(w == 0, 1.0, w).clamp(1.0, 1.5)
+
+
+def adaptive_weight(clean_hat: Tensor, normal: Tensor, m_z: Tensor, maximum: float) -> Tensor:
+    """w = clip(sqrt(mean_m(d) / d), 1, maximum) with d = mean_c [m_z (z0_hat - z_y)]^2 in latent space; 1 outside.
+
+    The ratio form needs no scale: a cell that changed less than the mask's average is strengthened.
+    """
+    d = (m_z * (clean_hat - normal)).square().mean(1, keepdim=True)
+    average = d.sum((1, 2, 3), keepdim=True) / m_z.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    w = (average / d.clamp(min=1e-12)).sqrt().clamp(1.0, maximum)
+    return torch.where(m_z > 0, w, 1.0)
+
+
+def strengthened(w: Tensor, strength: float) -> Tensor:
+    """1 + strength (w - 1), never negative."""
+    return (1 + strength * (w - 1)).clamp(min=0)
+
+
+def to_queries(w: Tensor, count: int) -> Tensor:
+    """Weight map (B,1,h,w) -> one weight per query (B,count,1) of a U-Net level, by area average.
+
+    Raises ValueError when `count` queries are no factor-of-two reduction of h x w.
+    """
+    height, width = w.shape[-2:]
+    for level in range(8):
+        h, wd = -(-height // 2**level), -(-width // 2**level)
+        if h * wd == count:
+            return F.adaptive_avg_pool2d(w, (h, wd)).flatten(1)[..., None]
+    raise ValueError(f"{count} attention queries do not fit a latent of {height}x{width}: no level has that size.")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice) -> Tensor:
+    """Attention with post-softmax weights on some columns: out + (w - 1) A[:,cols] V[cols], in one fused call.
+
+    q (B,H,N,c), k and v (B,H,T,c), w (B,N,1) -> (B,H,N,c).
+    """
+    chosen = torch.zeros_like(value)
+    chosen[:, :, columns] = value[:, :, columns]
+    out, extra = F.scaled_dot_product_attention(query, key, torch.cat([value, chosen], dim=-1)).chunk(2, dim=-1)
+    return out + (w[:, None] - 1) * extra
+
+
+def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice) -> Tensor:
+    """The authors' site: logits of the anomaly columns and of column 0 times w, before the softmax."""
+    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    for part in (slice(0, 1), columns):
+        logits[..., part] = logits[..., part] * w[:, None]
+    return logits.softmax(-1) @ value
+
+
+def attend_all(query: Tensor, key: Tensor, value: Tensor, w: Tensor) -> Tensor:
+    """Eq. 7's site: the whole post-softmax map times w, which scales the output of every query."""
+    return w[:, None] * F.scaled_dot_product_attention(query, key, value)

@@ -1,0 +1,172 @@
+"""Denoising with any diffusers scheduler: plain, or blended into normal photos with attention re-weighting."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomalydiffusion_core.blending import blend
+from anomalydiffusion_core.dataset.views import latent_mask
+from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion, NoiseSchedule
+from anomalydiffusion_core.reweighting import (
+    AARConfig,
+    AARMode,
+    AttentionWeights,
+    adaptive_weight,
+    paper_weight,
+    released_region,
+    released_weight,
+    strengthened,
+)
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler", "dpmpp_2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
+}
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How to denoise."""
+
+    scheduler: str = "ddim"  # a key of SCHEDULERS, or any diffusers scheduler class name
+    steps: int = 25
+    eta: float = 1.0  # DDIM's noise: 1 = ancestral, as released; 0 = deterministic
+    guidance: float = 1.0  # classifier-free guidance against the empty prompt; 1 = none, as released
+    aar: AARConfig = field(default_factory=AARConfig)
+
+
+OnStep = Callable[[int, int, Tensor], None]
+
+
+def image_generator(run_seed: int, index: int) -> torch.Generator:
+    """The generator of image `index`: the same whatever the batch, the order or the host."""
+    digest = hashlib.sha256(f"{run_seed}/{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
+    """A diffusers scheduler on the base's own noise schedule, fed with predicted noise.
+
+    Raises ValueError naming the known ones.
+    """
+    import diffusers
+
+    cls = getattr(diffusers, SCHEDULERS.get(name, name), None)
+    if not (inspect.isclass(cls) and hasattr(cls, "set_timesteps")):
+        raise ValueError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
+    products = schedule.alphas_cumprod.double()
+    betas = 1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]])
+    settings = {"num_train_timesteps": schedule.steps, "trained_betas": betas.tolist(), "prediction_type": "epsilon",
+                "clip_sample": False, "timestep_spacing": "trailing"}
+    accepted = inspect.signature(cls.__init__).parameters
+    return cls(**{key: value for key, value in settings.items() if key in accepted})
+
+
+@torch.no_grad()
+def sample(base: LatentDiffusion, context: Context, unconditional: Context | None, shape: tuple[int, int],
+           config: SamplingConfig, generators: list[torch.Generator], on_step: OnStep | None = None) -> Tensor:
+    """Plain sampling from noise: one latent (B,C,h,w) per generator, `shape` = (h, w)."""
+    noise = _noise(base, shape, generators)
+    return _denoise(base, context, unconditional, noise, None, config, generators, on_step)
+
+
+@torch.no_grad()
+def sample_into(base: LatentDiffusion, image: Tensor, mask: Tensor, context: Context, unconditional: Context | None,
+                config: SamplingConfig, generators: list[torch.Generator], on_step: OnStep | None = None) -> Tensor:
+    """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents (B,C,h,w).
+
+    Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
+    """
+    if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
+        raise ValueError(f"Masks are {tuple(mask.shape)}, images {tuple(image.shape)}: they must be of equal count and size.")
+    target = Inpainting(image.to(base.device), mask.to(base.device), base.encode(image),
+                        latent_mask(mask.to(base.device), base.factor))
+    noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
+    return _denoise(base, context, unconditional, noise, target, config, generators, on_step)
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """Where to generate: normal photo y and its mask in pixels, and both at latent size."""
+
+    image: Tensor  # (B,3,H,W) in [-1,1]
+    mask: Tensor  # (B,1,H,W) in {0,1}
+    normal: Tensor  # z_y (B,C,h,w)
+    m_z: Tensor  # (B,1,h,w)
+
+    def blend_region(self, t: int, config: SamplingConfig) -> Tensor:
+        """The mask that Eq. 1 blends with at timestep t: m_z, or the dilated M of the authors' code."""
+        if config.aar.mode is AARMode.RELEASED and config.aar.strength != 0:
+            return released_region(self.m_z, t, config.steps == 50)
+        return self.m_z
+
+
+def _denoise(base: LatentDiffusion, context: Context, unconditional: Context | None, noise: Tensor,
+             target: Inpainting | None, config: SamplingConfig, generators: list[torch.Generator],
+             on_step: OnStep | None) -> Tensor:
+    scheduler = make_scheduler(base.schedule, config.scheduler)
+    scheduler.set_timesteps(config.steps, device=base.device)
+    extra = _step_arguments(scheduler, config, generators)
+    weights = AttentionWeights(config.aar.mode, context.columns)
+    x, clean_hat = noise * scheduler.init_noise_sigma, None
+    total = len(scheduler.timesteps)
+    for i, t in enumerate(scheduler.timesteps):
+        region = None
+        if target:
+            region = target.blend_region(int(t), config)
+            x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
+        z_t = scheduler.scale_model_input(x, t)
+        times = t.to(z_t.dtype).expand(len(z_t))
+        weights.w = None
+        if target and region is not None and config.aar.acts(i / total):
+            weights.w = _weight_map(base, target, region, z_t, clean_hat, config.aar)
+        eps = _guided_noise(base, z_t, times, context, unconditional, config.guidance, weights)
+        clean_hat = base.schedule.clean_latent(z_t, eps, times)
+        x = scheduler.step(eps, t, x, **extra).prev_sample
+        if on_step:
+            on_step(i + 1, total, clean_hat)
+    return blend(x, target.normal, target.m_z) if target else x
+
+
+def _guided_noise(base: LatentDiffusion, z_t: Tensor, t: Tensor, context: Context, unconditional: Context | None,
+                  guidance: float, weights: AttentionWeights) -> Tensor:
+    if weights.w is None:
+        eps = base.predict_noise(z_t, t, context.hidden)
+    else:
+        with base.reweighted(weights):
+            eps = base.predict_noise(z_t, t, context.hidden)
+    if guidance == 1 or unconditional is None:
+        return eps
+    eps_empty = base.predict_noise(z_t, t, unconditional.hidden)
+    return eps_empty + guidance * (eps - eps_empty)
+
+
+def _weight_map(base: LatentDiffusion, target: Inpainting, region: Tensor, z_t: Tensor, clean_hat: Tensor | None,
+                aar: AARConfig) -> Tensor | None:
+    """AAR's weights for the coming evaluation; None before the first estimate of z0."""
+    if aar.mode is AARMode.RELEASED:
+        w = released_weight(z_t, target.normal, region)
+    elif clean_hat is None:
+        return None
+    elif aar.mode is AARMode.ADAPTIVE:
+        w = adaptive_weight(clean_hat, target.normal, target.m_z, aar.maximum)
+    else:
+        w = paper_weight(target.image, base.decode(clean_hat), target.mask, aar.temperature)
+    return strengthened(w, aar.strength)
+
+
+def _noise(base: LatentDiffusion, shape: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
+    return torch.stack([torch.randn((base.latent_channels, *shape), generator=g) for g in generators]).to(base.device)
+
+
+def _step_arguments(scheduler: Any, config: SamplingConfig, generators: list[torch.Generator]) -> dict[str, Any]:
+    accepted = inspect.signature(scheduler.step).parameters
+    wanted = {"eta": config.eta, "generator": generators}
+    return {key: value for key, value in wanted.items() if key in accepted}

@@ -1,0 +1,223 @@
+"""Masked textual inversion: e_a per defect type and one E for all (Eq. 5); e_m per type on mask pictures (Eq. 9).
+
+The base stays frozen. A task says what is learned and its loss; `fit` runs any task.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from anomalydiffusion_core.conditioning import anomaly_context, mask_context
+from anomalydiffusion_core.dataset.views import ViewPool, latent_mask
+from anomalydiffusion_core.embeddings import AnomalyModel, TokensByEncoder, starting_tokens
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from anomalydiffusion_core.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+
+Normalisation = Literal["mask", "released"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How tokens are learned. Rates of tokens are per step, in units of the token table's root mean square."""
+
+    steps: int = 400
+    batch_size: int = 4
+    image_size: int = 256  # pixels per side of the views
+    views_per_pair: int = 16  # the pair itself and random views of it
+    anomaly_tokens: int = 8  # k
+    mask_tokens: int = 4  # k'
+    token_rate: float = 0.05
+    encoder_rate: float = 1e-4  # of the spatial encoder
+    warmup_steps: int = 20
+    normalisation: Normalisation = "mask"  # "released": mean over all cells, as the authors' code has it
+    initial_words: str = "defect"  # tokens start around these words' mean
+    minutes: float | None = None  # stop after this much wall-clock time
+    seed: int = 0
+
+
+@dataclass
+class History:
+    """Losses by step: every training step, and validation means where they were measured."""
+
+    loss: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Task(Protocol):
+    """Something `fit` can train."""
+
+    pool: ViewPool
+
+    def parameter_groups(self, config: TrainingConfig) -> list[dict]: ...
+
+    def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
+        """Per-sample losses (B,) for rows of a pool, at timesteps t (B,) with the given noise."""
+        ...
+
+
+def masked_loss(eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, normalisation: Normalisation) -> Tensor:
+    """Eq. 5 per sample (B,): squared error where m_z (B,1,h,w) is 1, divided by mask area or (released) by all cells.
+
+    `weight` (B,1,1,1) turns noise error into the error of what the base predicts.
+    """
+    squared = (weight * m_z * (eps_hat - eps).square()).flatten(1).sum(1)
+    channels = eps.shape[1]
+    cells = m_z.flatten(1).sum(1) if normalisation == "mask" else torch.full_like(squared, m_z[0].numel())
+    return squared / (channels * cells.clamp(min=1))
+
+
+class AnomalyTask:
+    """e_a of every type in the pool, and E."""
+
+    def __init__(self, base: LatentDiffusion, pool: ViewPool, encoders: dict[str, SpatialEncoder],
+                 config: TrainingConfig) -> None:
+        self.base, self.pool, self.normalisation = base, pool, config.normalisation
+        self.encoders = {name: encoder.to(base.device).train() for name, encoder in encoders.items()}
+        self.tokens = _token_table(base, pool.names, config.anomaly_tokens, config)
+
+    def parameter_groups(self, config: TrainingConfig) -> list[dict]:
+        encoders = [p for encoder in self.encoders.values() for p in encoder.parameters()]
+        return [_token_group(self.base, self.tokens, config), {"params": encoders, "lr": config.encoder_rate}]
+
+    def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
+        masks = pool.masks[rows]
+        e_a = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
+        context = anomaly_context(self.base, PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)], e_a, self.encoders,
+                                  masks)
+        eps_hat = self.base.predict_noise(self.base.schedule.add_noise(pool.latents[rows], noise, t), t,
+                                          context.hidden)
+        return masked_loss(eps_hat, noise, latent_mask(masks, self.base.factor), self.base.schedule.loss_weight(t),
+                           self.normalisation)
+
+    def into(self, model: AnomalyModel) -> None:
+        """Copies what was learned into `model`."""
+        model.anomaly |= _by_type(self.pool.names, self.tokens)
+        model.spatial_encoders |= {name: encoder.eval() for name, encoder in self.encoders.items()}
+
+
+class MaskTask:
+    """e_m of every type in a pool of mask pictures: plain textual inversion."""
+
+    def __init__(self, base: LatentDiffusion, pool: ViewPool, config: TrainingConfig) -> None:
+        self.base, self.pool = base, pool
+        self.tokens = _token_table(base, pool.names, config.mask_tokens, config)
+
+    def parameter_groups(self, config: TrainingConfig) -> list[dict]:
+        return [_token_group(self.base, self.tokens, config)]
+
+    def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
+        e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
+        context = mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(rows))
+        eps_hat = self.base.predict_noise(self.base.schedule.add_noise(pool.latents[rows], noise, t), t,
+                                          context.hidden)
+        return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
+
+    def into(self, model: AnomalyModel) -> None:
+        """Copies what was learned into `model`."""
+        model.mask |= _by_type(self.pool.names, self.tokens)
+
+
+def fit(task: Task, config: TrainingConfig, validation: Validation | None = None,
+        on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+        history: History | None = None) -> History:
+    """Trains a task; returns (and, for interrupts, fills in place) its history.
+
+    Warm-up, then cosine decay to a tenth, by steps or by `config.minutes`, whichever ends first.
+    `on_step(step, total, loss)` may raise to stop; what was learned so far stays in the task.
+    """
+    history = history if history is not None else History()
+    groups = task.parameter_groups(config)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    generator = torch.Generator().manual_seed(config.seed)
+    start, step = time.monotonic(), 0
+    if validation:
+        history.validation.append((0, float(validation.measure(task).mean())))
+    while (done := _progress(step, start, config)) < 1:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            ramp = min(1.0, (step + 1) / max(1, config.warmup_steps))
+            group["lr"] = peak * ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+        loss = task.loss(task.pool, *_draw(task, config.batch_size, generator)).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimizer.step()
+        step += 1
+        history.loss.append(float(loss.detach()))
+        if not math.isfinite(history.loss[-1]):
+            raise ValueError(f"The loss became {history.loss[-1]} at step {step}: lower the learning rates.")
+        on_step(step, config.steps, history.loss[-1])
+    if validation:
+        history.validation.append((step, float(validation.measure(task).mean())))
+    return history
+
+
+def _progress(step: int, start: float, config: TrainingConfig) -> float:
+    by_steps = step / config.steps
+    by_time = (time.monotonic() - start) / (60 * config.minutes) if config.minutes else 0.0
+    return max(by_steps, by_time)
+
+
+def _draw(task: Task, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Rows with types equally likely, timesteps one in each of `batch` equal strata, noise, a template number."""
+    pool = task.pool
+    counts = torch.bincount(pool.types, minlength=len(pool.names)).float()
+    rows = torch.multinomial(1 / counts[pool.types], batch, replacement=True, generator=generator)
+    t = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch * 1000
+    noise = torch.randn((batch, *pool.latents.shape[1:]), generator=generator)
+    device = pool.latents.device
+    return rows, t.long().to(device), noise.to(device), int(torch.randint(1 << 16, (), generator=generator))
+
+
+class Validation:
+    """Losses on held-out pairs at fixed timesteps and noise, so that two measurements pair up."""
+
+    def __init__(self, pool: ViewPool, draws: int = 4, seed: int = 1234) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.pool = pool
+        self.rows = torch.arange(len(pool)).repeat_interleave(draws)
+        strata = torch.arange(draws).repeat(len(pool))
+        self.t = ((strata + torch.rand(len(self.rows), generator=generator)) / draws * 1000).long()
+        self.noise = torch.randn((len(self.rows), *pool.latents.shape[1:]), generator=generator)
+
+    @torch.no_grad()
+    def measure(self, task: Task) -> Tensor:
+        """Loss of every (pair, timestep), (N * draws,), always in the same order."""
+        device = self.pool.latents.device
+        parts = [task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
+                 for part in torch.arange(len(self.rows)).split(8)]
+        return torch.cat(parts).cpu()
+
+
+def _token_table(base: LatentDiffusion, names: list[str], count: int, config: TrainingConfig) -> TokensByEncoder:
+    """Starting vectors of every type, (types,count,d) per text encoder, asking for gradients."""
+    generator = torch.Generator().manual_seed(config.seed)
+    words = base.word_vectors(config.initial_words)
+    rows = [starting_tokens(words, count, generator) for _ in names]
+    return {encoder: torch.stack([row[encoder] for row in rows]).to(base.device).requires_grad_(True)
+            for encoder in words}
+
+
+def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: TrainingConfig) -> dict:
+    rms = max(float(v.square().mean().sqrt()) for v in base.word_vectors(config.initial_words).values())
+    return {"params": list(tokens.values()), "lr": config.token_rate * rms}
+
+
+def _by_type(names: list[str], tokens: TokensByEncoder) -> dict[str, TokensByEncoder]:
+    return {name: {encoder: table[i].detach().cpu().clone() for encoder, table in tokens.items()}
+            for i, name in enumerate(names)}
+
+
+def training_record(config: TrainingConfig, history: History) -> dict[str, object]:
+    """What an artifact remembers of a training run."""
+    return {"config": asdict(config), "steps": len(history.loss), "loss": [round(x, 5) for x in history.loss],
+            "validation": history.validation}
