@@ -33,13 +33,23 @@ def save_artifact(model: AnomalyModel, path: Path) -> None:
         prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
         tensors |= {prefix + key: value for key, value in encoder.state_dict().items()}
     metadata = {
-        "format": FORMAT, "base_family": model.base.family, "base_weights": model.base.weights,
-        "image_size": str(model.image_size), "templates": json.dumps(model.templates),
-        "token_counts": json.dumps({key: list(value.shape)[0] for key, value in tensors.items()
-                                    if key.startswith(("anomaly/", "mask/"))}),
-        "spatial_encoder": json.dumps({name: json.loads(encoder.config.to_json())
-                                       for name, encoder in model.spatial_encoders.items()}),
-        "training": model.training_json(), "dataset_fingerprint": model.dataset_fingerprint,
+        "format": FORMAT,
+        "base_family": model.base.family,
+        "base_weights": model.base.weights,
+        "image_size": str(model.image_size),
+        "templates": json.dumps(model.templates),
+        "token_counts": json.dumps(
+            {
+                key: list(value.shape)[0]
+                for key, value in tensors.items()
+                if key.startswith(("anomaly/", "mask/"))
+            }
+        ),
+        "spatial_encoder": json.dumps(
+            {name: json.loads(encoder.config.to_json()) for name, encoder in model.spatial_encoders.items()}
+        ),
+        "training": model.training_json(),
+        "dataset_fingerprint": model.dataset_fingerprint,
         "package_version": __version__,
     }
     contiguous = {key: value.detach().float().cpu().contiguous() for key, value in tensors.items()}
@@ -76,17 +86,25 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
         raise ValueError(f"{path} is no {FORMAT} artifact: give a file written by 'anomalydiffusion train'.")
     trained_on = Fingerprint(metadata["base_family"], metadata["base_weights"])
     if base and base.family != trained_on.family:
-        raise ValueError(f"{path} was trained on base family {trained_on.family!r} but the base given is "
-                         f"{base.family!r}: use --base {trained_on.family} or train again.")
+        raise ValueError(
+            f"{path} was trained on base family {trained_on.family!r} but the base given is "
+            f"{base.family!r}: use --base {trained_on.family} or train again."
+        )
     if base and base.weights != trained_on.weights:
         log.warning("%s was trained on other weights of family %s; results may differ.", path, base.family)
     return _model_from(tensors, metadata, trained_on)
 
 
-def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str], trained_on: Fingerprint) -> AnomalyModel:
-    model = AnomalyModel(trained_on, int(metadata["image_size"]), tuple(json.loads(metadata["templates"])),
-                         training=json.loads(metadata["training"]),
-                         dataset_fingerprint=metadata["dataset_fingerprint"])
+def _model_from(
+    tensors: dict[str, Tensor], metadata: dict[str, str], trained_on: Fingerprint
+) -> AnomalyModel:
+    model = AnomalyModel(
+        trained_on,
+        int(metadata["image_size"]),
+        tuple(json.loads(metadata["templates"])),
+        training=json.loads(metadata["training"]),
+        dataset_fingerprint=metadata["dataset_fingerprint"],
+    )
     for key, tensor in tensors.items():
         kind, _, rest = key.partition("/")
         if kind in ("anomaly", "mask"):

@@ -30,7 +30,9 @@ def paste(photo: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: f
     return np.where(mask[..., None], mixed, photo)
 
 
-def restore_detail(photo: np.ndarray, reconstruction: np.ndarray, generated: np.ndarray, noise: float) -> np.ndarray:
+def restore_detail(
+    photo: np.ndarray, reconstruction: np.ndarray, generated: np.ndarray, noise: float
+) -> np.ndarray:
     """Gives generated (H,W,3) back the fine detail that the autoencoder lost, where little was changed.
 
     photo uint8; reconstruction (the photo through the autoencoder) and generated float in [0,255]. Detail fades

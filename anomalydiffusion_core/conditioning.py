@@ -24,17 +24,26 @@ def joined(anomaly: TokensByEncoder, spatial: TokensByEncoder) -> TokensByEncode
     return rows
 
 
-def anomaly_context(base: LatentDiffusion, template: str | list[str], anomaly: TokensByEncoder,
-                    encoders: dict[str, SpatialEncoder], mask: Tensor) -> Context:
+def anomaly_context(
+    base: LatentDiffusion,
+    template: str | list[str],
+    anomaly: TokensByEncoder,
+    encoders: dict[str, SpatialEncoder],
+    mask: Tensor,
+) -> Context:
     """Context of a defect at a place: one template for all or one per mask (B,1,H,W); gradients reach e_a and E."""
     prompts = [template] * len(mask) if isinstance(template, str) else template
     return base.encode_prompts(prompts, joined(anomaly, spatial_tokens(encoders, mask)))
 
 
-def mask_context(base: LatentDiffusion, template: str | list[str], tokens: TokensByEncoder, count: int) -> Context:
+def mask_context(
+    base: LatentDiffusion, template: str | list[str], tokens: TokensByEncoder, count: int
+) -> Context:
     """Context of a mask picture of one type, `count` rows."""
     prompts = [template] * count if isinstance(template, str) else template
-    return base.encode_prompts(prompts, {name: e_m.expand(count, *e_m.shape[-2:]) for name, e_m in tokens.items()})
+    return base.encode_prompts(
+        prompts, {name: e_m.expand(count, *e_m.shape[-2:]) for name, e_m in tokens.items()}
+    )
 
 
 def empty_context(base: LatentDiffusion, count: int) -> Context:

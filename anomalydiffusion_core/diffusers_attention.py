@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from anomalydiffusion_core.reweighting import AARMode, AttentionWeights, attend, attend_all, attend_logits, to_queries
+from anomalydiffusion_core.reweighting import (
+    AARMode,
+    AttentionWeights,
+    attend,
+    attend_all,
+    attend_logits,
+    to_queries,
+)
 
 
 class _ReweightedCrossAttention:
@@ -17,13 +24,25 @@ class _ReweightedCrossAttention:
     def __init__(self, weights: AttentionWeights, plain: Any) -> None:
         self.weights, self.plain = weights, plain
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-                 *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
         weights = self.weights
         if weights.w is None or encoder_hidden_states is None:
             return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-        query, key, value = (_split_heads(x, attn.heads) for x in (
-            attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)))
+        query, key, value = (
+            _split_heads(x, attn.heads)
+            for x in (
+                attn.to_q(hidden_states),
+                attn.to_k(encoder_hidden_states),
+                attn.to_v(encoder_hidden_states),
+            )
+        )
         w = to_queries(weights.w, query.shape[2]).to(query.dtype)
         if weights.mode is AARMode.PAPER:
             out = attend_all(query, key, value, w)
@@ -45,8 +64,12 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 def reweighted(unet: Any, weights: AttentionWeights) -> Iterator[None]:
     """While active, every cross-attention of `unet` obeys `weights`; the former processors come back afterwards."""
     former = dict(unet.attn_processors)
-    unet.set_attn_processor({name: _ReweightedCrossAttention(weights, processor) if ".attn2." in name else processor
-                             for name, processor in former.items()})
+    unet.set_attn_processor(
+        {
+            name: _ReweightedCrossAttention(weights, processor) if ".attn2." in name else processor
+            for name, processor in former.items()
+        }
+    )
     try:
         yield
     finally:

@@ -26,9 +26,18 @@ ENCODER_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 class DiffusersModel:
     """A `LatentDiffusion` made of a diffusers U-Net, one CLIP text encoder and an image codec; all frozen."""
 
-    def __init__(self, family: str, unet: UNet2DConditionModel, text_encoder: CLIPTextModel,
-                 tokenizer: CLIPTokenizer, codec: Codec, schedule: NoiseSchedule, native_size: int,
-                 device: torch.device | str = "cpu", spatial_encoder: SpatialEncoder | None = None) -> None:
+    def __init__(
+        self,
+        family: str,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        codec: Codec,
+        schedule: NoiseSchedule,
+        native_size: int,
+        device: torch.device | str = "cpu",
+        spatial_encoder: SpatialEncoder | None = None,
+    ) -> None:
         self.unet: Any = unet.to(device).eval().requires_grad_(False)
         self.text_encoder: Any = text_encoder.to(device).eval().requires_grad_(False)
         self.codec = codec.to(device).eval().requires_grad_(False)
@@ -60,7 +69,9 @@ class DiffusersModel:
         return {self.encoder_name: self._table.weight[ids].detach().clone()}
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids if text.strip() else []
+        return (
+            self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids if text.strip() else []
+        )
 
     def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
         vectors = None if inserted is None else inserted[self.encoder_name]
@@ -69,14 +80,21 @@ class DiffusersModel:
         for prompt in prompts:
             before, placeholder, after = prompt.partition(PLACEHOLDER)
             if bool(placeholder) != (vectors is not None):
-                raise ValueError(f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted.")
+                raise ValueError(
+                    f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted."
+                )
             head = [self.tokenizer.bos_token_id, *self._ids(before)]
             if len(head) + count > self.length - 1:
-                raise ValueError(f"Prompt {prompt!r} leaves no room for {count} vectors in {self.length} tokens.")
+                raise ValueError(
+                    f"Prompt {prompt!r} leaves no room for {count} vectors in {self.length} tokens."
+                )
             starts.append(len(head))
             body = (head + [self.tokenizer.eos_token_id] * count + self._ids(after))[: self.length - 1]
-            rows.append(body + [self.tokenizer.eos_token_id]
-                        + [self.tokenizer.pad_token_id] * (self.length - 1 - len(body)))
+            rows.append(
+                body
+                + [self.tokenizer.eos_token_id]
+                + [self.tokenizer.pad_token_id] * (self.length - 1 - len(body))
+            )
         ids = torch.tensor(rows, device=self.device)
         with _inserting(self._table, vectors, starts):
             hidden = self.text_encoder(ids).last_hidden_state
@@ -102,8 +120,12 @@ def _inserting(table: nn.Embedding, vectors: Tensor | None, starts: list[int]) -
 
     def place(_module: nn.Module, _args: Any, looked_up: Tensor) -> Tensor:
         k = vectors.shape[1]
-        return torch.stack([torch.cat([row[:s], v.to(row.dtype), row[s + k:]])
-                            for row, v, s in zip(looked_up, vectors, starts, strict=True)])
+        return torch.stack(
+            [
+                torch.cat([row[:s], v.to(row.dtype), row[s + k :]])
+                for row, v, s in zip(looked_up, vectors, starts, strict=True)
+            ]
+        )
 
     handle = table.register_forward_hook(place)
     try:
@@ -115,8 +137,13 @@ def _inserting(table: nn.Embedding, vectors: Tensor | None, starts: list[int]) -
 class Codec(nn.Module):
     """Image <-> model latent through any autoencoder, given its two directions."""
 
-    def __init__(self, vae: nn.Module, encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor],
-                 factor: int) -> None:
+    def __init__(
+        self,
+        vae: nn.Module,
+        encode: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor], Tensor],
+        factor: int,
+    ) -> None:
         super().__init__()
         self.vae, self.encode, self.decode, self.factor = vae, encode, decode, factor
 
@@ -124,8 +151,12 @@ class Codec(nn.Module):
 def kl_codec(vae: Any) -> Codec:
     """diffusers' AutoencoderKL: the posterior's mean times the scaling factor."""
     scale = float(vae.config.scaling_factor)
-    return Codec(vae, lambda image: vae.encode(image).latent_dist.mode() * scale,
-                 lambda latent: vae.decode(latent / scale).sample, 2 ** (len(vae.config.block_out_channels) - 1))
+    return Codec(
+        vae,
+        lambda image: vae.encode(image).latent_dist.mode() * scale,
+        lambda latent: vae.decode(latent / scale).sample,
+        2 ** (len(vae.config.block_out_channels) - 1),
+    )
 
 
 def hash_weights(*modules: nn.Module) -> str:
@@ -158,10 +189,14 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
     if path.is_file():
         return _from_pipeline(_single_file_pipeline(path), device)
     if path.is_dir() and not (path / "model_index.json").is_file():
-        raise ValueError(f"{base} is no diffusers model: it has no model_index.json; name the folder that has.")
+        raise ValueError(
+            f"{base} is no diffusers model: it has no model_index.json; name the folder that has."
+        )
     if not path.is_dir() and (base.count("/") != 1 or base.startswith((".", "/", "~"))):
-        raise ValueError(f"Base model {base!r} does not exist: give 'tiny', a diffusers folder, a hub id "
-                         "('owner/name') or a .safetensors checkpoint.")
+        raise ValueError(
+            f"Base model {base!r} does not exist: give 'tiny', a diffusers folder, a hub id "
+            "('owner/name') or a .safetensors checkpoint."
+        )
     return _from_pipeline(_folder_pipeline(base), device)
 
 
@@ -170,19 +205,31 @@ def _load_tiny(device: torch.device | str) -> DiffusersModel:
 
     tiny = architecture.load_tiny_base()
     codec = Codec(tiny.vae, tiny.vae.encode, tiny.vae.decode, architecture.FACTOR)
-    return DiffusersModel("tiny", tiny.unet, tiny.text_encoder, tiny.tokenizer, codec,
-                          scaled_linear_schedule(architecture.SCHEDULE), architecture.NATIVE_SIZE, device,
-                          tiny.spatial_encoder)
+    return DiffusersModel(
+        "tiny",
+        tiny.unet,
+        tiny.text_encoder,
+        tiny.tokenizer,
+        codec,
+        scaled_linear_schedule(architecture.SCHEDULE),
+        architecture.NATIVE_SIZE,
+        device,
+        tiny.spatial_encoder,
+    )
 
 
 def _folder_pipeline(base: str) -> Any:
     from diffusers import StableDiffusionPipeline
 
     try:
-        return StableDiffusionPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+        return StableDiffusionPipeline.from_pretrained(
+            base, safety_checker=None, requires_safety_checker=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"Base model {base!r} cannot be loaded as Stable Diffusion 1.x or 2.x: {reason}") from error
+        raise ValueError(
+            f"Base model {base!r} cannot be loaded as Stable Diffusion 1.x or 2.x: {reason}"
+        ) from error
 
 
 def _single_file_pipeline(path: Path) -> Any:
@@ -194,11 +241,21 @@ def _single_file_pipeline(path: Path) -> Any:
 def _from_pipeline(pipeline: Any, device: torch.device | str) -> DiffusersModel:
     unet = pipeline.unet
     if unet.config.in_channels != unet.config.out_channels or not unet.config.cross_attention_dim:
-        raise ValueError(f"{unet.config._name_or_path} is no plain text-to-image U-Net (it takes "
-                         f"{unet.config.in_channels} channels): choose a checkpoint that is not for inpainting.")
+        raise ValueError(
+            f"{unet.config._name_or_path} is no plain text-to-image U-Net (it takes "
+            f"{unet.config.in_channels} channels): choose a checkpoint that is not for inpainting."
+        )
     width = pipeline.text_encoder.config.hidden_size
     family = {768: "sd1", 1024: "sd2"}.get(width, f"sd-{width}")
     codec = kl_codec(pipeline.vae)
     native = int(unet.config.sample_size) * codec.factor
-    return DiffusersModel(family, unet, pipeline.text_encoder, pipeline.tokenizer, codec,
-                          scaled_linear_schedule(dict(pipeline.scheduler.config)), native, device)
+    return DiffusersModel(
+        family,
+        unet,
+        pipeline.text_encoder,
+        pipeline.tokenizer,
+        codec,
+        scaled_linear_schedule(dict(pipeline.scheduler.config)),
+        native,
+        device,
+    )

@@ -25,7 +25,9 @@ class AnomalyModel:
     anomaly: dict[str, TokensByEncoder] = field(default_factory=dict)
     mask: dict[str, TokensByEncoder] = field(default_factory=dict)
     spatial_encoders: dict[str, SpatialEncoder] = field(default_factory=dict)  # one per text encoder
-    training: dict[str, object] = field(default_factory=dict)  # configuration, step and losses, for the record
+    training: dict[str, object] = field(
+        default_factory=dict
+    )  # configuration, step and losses, for the record
     dataset_fingerprint: str = ""
 
     def anomaly_tokens(self, defect_type: str) -> TokensByEncoder:

@@ -67,7 +67,9 @@ class _Draft:
 class PairGenerator:
     """Makes pairs of one category: its normal photos are read, encoded and measured once."""
 
-    def __init__(self, base: LatentDiffusion, model: AnomalyModel, normals: list[Path], config: GenerationConfig) -> None:
+    def __init__(
+        self, base: LatentDiffusion, model: AnomalyModel, normals: list[Path], config: GenerationConfig
+    ) -> None:
         if not normals:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
         self.base, self.model, self.config = base, model, config
@@ -75,13 +77,23 @@ class PairGenerator:
         self.small = torch.stack([_fit(photo.tensor(), model.image_size) for photo in self.photos])
         with torch.no_grad():
             decoded = torch.cat([base.decode(base.encode(part)).cpu() for part in self.small.split(4)])
-        self.reconstructions = [to_pixels(d, photo.size) for d, photo in zip(decoded, self.photos, strict=True)]
+        self.reconstructions = [
+            to_pixels(d, photo.size) for d, photo in zip(decoded, self.photos, strict=True)
+        ]
         self.noise = _noise_level(self.photos, self.reconstructions)
-        self.foregrounds = [object_foreground(photo.pixels) if config.on_object else None for photo in self.photos]
+        self.foregrounds = [
+            object_foreground(photo.pixels) if config.on_object else None for photo in self.photos
+        ]
 
-    def accepted(self, defect_type: str, masks: list[np.ndarray], count: int, first_index: int = 0,
-                 on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
-                 on_step: OnStep | None = None) -> Iterator[GeneratedPair]:
+    def accepted(
+        self,
+        defect_type: str,
+        masks: list[np.ndarray],
+        count: int,
+        first_index: int = 0,
+        on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
+        on_step: OnStep | None = None,
+    ) -> Iterator[GeneratedPair]:
         """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
 
         masks: (S,S) bool at any size. Raises TriesExhausted, saying what failed how often, when tries run out.
@@ -111,8 +123,10 @@ class PairGenerator:
             on_pair(done, tries)
         if done < count:
             reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
-            raise TriesExhausted(f"Only {done} of {count} pairs of {defect_type} were accepted ({reasons}): train "
-                                 "longer, raise the AAR strength, or lower the smallest fill.")
+            raise TriesExhausted(
+                f"Only {done} of {count} pairs of {defect_type} were accepted ({reasons}): train "
+                "longer, raise the AAR strength, or lower the smallest fill."
+            )
 
     def _draft(self, index: int, masks: list[np.ndarray]) -> tuple[_Draft | None, str | None]:
         generator = image_generator(self.config.seed, index)
@@ -127,19 +141,35 @@ class PairGenerator:
             return None, problem
         return _Draft(index, normal, number, self.model.templates[template], mask, generator), None
 
-    def make(self, defect_type: str, drafts: list[_Draft], on_step: OnStep | None = None) -> list[GeneratedPair]:
+    def make(
+        self, defect_type: str, drafts: list[_Draft], on_step: OnStep | None = None
+    ) -> list[GeneratedPair]:
         """Generates a batch of drafts, accepted or not."""
         base, size = self.base, self.model.image_size
         images = self.small[[d.normal for d in drafts]].to(base.device)
-        masks = torch.stack([resize_mask(torch.from_numpy(d.mask.astype(np.uint8))[None], (size, size)) for d in drafts])
+        masks = torch.stack(
+            [resize_mask(torch.from_numpy(d.mask.astype(np.uint8))[None], (size, size)) for d in drafts]
+        )
         masks = masks.to(base.device)
         with torch.no_grad():
-            context = anomaly_context(base, [d.template for d in drafts], self.model.anomaly_tokens(defect_type),
-                                      self.model.spatial_encoders, masks)
+            context = anomaly_context(
+                base,
+                [d.template for d in drafts],
+                self.model.anomaly_tokens(defect_type),
+                self.model.spatial_encoders,
+                masks,
+            )
             guided = self.config.sampling.guidance != 1
-            latent = sample_into(base, images, masks.float(), context,
-                                 empty_context(base, len(drafts)) if guided else None, self.config.sampling,
-                                 [d.generator for d in drafts], on_step)
+            latent = sample_into(
+                base,
+                images,
+                masks.float(),
+                context,
+                empty_context(base, len(drafts)) if guided else None,
+                self.config.sampling,
+                [d.generator for d in drafts],
+                on_step,
+            )
             decoded = base.decode(latent).cpu()
         return [self._finish(defect_type, draft, image) for draft, image in zip(drafts, decoded, strict=True)]
 
@@ -150,8 +180,18 @@ class PairGenerator:
             generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
         detailed = restore_detail(photo.pixels, self.reconstructions[draft.normal], generated, self.noise)
         pixels = paste(photo.pixels, detailed, draft.mask, self.config.feather)
-        return GeneratedPair(defect_type, draft.index, draft.normal, draft.mask_number, draft.template, photo,
-                             pixels, draft.mask, fill(photo.pixels, pixels, draft.mask, self.noise), self.noise)
+        return GeneratedPair(
+            defect_type,
+            draft.index,
+            draft.normal,
+            draft.mask_number,
+            draft.template,
+            photo,
+            pixels,
+            draft.mask,
+            fill(photo.pixels, pixels, draft.mask, self.noise),
+            self.noise,
+        )
 
 
 def _fit(image: Tensor, size: int) -> Tensor:
@@ -178,6 +218,8 @@ def to_pixels(image: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 def _noise_level(photos: list[Photo], reconstructions: list[np.ndarray]) -> float:
     """The difference (grey levels) between photo and reconstruction that 5 % of pixels exceed, at least 1."""
-    levels = [np.quantile(np.abs(photo.pixels - rebuilt).max(-1), NOISE_QUANTILE)
-              for photo, rebuilt in zip(photos, reconstructions, strict=True)]
+    levels = [
+        np.quantile(np.abs(photo.pixels - rebuilt).max(-1), NOISE_QUANTILE)
+        for photo, rebuilt in zip(photos, reconstructions, strict=True)
+    ]
     return max(1.0, float(np.mean(levels)))

@@ -88,7 +88,9 @@ class LatentDiffusion(Protocol):
     factor: int  # pixels per latent cell
     native_size: int  # pixels per side that the base was trained at
     device: torch.device
-    spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E that comes with the base, per text encoder; or none
+    spatial_encoders: dict[
+        str, SpatialEncoder
+    ]  # pre-trained E that comes with the base, per text encoder; or none
 
     def encode(self, image: Tensor) -> Tensor:
         """(B,3,H,W) in [-1,1] -> model latent (B,C,H/f,W/f); the distribution's mean, no sampling."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.ndimage import binary_closing, label
 
 from anomalydiffusion_core.conditioning import empty_context, mask_context
+from anomalydiffusion_core.dataset.photos import write_png
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
@@ -63,20 +66,36 @@ def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
 
 
 @torch.no_grad()
-def draw_masks(base: LatentDiffusion, model: AnomalyModel, defect_type: str, indices: list[int], seed: int,
-               config: MaskConfig) -> list[np.ndarray]:
+def draw_masks(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    defect_type: str,
+    indices: list[int],
+    seed: int,
+    config: MaskConfig,
+) -> list[np.ndarray]:
     """One try per index: masks (S,S) bool, not yet checked; the same (seed, index) gives the same mask."""
     generators = [image_generator(seed, index) for index in indices]
     context = mask_context(base, MASK_TEMPLATES[0], model.mask_tokens(defect_type), len(indices))
     cells = model.image_size // base.factor
-    latent = sample(base, context, empty_context(base, len(indices)), (cells, cells), config.sampling, generators)
+    latent = sample(
+        base, context, empty_context(base, len(indices)), (cells, cells), config.sampling, generators
+    )
     values = base.decode(latent).mean(1).cpu().numpy()
     return [clean_mask(value, config) for value in values]
 
 
-def generate_masks(base: LatentDiffusion, model: AnomalyModel, defect_type: str, count: int, seed: int,
-                   config: MaskConfig = MaskConfig(), foreground: np.ndarray | None = None, batch: int = 8,
-                   on_mask: Callable[[int, int], None] = lambda accepted, tries: None) -> list[np.ndarray]:
+def generate_masks(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    defect_type: str,
+    count: int,
+    seed: int,
+    config: MaskConfig = MaskConfig(),
+    foreground: np.ndarray | None = None,
+    batch: int = 8,
+    on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
+) -> list[np.ndarray]:
     """Exactly `count` accepted masks (S,S) bool of one type.
 
     Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
@@ -96,5 +115,47 @@ def generate_masks(base: LatentDiffusion, model: AnomalyModel, defect_type: str,
         if len(accepted) == count:
             return accepted
     reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
-    raise TriesExhausted(f"Only {len(accepted)} of {count} masks of {defect_type} were usable after {limit} tries "
-                         f"({reasons}): train the masks longer, or use real masks.")
+    raise TriesExhausted(
+        f"Only {len(accepted)} of {count} masks of {defect_type} were usable after {limit} tries "
+        f"({reasons}): train the masks longer, or use real masks."
+    )
+
+
+def write_masks(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    types: list[str],
+    count: int,
+    seed: int,
+    out: Path,
+    config: MaskConfig,
+    on_stage: Callable[[str, int, int, str], None],
+) -> dict[str, int]:
+    """Writes `count` accepted masks of each type below `out` and an overview picture; returns counts by type.
+
+    Everything is drawn before anything is written.
+    """
+    drawn = {}
+    for name in types:
+        model.mask_tokens(name)
+    for name in types:
+        drawn[name] = generate_masks(
+            base,
+            model,
+            name,
+            count,
+            seed,
+            config,
+            on_mask=lambda done, tries, name=name: on_stage(name, done, count, f"{tries} tried"),
+        )
+    for name, pictures in drawn.items():
+        for number, mask in enumerate(pictures):
+            write_png(Image.fromarray(mask.astype(np.uint8) * 255), out / name / f"{number:03d}_mask.png")
+    rows = [
+        np.concatenate(
+            [np.pad(mask.astype(np.uint8) * 255, 1, constant_values=96) for mask in pictures[:10]], 1
+        )
+        for pictures in drawn.values()
+    ]
+    write_png(Image.fromarray(np.concatenate(rows)), out / "overview.png")
+    return {name: len(pictures) for name, pictures in drawn.items()}

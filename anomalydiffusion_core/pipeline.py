@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from anomalydiffusion_core import __version__
-from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, split_pairs
-from anomalydiffusion_core.dataset.photos import file_hash
+from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
+from anomalydiffusion_core.dataset.photos import file_hash, list_images, read_mask
 from anomalydiffusion_core.dataset.views import ViewPool, make_views
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.export.mvtec import MVTecWriter
 from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.masks import generate_masks
 from anomalydiffusion_core.sampling import OnStep
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
@@ -59,8 +60,14 @@ class TrainingOutcome:
     interrupted: bool = False
 
 
-def train_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig, mask_steps: int, share: float,
-                on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
+def train_model(
+    base: LatentDiffusion,
+    dataset: Dataset,
+    config: TrainingConfig,
+    mask_steps: int,
+    share: float,
+    on_stage: OnStage = lambda *_: None,
+) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
@@ -68,8 +75,9 @@ def train_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig,
     """
     training, held_out = _split(dataset, share)
     generator = torch.Generator().manual_seed(config.seed)
-    model = AnomalyModel(base.fingerprint, config.image_size, PHOTO_TEMPLATES,
-                         dataset_fingerprint=dataset.fingerprint())
+    model = AnomalyModel(
+        base.fingerprint, config.image_size, PHOTO_TEMPLATES, dataset_fingerprint=dataset.fingerprint()
+    )
     on_stage("read", 0, 1, "reading pairs and making views")
     pool = make_views(base, training, config.views_per_pair, config.image_size, generator)
     validation = None
@@ -98,7 +106,9 @@ def train_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig,
 def _split(dataset: Dataset, share: float) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
     groups = dataset.by_type()
     if not groups:
-        raise ValueError(f"{dataset.root} holds no defect pairs: add photos under test/<defect> and their masks.")
+        raise ValueError(
+            f"{dataset.root} holds no defect pairs: add photos under test/<defect> and their masks."
+        )
     training, held_out = {}, {}
     for name, pairs in groups.items():
         training[name], rest = split_pairs(pairs, share)
@@ -122,12 +132,18 @@ def starting_encoders(base: LatentDiffusion) -> dict[str, SpatialEncoder]:
     return encoders
 
 
-def _run(task: Task, config: TrainingConfig, validation: Validation | None, stage: str, on_stage: OnStage
-         ) -> tuple[History, bool]:
+def _run(
+    task: Task, config: TrainingConfig, validation: Validation | None, stage: str, on_stage: OnStage
+) -> tuple[History, bool]:
     history = History()
     try:
-        fit(task, config, validation, lambda step, total, loss: on_stage(stage, step, total, f"loss {loss:.4f}"),
-            history)
+        fit(
+            task,
+            config,
+            validation,
+            lambda step, total, loss: on_stage(stage, step, total, f"loss {loss:.4f}"),
+            history,
+        )
     except KeyboardInterrupt:
         return history, True
     return history, False
@@ -139,8 +155,13 @@ def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4
     rows = rng.integers(0, len(before), (resamples, len(before)))
     ratios = after[rows].mean(1) / before[rows].mean(1) - 1
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return Improvement(float(before.mean()), float(after.mean()), float(after.mean() / before.mean() - 1), float(low),
-                       float(high))
+    return Improvement(
+        float(before.mean()),
+        float(after.mean()),
+        float(after.mean() / before.mean() - 1),
+        float(low),
+        float(high),
+    )
 
 
 @dataclass(frozen=True)
@@ -153,18 +174,32 @@ class GenerationRun:
 
     def settings(self) -> dict[str, object]:
         """Everything but the seed's index that makes a pair what it is."""
-        return {"artifact_sha256": file_hash(self.artifact), "base_family": self.base.fingerprint.family,
-                "base_weights": self.base.fingerprint.weights, "package_version": __version__,
-                "torch": torch.__version__, "config": asdict(self.config)}
+        return {
+            "artifact_sha256": file_hash(self.artifact),
+            "base_family": self.base.fingerprint.family,
+            "base_weights": self.base.fingerprint.weights,
+            "package_version": __version__,
+            "torch": torch.__version__,
+            "config": asdict(self.config),
+        }
 
     def identity(self) -> str:
         """Hash (12 hex digits) of the settings: the same command again continues the same run."""
-        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True, default=str).encode()).hexdigest()[
+            :12
+        ]
 
 
-def generate_dataset(run: GenerationRun, model: AnomalyModel, category: Category, masks: dict[str, list[np.ndarray]],
-                     count: int, out: Path, on_stage: OnStage = lambda *_: None, on_step: OnStep | None = None
-                     ) -> list[dict[str, object]]:
+def generate_dataset(
+    run: GenerationRun,
+    model: AnomalyModel,
+    category: Category,
+    masks: dict[str, list[np.ndarray]],
+    count: int,
+    out: Path,
+    on_stage: OnStage = lambda *_: None,
+    on_step: OnStep | None = None,
+) -> list[dict[str, object]]:
     """Brings each defect of `masks` to `count` accepted pairs under `out`; returns their manifest rows.
 
     `masks` maps defect names to masks (S,S) bool. Pairs of the same run that exist already count; a repeated call
@@ -195,6 +230,77 @@ def generate_dataset(run: GenerationRun, model: AnomalyModel, category: Category
 
 
 def _pair_row(pair: GeneratedPair, normals: list[str], sources: list[str]) -> dict[str, object]:
-    return {"index": pair.index, "normal": normals[pair.normal], "normal_sha256": sources[pair.normal],
-            "mask_number": pair.mask_number, "template": pair.template, "fill": round(pair.fill, 4),
-            "noise": round(pair.noise, 3)}
+    return {
+        "index": pair.index,
+        "normal": normals[pair.normal],
+        "normal_sha256": sources[pair.normal],
+        "mask_number": pair.mask_number,
+        "template": pair.template,
+        "fill": round(pair.fill, 4),
+        "noise": round(pair.noise, 3),
+    }
+
+
+def generate_all(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    artifact: Path,
+    dataset: Path,
+    defect_types: list[str] | None,
+    mask_folder: Path | None,
+    count: int,
+    out: Path,
+    config: GenerationConfig,
+    on_stage: OnStage = lambda *_: None,
+) -> list[dict[str, object]]:
+    """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal photos."""
+    types = defect_types or sorted(model.anomaly)
+    for name in types:
+        model.anomaly_tokens(name)
+    found = find_dataset(dataset)
+    if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
+        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
+    rows: list[dict[str, object]] = []
+    run = GenerationRun(artifact, config, base)
+    for category_name in sorted({name.partition("/")[0] for name in types}):
+        if category_name not in found.categories:
+            raise ValueError(
+                f"There is no category {category_name!r} in {dataset}: it has "
+                f"{', '.join(found.categories)}; name the types wanted with --type."
+            )
+        masks = {}
+        for name in (n for n in types if n.partition("/")[0] == category_name):
+            defect = name.partition("/")[2]
+            masks[defect] = (
+                read_mask_folder(mask_folder, category_name, defect)
+                if mask_folder
+                else generate_masks(
+                    base,
+                    model,
+                    name,
+                    count,
+                    config.seed,
+                    config.masks,
+                    on_mask=_stage_of(on_stage, f"{name} masks", count),
+                )
+            )
+        rows += generate_dataset(run, model, found.categories[category_name], masks, count, out, on_stage)
+    return rows
+
+
+def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:
+    return lambda accepted, tries: on_stage(stage, accepted, total, f"{tries} tried")
+
+
+def read_mask_folder(folder: Path, category: str, defect: str) -> list[np.ndarray]:
+    """Masks of one type: `<folder>/<category>/<defect>/*`, `<folder>/<defect>/*` or `<folder>/*`.
+
+    Raises ValueError when there are none or one is unusable.
+    """
+    for candidate in (folder / category / defect, folder / defect, folder):
+        paths = list_images(candidate)
+        if paths:
+            return [read_mask(path) for path in paths]
+    raise ValueError(
+        f"{folder} holds no masks for {category}/{defect}: expected {folder / category / defect}."
+    )

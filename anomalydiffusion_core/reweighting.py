@@ -102,7 +102,9 @@ def to_queries(w: Tensor, count: int) -> Tensor:
         h, wd = -(-height // 2**level), -(-width // 2**level)
         if h * wd == count:
             return F.adaptive_avg_pool2d(w, (h, wd)).flatten(1)[..., None]
-    raise ValueError(f"{count} attention queries do not fit a latent of {height}x{width}: no level has that size.")
+    raise ValueError(
+        f"{count} attention queries do not fit a latent of {height}x{width}: no level has that size."
+    )
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice) -> Tensor:
@@ -112,7 +114,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice)
     """
     chosen = torch.zeros_like(value)
     chosen[:, :, columns] = value[:, :, columns]
-    out, extra = F.scaled_dot_product_attention(query, key, torch.cat([value, chosen], dim=-1)).chunk(2, dim=-1)
+    out, extra = F.scaled_dot_product_attention(query, key, torch.cat([value, chosen], dim=-1)).chunk(
+        2, dim=-1
+    )
     return out + (w[:, None] - 1) * extra
 
 

@@ -26,8 +26,12 @@ from anomalydiffusion_core.reweighting import (
 )
 
 SCHEDULERS = {
-    "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler", "dpmpp_2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
 }
 
 
@@ -63,31 +67,57 @@ def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
         raise ValueError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     products = schedule.alphas_cumprod.double()
     betas = 1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]])
-    settings = {"num_train_timesteps": schedule.steps, "trained_betas": betas.tolist(), "prediction_type": "epsilon",
-                "clip_sample": False, "timestep_spacing": "trailing"}
+    settings = {
+        "num_train_timesteps": schedule.steps,
+        "trained_betas": betas.tolist(),
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "timestep_spacing": "trailing",
+    }
     accepted = inspect.signature(cls.__init__).parameters
     return cls(**{key: value for key, value in settings.items() if key in accepted})
 
 
 @torch.no_grad()
-def sample(base: LatentDiffusion, context: Context, unconditional: Context | None, shape: tuple[int, int],
-           config: SamplingConfig, generators: list[torch.Generator], on_step: OnStep | None = None) -> Tensor:
+def sample(
+    base: LatentDiffusion,
+    context: Context,
+    unconditional: Context | None,
+    shape: tuple[int, int],
+    config: SamplingConfig,
+    generators: list[torch.Generator],
+    on_step: OnStep | None = None,
+) -> Tensor:
     """Plain sampling from noise: one latent (B,C,h,w) per generator, `shape` = (h, w)."""
     noise = _noise(base, shape, generators)
     return _denoise(base, context, unconditional, noise, None, config, generators, on_step)
 
 
 @torch.no_grad()
-def sample_into(base: LatentDiffusion, image: Tensor, mask: Tensor, context: Context, unconditional: Context | None,
-                config: SamplingConfig, generators: list[torch.Generator], on_step: OnStep | None = None) -> Tensor:
+def sample_into(
+    base: LatentDiffusion,
+    image: Tensor,
+    mask: Tensor,
+    context: Context,
+    unconditional: Context | None,
+    config: SamplingConfig,
+    generators: list[torch.Generator],
+    on_step: OnStep | None = None,
+) -> Tensor:
     """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents (B,C,h,w).
 
     Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
     """
     if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
-        raise ValueError(f"Masks are {tuple(mask.shape)}, images {tuple(image.shape)}: they must be of equal count and size.")
-    target = Inpainting(image.to(base.device), mask.to(base.device), base.encode(image),
-                        latent_mask(mask.to(base.device), base.factor))
+        raise ValueError(
+            f"Masks are {tuple(mask.shape)}, images {tuple(image.shape)}: they must be of equal count and size."
+        )
+    target = Inpainting(
+        image.to(base.device),
+        mask.to(base.device),
+        base.encode(image),
+        latent_mask(mask.to(base.device), base.factor),
+    )
     noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
     return _denoise(base, context, unconditional, noise, target, config, generators, on_step)
 
@@ -108,9 +138,16 @@ class Inpainting:
         return self.m_z
 
 
-def _denoise(base: LatentDiffusion, context: Context, unconditional: Context | None, noise: Tensor,
-             target: Inpainting | None, config: SamplingConfig, generators: list[torch.Generator],
-             on_step: OnStep | None) -> Tensor:
+def _denoise(
+    base: LatentDiffusion,
+    context: Context,
+    unconditional: Context | None,
+    noise: Tensor,
+    target: Inpainting | None,
+    config: SamplingConfig,
+    generators: list[torch.Generator],
+    on_step: OnStep | None,
+) -> Tensor:
     scheduler = make_scheduler(base.schedule, config.scheduler)
     scheduler.set_timesteps(config.steps, device=base.device)
     extra = _step_arguments(scheduler, config, generators)
@@ -135,8 +172,15 @@ def _denoise(base: LatentDiffusion, context: Context, unconditional: Context | N
     return blend(x, target.normal, target.m_z) if target else x
 
 
-def _guided_noise(base: LatentDiffusion, z_t: Tensor, t: Tensor, context: Context, unconditional: Context | None,
-                  guidance: float, weights: AttentionWeights) -> Tensor:
+def _guided_noise(
+    base: LatentDiffusion,
+    z_t: Tensor,
+    t: Tensor,
+    context: Context,
+    unconditional: Context | None,
+    guidance: float,
+    weights: AttentionWeights,
+) -> Tensor:
     if weights.w is None:
         eps = base.predict_noise(z_t, t, context.hidden)
     else:
@@ -148,8 +192,14 @@ def _guided_noise(base: LatentDiffusion, z_t: Tensor, t: Tensor, context: Contex
     return eps_empty + guidance * (eps - eps_empty)
 
 
-def _weight_map(base: LatentDiffusion, target: Inpainting, region: Tensor, z_t: Tensor, clean_hat: Tensor | None,
-                aar: AARConfig) -> Tensor | None:
+def _weight_map(
+    base: LatentDiffusion,
+    target: Inpainting,
+    region: Tensor,
+    z_t: Tensor,
+    clean_hat: Tensor | None,
+    aar: AARConfig,
+) -> Tensor | None:
     """AAR's weights for the coming evaluation; None before the first estimate of z0."""
     if aar.mode is AARMode.RELEASED:
         w = released_weight(z_t, target.normal, region)
@@ -163,10 +213,14 @@ def _weight_map(base: LatentDiffusion, target: Inpainting, region: Tensor, z_t: 
 
 
 def _noise(base: LatentDiffusion, shape: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
-    return torch.stack([torch.randn((base.latent_channels, *shape), generator=g) for g in generators]).to(base.device)
+    return torch.stack([torch.randn((base.latent_channels, *shape), generator=g) for g in generators]).to(
+        base.device
+    )
 
 
-def _step_arguments(scheduler: Any, config: SamplingConfig, generators: list[torch.Generator]) -> dict[str, Any]:
+def _step_arguments(
+    scheduler: Any, config: SamplingConfig, generators: list[torch.Generator]
+) -> dict[str, Any]:
     accepted = inspect.signature(scheduler.step).parameters
     wanted = {"eta": config.eta, "generator": generators}
     return {key: value for key, value in wanted.items() if key in accepted}

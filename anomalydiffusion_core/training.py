@@ -63,7 +63,9 @@ class Task(Protocol):
         ...
 
 
-def masked_loss(eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, normalisation: Normalisation) -> Tensor:
+def masked_loss(
+    eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, normalisation: Normalisation
+) -> Tensor:
     """Eq. 5 per sample (B,): squared error where m_z (B,1,h,w) is 1, divided by mask area or (released) by all cells.
 
     `weight` (B,1,1,1) turns noise error into the error of what the base predicts.
@@ -77,8 +79,13 @@ def masked_loss(eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, norma
 class AnomalyTask:
     """e_a of every type in the pool, and E."""
 
-    def __init__(self, base: LatentDiffusion, pool: ViewPool, encoders: dict[str, SpatialEncoder],
-                 config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        base: LatentDiffusion,
+        pool: ViewPool,
+        encoders: dict[str, SpatialEncoder],
+        config: TrainingConfig,
+    ) -> None:
         self.base, self.pool, self.normalisation = base, pool, config.normalisation
         self.encoders = {name: encoder.to(base.device).train() for name, encoder in encoders.items()}
         self.tokens = _token_table(base, pool.names, config.anomaly_tokens, config)
@@ -90,12 +97,19 @@ class AnomalyTask:
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
         masks = pool.masks[rows]
         e_a = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
-        context = anomaly_context(self.base, PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)], e_a, self.encoders,
-                                  masks)
-        eps_hat = self.base.predict_noise(self.base.schedule.add_noise(pool.latents[rows], noise, t), t,
-                                          context.hidden)
-        return masked_loss(eps_hat, noise, latent_mask(masks, self.base.factor), self.base.schedule.loss_weight(t),
-                           self.normalisation)
+        context = anomaly_context(
+            self.base, PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)], e_a, self.encoders, masks
+        )
+        eps_hat = self.base.predict_noise(
+            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context.hidden
+        )
+        return masked_loss(
+            eps_hat,
+            noise,
+            latent_mask(masks, self.base.factor),
+            self.base.schedule.loss_weight(t),
+            self.normalisation,
+        )
 
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""
@@ -116,8 +130,9 @@ class MaskTask:
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
         e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
         context = mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(rows))
-        eps_hat = self.base.predict_noise(self.base.schedule.add_noise(pool.latents[rows], noise, t), t,
-                                          context.hidden)
+        eps_hat = self.base.predict_noise(
+            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context.hidden
+        )
         return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
 
     def into(self, model: AnomalyModel) -> None:
@@ -125,9 +140,13 @@ class MaskTask:
         model.mask |= _by_type(self.pool.names, self.tokens)
 
 
-def fit(task: Task, config: TrainingConfig, validation: Validation | None = None,
-        on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
-        history: History | None = None) -> History:
+def fit(
+    task: Task,
+    config: TrainingConfig,
+    validation: Validation | None = None,
+    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    history: History | None = None,
+) -> History:
     """Trains a task; returns (and, for interrupts, fills in place) its history.
 
     Warm-up, then cosine decay to a tenth, by steps or by `config.minutes`, whichever ends first.
@@ -193,18 +212,24 @@ class Validation:
     def measure(self, task: Task) -> Tensor:
         """Loss of every (pair, timestep), (N * draws,), always in the same order."""
         device = self.pool.latents.device
-        parts = [task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
-                 for part in torch.arange(len(self.rows)).split(8)]
+        parts = [
+            task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
+            for part in torch.arange(len(self.rows)).split(8)
+        ]
         return torch.cat(parts).cpu()
 
 
-def _token_table(base: LatentDiffusion, names: list[str], count: int, config: TrainingConfig) -> TokensByEncoder:
+def _token_table(
+    base: LatentDiffusion, names: list[str], count: int, config: TrainingConfig
+) -> TokensByEncoder:
     """Starting vectors of every type, (types,count,d) per text encoder, asking for gradients."""
     generator = torch.Generator().manual_seed(config.seed)
     words = base.word_vectors(config.initial_words)
     rows = [starting_tokens(words, count, generator) for _ in names]
-    return {encoder: torch.stack([row[encoder] for row in rows]).to(base.device).requires_grad_(True)
-            for encoder in words}
+    return {
+        encoder: torch.stack([row[encoder] for row in rows]).to(base.device).requires_grad_(True)
+        for encoder in words
+    }
 
 
 def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: TrainingConfig) -> dict:
@@ -213,11 +238,17 @@ def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: Trainin
 
 
 def _by_type(names: list[str], tokens: TokensByEncoder) -> dict[str, TokensByEncoder]:
-    return {name: {encoder: table[i].detach().cpu().clone() for encoder, table in tokens.items()}
-            for i, name in enumerate(names)}
+    return {
+        name: {encoder: table[i].detach().cpu().clone() for encoder, table in tokens.items()}
+        for i, name in enumerate(names)
+    }
 
 
 def training_record(config: TrainingConfig, history: History) -> dict[str, object]:
     """What an artifact remembers of a training run."""
-    return {"config": asdict(config), "steps": len(history.loss), "loss": [round(x, 5) for x in history.loss],
-            "validation": history.validation}
+    return {
+        "config": asdict(config),
+        "steps": len(history.loss),
+        "loss": [round(x, 5) for x in history.loss],
+        "validation": history.validation,
+    }

@@ -20,6 +20,7 @@ def whole_view(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One random view of image (3,H,W) in [-1,1] and mask (1,H,W) in {0,1}, both at size x size."""
+
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
@@ -28,12 +29,16 @@ def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generat
         pair = v2.functional.horizontal_flip(pair[0]), v2.functional.horizontal_flip(pair[1])
     if uniform(0, 1) < 0.5:
         pair = v2.functional.vertical_flip(pair[0]), v2.functional.vertical_flip(pair[1])
-    image, mask = rotate_whole(pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor),
-                               uniform(-MAX_ROTATION, MAX_ROTATION))
+    image, mask = rotate_whole(
+        pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor), uniform(-MAX_ROTATION, MAX_ROTATION)
+    )
     height, width = mask.shape[-2:]
     top, bottom, left, right = bounding_box(mask)
     scale = uniform(max(SMALLEST_CROP, (bottom - top) / height, (right - left) / width), 1.0)
-    crop_h, crop_w = _at_least(scale * height, bottom - top, height), _at_least(scale * width, right - left, width)
+    crop_h, crop_w = (
+        _at_least(scale * height, bottom - top, height),
+        _at_least(scale * width, right - left, width),
+    )
     y = round(uniform(max(0, bottom - crop_h), min(top, height - crop_h)))
     x = round(uniform(max(0, right - crop_w), min(left, width - crop_w)))
     crop = (..., slice(y, y + crop_h), slice(x, x + crop_w))

@@ -60,7 +60,9 @@ class Dataset:
         """SHA-256 (16 hex digits) over every pair's type, stem and bytes."""
         digest = hashlib.sha256()
         for pair in self.pairs:
-            digest.update(f"{pair.defect_type}/{pair.stem} {file_hash(pair.image)} {file_hash(pair.mask)}".encode())
+            digest.update(
+                f"{pair.defect_type}/{pair.stem} {file_hash(pair.image)} {file_hash(pair.mask)}".encode()
+            )
         return digest.hexdigest()[:16]
 
 
@@ -74,8 +76,10 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
         raise ValueError(f"Dataset {root} is no folder: give the folder that holds the categories.")
     found = {entry.name: entry for entry in _categories(root)}
     if not found:
-        raise ValueError(f"{root} holds no dataset: expected <category>/test/<defect> with "
-                         "<category>/ground_truth/<defect>, or folders images and masks.")
+        raise ValueError(
+            f"{root} holds no dataset: expected <category>/test/<defect> with "
+            "<category>/ground_truth/<defect>, or folders images and masks."
+        )
     if category and category not in found:
         raise ValueError(f"There is no category {category!r} in {root}: it has {', '.join(found)}.")
     chosen = {name: entry for name, entry in found.items() if category in (None, name)}
@@ -83,9 +87,13 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
         known = sorted({defect for entry in chosen.values() for defect in entry.defects})
         for defect in defects:
             if defect not in known:
-                raise ValueError(f"There is no defect {defect!r} in {root}: it has {', '.join(known) or 'none'}.")
-        chosen = {name: Category(name, entry.normals, tuple(p for p in entry.pairs if p.defect in defects))
-                  for name, entry in chosen.items()}
+                raise ValueError(
+                    f"There is no defect {defect!r} in {root}: it has {', '.join(known) or 'none'}."
+                )
+        chosen = {
+            name: Category(name, entry.normals, tuple(p for p in entry.pairs if p.defect in defects))
+            for name, entry in chosen.items()
+        }
     return Dataset(root, chosen)
 
 
@@ -96,12 +104,17 @@ def _categories(root: Path) -> list[Category]:
         return [Category(name, tuple(list_images(root / "good")), tuple(pairs))]
     if _is_category(root):
         return [_mvtec_category(root, name)]
-    return [_mvtec_category(folder, folder.name) for folder in sorted(root.iterdir())
-            if folder.is_dir() and _is_category(folder)]
+    return [
+        _mvtec_category(folder, folder.name)
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and _is_category(folder)
+    ]
 
 
 def _is_category(folder: Path) -> bool:
-    return (folder / "train" / "good").is_dir() or ((folder / "test").is_dir() and (folder / "ground_truth").is_dir())
+    return (folder / "train" / "good").is_dir() or (
+        (folder / "test").is_dir() and (folder / "ground_truth").is_dir()
+    )
 
 
 def _mvtec_category(folder: Path, name: str) -> Category:
@@ -123,7 +136,9 @@ def _match(category: str, defect: str, images: list[Path], masks: Path) -> list[
     for image in images:
         candidates = by_stem.get(image.stem, [])
         if not candidates:
-            raise ValueError(f"Image {image} has no mask: add {masks / (image.stem + '_mask.png')} or remove the image.")
+            raise ValueError(
+                f"Image {image} has no mask: add {masks / (image.stem + '_mask.png')} or remove the image."
+            )
         if len(candidates) > 1:
             names = ", ".join(path.name for path in candidates)
             raise ValueError(f"Image {image} has several masks in {masks} ({names}): keep one.")
@@ -138,7 +153,9 @@ def split_pairs(pairs: list[Pair], share: float = 1 / 3) -> tuple[list[Pair], li
     """
     if len(pairs) < 2:
         kind = pairs[0].defect_type if pairs else "a type"
-        raise ValueError(f"Defect {kind} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out.")
+        raise ValueError(
+            f"Defect {kind} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out."
+        )
     ordered = sorted(pairs, key=lambda pair: pair.stem)
     count = max(1, int(len(ordered) * share + 1e-9))
     return ordered[:count], ordered[count:]

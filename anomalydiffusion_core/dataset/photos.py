@@ -51,7 +51,9 @@ def _open(path: Path, what: str) -> Image.Image:
     except ValueError:
         raise
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{what} {path} cannot be read ({_first_line(error)}): replace or remove the file.") from None
+        raise ValueError(
+            f"{what} {path} cannot be read ({_first_line(error)}): replace or remove the file."
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -94,12 +96,16 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         raise ValueError(f"Mask {path} {error}") from None
     mask = values > (127 if values.max(initial=0) > 1 else 0)
     if size and mask.shape != size:
-        raise ValueError(f"Mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is {size[1]}x{size[0]}: "
-                         "resize the mask or choose the matching file.")
+        raise ValueError(
+            f"Mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is {size[1]}x{size[0]}: "
+            "resize the mask or choose the matching file."
+        )
     if not mask.any():
         raise ValueError(f"Mask {path} is empty (nothing is marked): mark the defect or remove the pair.")
     if mask.all():
-        raise ValueError(f"Mask {path} is all white (everything is marked): mark only the defect or remove the pair.")
+        raise ValueError(
+            f"Mask {path} is all white (everything is marked): mark only the defect or remove the pair."
+        )
     return mask
 
 
@@ -107,8 +113,11 @@ def list_images(folder: Path) -> list[Path]:
     """Image files directly in a folder, sorted by name; an absent folder has none."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir()
-                  if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def write_png(image: Image.Image, path: Path) -> None:
@@ -127,5 +136,8 @@ def write_png(image: Image.Image, path: Path) -> None:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
-            hashlib.sha256(file.read()).hexdigest()
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )

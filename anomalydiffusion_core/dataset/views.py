@@ -33,8 +33,14 @@ def read_pair(pair: Pair) -> tuple[Photo, Tensor]:
     return photo, torch.from_numpy(read_mask(pair.mask, photo.size).astype("uint8"))[None]
 
 
-def make_views(base: LatentDiffusion, pairs: dict[str, list[Pair]], per_pair: int, size: int,
-               generator: torch.Generator, masks_as_pictures: bool = False) -> ViewPool:
+def make_views(
+    base: LatentDiffusion,
+    pairs: dict[str, list[Pair]],
+    per_pair: int,
+    size: int,
+    generator: torch.Generator,
+    masks_as_pictures: bool = False,
+) -> ViewPool:
     """The pair itself and `per_pair - 1` random views of every pair, encoded.
 
     With `masks_as_pictures` the latents are those of the masks, drawn black and white (for e_m).
@@ -47,8 +53,9 @@ def make_views(base: LatentDiffusion, pairs: dict[str, list[Pair]], per_pair: in
             image = photo.tensor()
             views = [whole_view(image, mask, size)]
             views += [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
-            pictures = torch.stack([2.0 * m.float().expand(3, -1, -1) - 1 if masks_as_pictures else i
-                                    for i, m in views])
+            pictures = torch.stack(
+                [2.0 * m.float().expand(3, -1, -1) - 1 if masks_as_pictures else i for i, m in views]
+            )
             with torch.no_grad():
                 latents += [base.encode(part) for part in pictures.split(8)]
             masks += [m for _, m in views]

@@ -31,7 +31,9 @@ def read_manifest(root: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):
-                raise ValueError(f"{path} line {number} is no JSON: restore the manifest or use a new folder.") from None
+                raise ValueError(
+                    f"{path} line {number} is no JSON: restore the manifest or use a new folder."
+                ) from None
     return rows
 
 
@@ -43,7 +45,9 @@ class MVTecWriter:
         if root.exists() and not root.is_dir():
             raise ValueError(f"{root} is a file: give a folder for the generated dataset.")
         if root.is_dir() and any(root.iterdir()) and not (root / MANIFEST).is_file():
-            raise ValueError(f"{root} is not empty and has no {MANIFEST}: choose a new folder, so that nothing is mixed.")
+            raise ValueError(
+                f"{root} is not empty and has no {MANIFEST}: choose a new folder, so that nothing is mixed."
+            )
         self.rows = read_manifest(root)
         root.mkdir(parents=True, exist_ok=True)
         self._repair_last_line()
@@ -54,14 +58,27 @@ class MVTecWriter:
         if path.is_file() and (text := path.read_bytes()) and not text.endswith(b"\n"):
             with path.open("ab") as file:
                 file.write(b"\n" if text.splitlines()[-1].endswith(b"}") else b"")
-                file.truncate(len(text) + 1 if text.splitlines()[-1].endswith(b"}") else text.rfind(b"\n") + 1)
+                file.truncate(
+                    len(text) + 1 if text.splitlines()[-1].endswith(b"}") else text.rfind(b"\n") + 1
+                )
 
     def done(self, category: str, defect: str, run: str) -> list[dict[str, Any]]:
         """Rows of one type that a run (by its identity) has written already."""
-        return [row for row in self.rows if (row["category"], row["defect"], row["run"]) == (category, defect, run)]
+        return [
+            row
+            for row in self.rows
+            if (row["category"], row["defect"], row["run"]) == (category, defect, run)
+        ]
 
-    def write(self, category: str, defect: str, pixels: np.ndarray, mask: np.ndarray, gray: bool,
-              row: dict[str, Any]) -> dict[str, Any]:
+    def write(
+        self,
+        category: str,
+        defect: str,
+        pixels: np.ndarray,
+        mask: np.ndarray,
+        gray: bool,
+        row: dict[str, Any],
+    ) -> dict[str, Any]:
         """Writes one pair, pixels (H,W,3) uint8 and mask (H,W) bool; returns its manifest row."""
         images = self.root / category / "test" / defect
         masks = self.root / category / "ground_truth" / defect
@@ -69,9 +86,15 @@ class MVTecWriter:
         mask_path, image_path = masks / f"{number:03d}_mask.png", images / f"{number:03d}.png"
         write_png(Image.fromarray(mask.astype(np.uint8) * 255), mask_path)
         write_png(Photo(pixels, gray).image(), image_path)
-        row = {"category": category, "defect": defect, "image": image_path.relative_to(self.root).as_posix(),
-               "mask": mask_path.relative_to(self.root).as_posix(), **row, "image_sha256": file_hash(image_path),
-               "mask_sha256": file_hash(mask_path)}
+        row = {
+            "category": category,
+            "defect": defect,
+            "image": image_path.relative_to(self.root).as_posix(),
+            "mask": mask_path.relative_to(self.root).as_posix(),
+            **row,
+            "image_sha256": file_hash(image_path),
+            "mask_sha256": file_hash(mask_path),
+        }
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -100,8 +123,12 @@ class MVTecWriter:
 
 
 def _next_number(*folders: Path) -> int:
-    numbers = [int(stem) for folder in folders for path in list_images(folder)
-               if (stem := path.stem.removesuffix("_mask")).isdigit()]
+    numbers = [
+        int(stem)
+        for folder in folders
+        for path in list_images(folder)
+        if (stem := path.stem.removesuffix("_mask")).isdigit()
+    ]
     return max(numbers, default=-1) + 1
 
 

@@ -29,21 +29,36 @@ LATENT_CHANNELS = 8
 NATIVE_SIZE = 128
 
 UNET: dict[str, Any] = dict(
-    sample_size=NATIVE_SIZE // FACTOR, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
-    block_out_channels=(96, 192, 192), layers_per_block=1, cross_attention_dim=TOKEN_WIDTH,
+    sample_size=NATIVE_SIZE // FACTOR,
+    in_channels=LATENT_CHANNELS,
+    out_channels=LATENT_CHANNELS,
+    block_out_channels=(96, 192, 192),
+    layers_per_block=1,
+    cross_attention_dim=TOKEN_WIDTH,
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     attention_head_dim=(3, 6, 6),  # diffusers' name for the number of heads: 32 channels each
 )
 TEXT_ENCODER: dict[str, Any] = dict(
-    hidden_size=TOKEN_WIDTH, intermediate_size=4 * TOKEN_WIDTH, num_hidden_layers=3, num_attention_heads=3,
-    max_position_embeddings=77, hidden_act="quick_gelu",
+    hidden_size=TOKEN_WIDTH,
+    intermediate_size=4 * TOKEN_WIDTH,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    max_position_embeddings=77,
+    hidden_act="quick_gelu",
 )
-SPATIAL_ENCODER = SpatialEncoderConfig(width=TOKEN_WIDTH, tokens=4, backbone="resnet10", mask_size=64,
-                                       pyramid_channels=32, grid=8)
+SPATIAL_ENCODER = SpatialEncoderConfig(
+    width=TOKEN_WIDTH, tokens=4, backbone="resnet10", mask_size=64, pyramid_channels=32, grid=8
+)
 SCHEDULE: dict[str, Any] = dict(
-    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-    prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="v_prediction",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
 )
 
 
@@ -69,8 +84,11 @@ def build_text_encoder(vocabulary: int = VOCABULARY) -> CLIPTextModel:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     start, end = vocabulary - 2, vocabulary - 1
-    return CLIPTextModel(CLIPTextConfig(vocab_size=vocabulary, bos_token_id=start, eos_token_id=end,
-                                        pad_token_id=end, **TEXT_ENCODER))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary, bos_token_id=start, eos_token_id=end, pad_token_id=end, **TEXT_ENCODER
+        )
+    )
 
 
 def load_tokenizer() -> CLIPTokenizer:
@@ -82,8 +100,11 @@ def load_tokenizer() -> CLIPTokenizer:
 def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors under `prefix.` of a base file, as float32 (integers as they are)."""
     with safe_open(path, framework="pt") as file:
-        tensors = {key.removeprefix(prefix + "."): file.get_tensor(key)
-                   for key in file.keys() if key.startswith(prefix + ".")}  # noqa: SIM118 (safe_open is no dict)
+        tensors = {
+            key.removeprefix(prefix + "."): file.get_tensor(key)
+            for key in file.keys()
+            if key.startswith(prefix + ".")
+        }
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
@@ -120,11 +141,14 @@ def expand_vocabulary(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_text_state(text_encoder: CLIPTextModel, state: dict[str, Tensor]) -> None:
     """Loads keys named as in CLIP's releases; transformers 5 dropped the `text_model.` prefix."""
-    text_encoder.load_state_dict({key: state["text_model." + key.removeprefix("text_model.")]
-                                  for key in text_encoder.state_dict()})
+    text_encoder.load_state_dict(
+        {key: state["text_model." + key.removeprefix("text_model.")] for key in text_encoder.state_dict()}
+    )
 
 
 def text_state(text_encoder: CLIPTextModel) -> dict[str, Tensor]:
     """The state dict named as in CLIP's releases."""
-    return {"text_model." + key.removeprefix("text_model."): tensor
-            for key, tensor in text_encoder.state_dict().items()}
+    return {
+        "text_model." + key.removeprefix("text_model."): tensor
+        for key, tensor in text_encoder.state_dict().items()
+    }

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FACTOR = 8
-SCALE_POWER = 0.7  # channel k is divided by std_k ** SCALE_POWER: towards unit variance, strong channels stay strong
+SCALE_POWER = (
+    0.7  # channel k is divided by std_k ** SCALE_POWER: towards unit variance, strong channels stay strong
+)
 
 
 class LappedAutoencoder(nn.Module):
@@ -36,7 +38,7 @@ class LappedAutoencoder(nn.Module):
         """Sets the linear part to the leading principal components of the 8x8x3 patches of (B,3,H,W)."""
         patches = F.unfold(images, FACTOR, stride=FACTOR).transpose(1, 2).reshape(-1, 3 * FACTOR**2)
         _, vectors = torch.linalg.eigh(torch.cov(patches.T))
-        basis = vectors[:, -self.channels:].flip(1).T.reshape(self.channels, 3, FACTOR, FACTOR)
+        basis = vectors[:, -self.channels :].flip(1).T.reshape(self.channels, 3, FACTOR, FACTOR)
         for weight in (self.analysis.weight, self.synthesis.weight):
             weight.zero_()
             weight[:, :, 4:12, 4:12] = basis
@@ -59,7 +61,9 @@ class LappedAutoencoder(nn.Module):
         self.synthesis.weight.copy_(torch.einsum("ji,jckl->ickl", back, self.synthesis.weight))
 
 
-def train_autoencoder(model: LappedAutoencoder, images: Tensor, steps: int, generator: torch.Generator) -> list[float]:
+def train_autoencoder(
+    model: LappedAutoencoder, images: Tensor, steps: int, generator: torch.Generator
+) -> list[float]:
     """Least squares on random crops of (N,3,n,n) in [-1,1]; returns the loss of every step."""
     model.start_from_principal_components(images[:1024])
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -69,7 +73,7 @@ def train_autoencoder(model: LappedAutoencoder, images: Tensor, steps: int, gene
         rows = torch.randint(len(images), (24,), generator=generator)
         dy, dx, flip = torch.randint(FACTOR, (3,), generator=generator).tolist()
         n = images.shape[-1] - FACTOR
-        crop = images[rows, :, dy:dy + n, dx:dx + n]
+        crop = images[rows, :, dy : dy + n, dx : dx + n]
         crop = crop.transpose(2, 3) if flip % 2 else crop
         loss = F.mse_loss(model.decode(model.encode(crop)), crop)
         optimizer.zero_grad()

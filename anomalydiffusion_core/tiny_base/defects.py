@@ -41,8 +41,16 @@ def _relieve(canvas: Canvas, change: np.ndarray) -> None:
 
 def scratch(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
     angle, count = rng.uniform(0, np.pi), int(rng.choice([1, 1, 2, 3]))
-    paths = [wandering_path(rng, (centre[0] + rng.normal() * 3 * i, centre[1] + rng.normal() * 3 * i),
-                            2 * reach * rng.uniform(0.7, 1), angle + rng.normal() * 0.1, 0.03) for i in range(count)]
+    paths = [
+        wandering_path(
+            rng,
+            (centre[0] + rng.normal() * 3 * i, centre[1] + rng.normal() * 3 * i),
+            2 * reach * rng.uniform(0.7, 1),
+            angle + rng.normal() * 0.1,
+            0.03,
+        )
+        for i in range(count)
+    ]
     line = stroke(canvas.n, paths, [rng.uniform(1.0, 1.6) + reach / 28 for _ in paths])
     _paint(canvas, 0.85 * line, tint)
     _relieve(canvas, -0.8 * line)
@@ -55,7 +63,9 @@ def crack(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarr
     paths, widths = [trunk], [1.2 + reach / 22]
     for _ in range(int(rng.integers(1, 4))):
         x, y = trunk[int(rng.integers(len(trunk)))]
-        branch = wandering_path(rng, (y, x), reach * 0.8, angle + rng.choice([-1, 1]) * rng.uniform(0.5, 1.2), 0.5)
+        branch = wandering_path(
+            rng, (y, x), reach * 0.8, angle + rng.choice([-1, 1]) * rng.uniform(0.5, 1.2), 0.5
+        )
         shift_x, shift_y = x - branch[0][0], y - branch[0][1]
         paths.append([(px + shift_x, py + shift_y) for px, py in branch])
         widths.append(widths[0] * 0.7)
@@ -66,7 +76,9 @@ def crack(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarr
 
 
 def dent(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
-    bowl = blob(rng, canvas.n, centre, reach * 0.8, 0.08, rng.uniform(1, 1.6), rng.uniform(0, np.pi), reach * 0.9)
+    bowl = blob(
+        rng, canvas.n, centre, reach * 0.8, 0.08, rng.uniform(1, 1.6), rng.uniform(0, np.pi), reach * 0.9
+    )
     _relieve(canvas, -reach * rng.uniform(0.5, 0.8) * bowl)
     _paint(canvas, 0.2 * bowl, canvas.surface.albedo * 0.7)
     return smoothstep(bowl, 0.02, 0.12)
@@ -91,8 +103,15 @@ def contamination(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: 
     specks = np.zeros((canvas.n, canvas.n), np.float32)
     for _ in range(int(rng.integers(4, 9))):
         where = (centre[0] + rng.normal() * reach * 0.45, centre[1] + rng.normal() * reach * 0.45)
-        speck = blob(rng, canvas.n, where, reach * rng.uniform(0.12, 0.28) + 0.8, 0.2, rng.uniform(1, 1.8),
-                     rng.uniform(0, np.pi))
+        speck = blob(
+            rng,
+            canvas.n,
+            where,
+            reach * rng.uniform(0.12, 0.28) + 0.8,
+            0.2,
+            rng.uniform(1, 1.8),
+            rng.uniform(0, np.pi),
+        )
         specks = np.maximum(specks, speck)
     _paint(canvas, 0.95 * specks, tint)
     _relieve(canvas, 2.0 * specks)
@@ -134,7 +153,9 @@ DEFECTS: dict[str, tuple[Callable[[Rng, Canvas, Centre, float, np.ndarray], np.n
 }
 
 
-def apply_defect(rng: Rng, canvas: Canvas, family: str, centre: Centre, reach: float) -> tuple[np.ndarray, str]:
+def apply_defect(
+    rng: Rng, canvas: Canvas, family: str, centre: Centre, reach: float
+) -> tuple[np.ndarray, str]:
     """Draws a defect into `canvas`; returns its region (n, n) bool and its words ("red stain")."""
     draw, colours = DEFECTS[family]
     tint_name = str(rng.choice(colours)) if colours else ""

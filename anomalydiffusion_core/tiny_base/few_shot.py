@@ -31,9 +31,13 @@ def burn(rng: Rng, canvas: Canvas, centre: Centre, reach: float) -> np.ndarray:
 def ink(rng: Rng, canvas: Canvas, centre: Centre, reach: float) -> np.ndarray:
     """A blue marker zigzag."""
     angle = rng.uniform(0, np.pi)
-    points = [(centre[1] + reach * ((i - 2) * 0.45 * np.cos(angle) + (0.5 if i % 2 else -0.5) * np.sin(angle)),
-               centre[0] + reach * ((i - 2) * 0.45 * np.sin(angle) - (0.5 if i % 2 else -0.5) * np.cos(angle)))
-              for i in range(5)]
+    points = [
+        (
+            centre[1] + reach * ((i - 2) * 0.45 * np.cos(angle) + (0.5 if i % 2 else -0.5) * np.sin(angle)),
+            centre[0] + reach * ((i - 2) * 0.45 * np.sin(angle) - (0.5 if i % 2 else -0.5) * np.cos(angle)),
+        )
+        for i in range(5)
+    ]
     line = stroke(canvas.n, [points], [canvas.n * rng.uniform(0.022, 0.032)])
     _tint(canvas, 0.85 * line, np.array([0.08, 0.12, 0.55]))
     return line > 0.3
@@ -76,8 +80,9 @@ CATEGORIES: dict[str, tuple[str, str, dict[str, FewShotDefect]]] = {
 }
 
 
-def draw_pair(category: str, defect: str | None, index: int, size: int, seed: int = 0
-              ) -> tuple[np.ndarray, np.ndarray]:
+def draw_pair(
+    category: str, defect: str | None, index: int, size: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Photo (n,n,3) uint8 and mask (n,n) bool; `defect` None draws a good part."""
     material, tint_name, defects = CATEGORIES[category]
     number = 0 if defect is None else 1 + list(defects).index(defect)
@@ -98,15 +103,19 @@ def write_few_shot_dataset(root: Path, size: int, pairs: int = 10, normals: int 
     for category, (_, _, defects) in CATEGORIES.items():
         folder = root / category
         for index in range(normals):
-            _write(folder / "train" / "good" / f"{index:03d}.png", draw_pair(category, None, index, size, seed)[0])
+            _write(
+                folder / "train" / "good" / f"{index:03d}.png",
+                draw_pair(category, None, index, size, seed)[0],
+            )
         for defect in defects:
             for index in range(pairs):
                 image, mask = draw_pair(category, defect, index, size, seed)
                 _write(folder / "test" / defect / f"{index:03d}.png", image)
-                _write(folder / "ground_truth" / defect / f"{index:03d}_mask.png", mask.astype(np.uint8) * 255)
+                _write(
+                    folder / "ground_truth" / defect / f"{index:03d}_mask.png", mask.astype(np.uint8) * 255
+                )
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     if not path.exists():
         write_png(Image.fromarray(pixels), path)
-

@@ -11,11 +11,20 @@ from PIL import Image, ImageDraw, ImageFilter
 from anomalydiffusion_core.tiny_base.noise import Rng, band, pixel_grid, smoothstep, spectral
 
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "black": (0.09, 0.09, 0.10), "dark grey": (0.25, 0.25, 0.26), "grey": (0.48, 0.48, 0.48),
-    "light grey": (0.70, 0.70, 0.69), "white": (0.90, 0.90, 0.88), "red": (0.62, 0.13, 0.11),
-    "orange": (0.82, 0.42, 0.10), "brown": (0.38, 0.22, 0.13), "tan": (0.72, 0.55, 0.36),
-    "yellow": (0.85, 0.74, 0.20), "green": (0.18, 0.45, 0.22), "blue": (0.16, 0.28, 0.58),
-    "purple": (0.42, 0.22, 0.50), "pink": (0.85, 0.50, 0.58),
+    "black": (0.09, 0.09, 0.10),
+    "dark grey": (0.25, 0.25, 0.26),
+    "grey": (0.48, 0.48, 0.48),
+    "light grey": (0.70, 0.70, 0.69),
+    "white": (0.90, 0.90, 0.88),
+    "red": (0.62, 0.13, 0.11),
+    "orange": (0.82, 0.42, 0.10),
+    "brown": (0.38, 0.22, 0.13),
+    "tan": (0.72, 0.55, 0.36),
+    "yellow": (0.85, 0.74, 0.20),
+    "green": (0.18, 0.45, 0.22),
+    "blue": (0.16, 0.28, 0.58),
+    "purple": (0.42, 0.22, 0.50),
+    "pink": (0.85, 0.50, 0.58),
 }
 
 
@@ -192,7 +201,9 @@ def circuit_board(rng: Rng, n: int, scale: float, tint: np.ndarray) -> Surface:
         low, high = (dark, light) if rng.random() < 0.5 else (light, dark)
         return Surface(np.repeat(low + (high - low) * trace, 3, axis=2), np.zeros((n, n), np.float32), 0.0)
     copper = np.clip(tint * 1.5 + 0.1, 0, 1) if rng.random() < 0.5 else colour(rng, "tan")
-    return Surface(_tinted(tint, 0.03 * spectral(rng, n, 1.0)) * (1 - trace) + copper * trace, trace[..., 0], 0.4)
+    return Surface(
+        _tinted(tint, 0.03 * spectral(rng, n, 1.0)) * (1 - trace) + copper * trace, trace[..., 0], 0.4
+    )
 
 
 def painted_metal(rng: Rng, n: int, scale: float, tint: np.ndarray) -> Surface:

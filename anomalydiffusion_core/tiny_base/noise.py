@@ -37,8 +37,9 @@ def spectral(rng: Rng, n: int, beta: float = 2.0, angle: float = 0.0, stretch: f
     return _shape_noise(rng, n, radius2 ** np.float32(-beta / 4))
 
 
-def band(rng: Rng, n: int, wavelength: float, width: float = 0.35, angle: float = 0.0,
-         stretch: float = 1.0) -> np.ndarray:
+def band(
+    rng: Rng, n: int, wavelength: float, width: float = 0.35, angle: float = 0.0, stretch: float = 1.0
+) -> np.ndarray:
     """Gaussian noise around one wavelength (pixels), unit variance; `width` is relative."""
     fy, fx = _frequencies(n)
     along = fx * np.float32(np.cos(angle)) + fy * np.float32(np.sin(angle))
@@ -61,8 +62,16 @@ def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def blob(rng: Rng, n: int, centre: tuple[float, float], radius: float, roughness: float = 0.2,
-         aspect: float = 1.0, angle: float = 0.0, edge: float = 1.0) -> np.ndarray:
+def blob(
+    rng: Rng,
+    n: int,
+    centre: tuple[float, float],
+    radius: float,
+    roughness: float = 0.2,
+    aspect: float = 1.0,
+    angle: float = 0.0,
+    edge: float = 1.0,
+) -> np.ndarray:
     """Alpha in [0, 1] of a rough ellipse; `centre` is (y, x) and `radius`, `edge` are pixels."""
     y, x = pixel_grid(n)
     dy, dx = y - centre[0], x - centre[1]
@@ -75,8 +84,9 @@ def blob(rng: Rng, n: int, centre: tuple[float, float], radius: float, roughness
     return smoothstep(np.clip(outline, 0.3, 2.0) * radius - rho, -edge / 2, edge / 2).astype(np.float32)
 
 
-def wandering_path(rng: Rng, start: tuple[float, float], length: float, angle: float, wander: float,
-                   step: float = 3.0) -> list[tuple[float, float]]:
+def wandering_path(
+    rng: Rng, start: tuple[float, float], length: float, angle: float, wander: float, step: float = 3.0
+) -> list[tuple[float, float]]:
     """Points (x, y) of a path centred on `start` (y, x) whose direction drifts by `wander` radians a step."""
     points = [(0.0, 0.0)]
     for _ in range(max(2, int(length / step))):

@@ -45,6 +45,7 @@ def washer(rng: Rng, n: int) -> Part:
     def outline(draw: ImageDraw.ImageDraw, c: float) -> None:
         _disc(draw, c, outer * c)
         _disc(draw, c, inner * c, 0)
+
     return _stamped(n, outline, n * rng.uniform(0.02, 0.06))
 
 
@@ -59,6 +60,7 @@ def nut(rng: Rng, n: int) -> Part:
     def outline(draw: ImageDraw.ImageDraw, c: float) -> None:
         draw.polygon(_polygon(c, radius * c, 6, turn), fill=255)
         _disc(draw, c, radius * bore * c, 0)
+
     return _stamped(n, outline, n * 0.05)
 
 
@@ -69,9 +71,12 @@ def gear(rng: Rng, n: int) -> Part:
     def outline(draw: ImageDraw.ImageDraw, c: float) -> None:
         a = np.linspace(0, 2 * np.pi, teeth * 12, endpoint=False)
         r = radius * c * (0.9 + 0.1 * np.clip(2.5 * np.sin(teeth * a), -1, 1))
-        draw.polygon([(c + ri * np.cos(ai + turn), c + ri * np.sin(ai + turn))
-                      for ai, ri in zip(a, r, strict=True)], fill=255)
+        draw.polygon(
+            [(c + ri * np.cos(ai + turn), c + ri * np.sin(ai + turn)) for ai, ri in zip(a, r, strict=True)],
+            fill=255,
+        )
         _disc(draw, c, radius * bore * c, 0)
+
     return _stamped(n, outline, n * 0.03)
 
 
@@ -80,15 +85,20 @@ def plate(rng: Rng, n: int) -> Part:
     corner, holes = rng.uniform(0.02, 0.2), int(rng.integers(0, 2))
 
     def outline(draw: ImageDraw.ImageDraw, c: float) -> None:
-        draw.rounded_rectangle((c - half_w * c, c - half_h * c, c + half_w * c, c + half_h * c), corner * c, fill=255)
+        draw.rounded_rectangle(
+            (c - half_w * c, c - half_h * c, c + half_w * c, c + half_h * c), corner * c, fill=255
+        )
         for sx in (-1, 1) if holes else ():
             for sy in (-1, 1):
                 x, y, r = c + sx * half_w * c * 0.72, c + sy * half_h * c * 0.72, c * 0.07
                 draw.ellipse((x - r, y - r, x + r, y + r), fill=0)
+
     return _stamped(n, outline, n * rng.uniform(0.02, 0.06))
 
 
-def _turned(rng: Rng, n: int, half_length: float, half_width: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Part:
+def _turned(
+    rng: Rng, n: int, half_length: float, half_width: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Part:
     """A part of revolution: `half_width(t, v)` in pixels along the axis, t in [-1, 1]."""
     y, x = pixel_grid(n)
     angle = rng.uniform(0, 2 * np.pi)
@@ -106,10 +116,11 @@ def screw(rng: Rng, n: int) -> Part:
 
     def half_width(t: np.ndarray, v: np.ndarray) -> np.ndarray:
         head = shank * np.clip(2.4 - (t + 1) * 8, 1, 2.4)
-        phase = (t * pitch * np.pi + v / shank * 0.9)
+        phase = t * pitch * np.pi + v / shank * 0.9
         thread = shank * (0.95 + 0.38 * np.abs(np.sin(phase / 2 * 1.6)) ** 0.7)
         tip = np.clip((1 - t) * 6, 0.05, 1)
         return np.where(t < thread_from, head, thread * tip)
+
     return _turned(rng, n, half_length, half_width)
 
 
@@ -121,6 +132,7 @@ def bolt(rng: Rng, n: int) -> Part:
     def half_width(t: np.ndarray, v: np.ndarray) -> np.ndarray:
         thread = shank * (1 + 0.07 * np.sin(t * pitch * np.pi + v / shank * 0.5))
         return np.where(t < head_end, shank * 1.9, thread)
+
     return _turned(rng, n, half_length, half_width)
 
 
@@ -131,10 +143,17 @@ def capsule(rng: Rng, n: int) -> Part:
     def half_width(t: np.ndarray, v: np.ndarray) -> np.ndarray:
         overshoot = np.clip(np.abs(t) * half_length - (half_length - radius), 0, radius)
         return np.sqrt(np.maximum(radius**2 - overshoot**2, 0))
+
     return _turned(rng, n, half_length, half_width)
 
 
 OBJECTS: dict[str, Callable[[Rng, int], Part]] = {
-    "washer": washer, "cap": cap, "nut": nut, "gear": gear, "plate": plate,
-    "screw": screw, "bolt": bolt, "capsule": capsule,
+    "washer": washer,
+    "cap": cap,
+    "nut": nut,
+    "gear": gear,
+    "plate": plate,
+    "screw": screw,
+    "bolt": bolt,
+    "capsule": capsule,
 }

@@ -49,8 +49,16 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(),
-    "gpu": Recipe(minutes=20, scenes=200_000, large_scenes=20_000, batch_size=128, learning_rate=1e-3,
-                  ema_decay=0.9995, autoencoder_steps=6_000, save_minutes=4),
+    "gpu": Recipe(
+        minutes=20,
+        scenes=200_000,
+        large_scenes=20_000,
+        batch_size=128,
+        learning_rate=1e-3,
+        ema_decay=0.9995,
+        autoencoder_steps=6_000,
+        save_minutes=4,
+    ),
 }
 
 
@@ -75,8 +83,9 @@ class _Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
         return torch.from_numpy(scene.image), torch.from_numpy(scene.mask), scene.caption
 
 
-def scene_batches(seed: int, count: int, size: int, batch: int = 64, workers: int = 2
-                  ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+def scene_batches(
+    seed: int, count: int, size: int, batch: int = 64, workers: int = 2
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """Images (B,3,n,n) in [-1,1], masks (B,1,n,n) bool and captions of the first `count` scenes."""
     loader = torch.utils.data.DataLoader(_Scenes(seed, count, size), batch_size=batch, num_workers=workers)
     for images, masks, captions in loader:
@@ -90,7 +99,9 @@ def caption_vocabulary(tokenizer: Any, captions: list[str]) -> Tensor:
     return torch.tensor(sorted(ids | {49406, 49407}), dtype=torch.int32)
 
 
-def make_pool(vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor, seed: int, count: int, size: int) -> Pool:
+def make_pool(
+    vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor, seed: int, count: int, size: int
+) -> Pool:
     """Draws `count` scenes of `size` pixels and keeps their latents and captions."""
     rows = torch.zeros(arch.VOCABULARY, dtype=torch.int16)
     rows[token_ids.long()] = torch.arange(len(token_ids), dtype=torch.int16)
@@ -106,7 +117,9 @@ def make_pool(vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor, seed: i
     return Pool(torch.cat(latents), torch.cat(touched), torch.cat(ids))
 
 
-def pretrain(recipe: Recipe, out: Path, resume: Path | None = None, device: str = "cpu", bf16: bool = True) -> Path:
+def pretrain(
+    recipe: Recipe, out: Path, resume: Path | None = None, device: str = "cpu", bf16: bool = True
+) -> Path:
     """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) and `out/curve.json`.
 
     With `resume`, autoencoder, words and weights are taken from that base file (its latent space stays).
@@ -122,7 +135,9 @@ def pretrain(recipe: Recipe, out: Path, resume: Path | None = None, device: str 
         vae = _fresh_autoencoder(recipe)
         token_ids = caption_vocabulary(tokenizer, [draw_scene(0, i, 32).caption for i in range(8_000)])
     pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
-    model = nn.ModuleDict({"unet": arch.build_unet(), "text_encoder": arch.build_text_encoder(len(token_ids))})
+    model = nn.ModuleDict(
+        {"unet": arch.build_unet(), "text_encoder": arch.build_text_encoder(len(token_ids))}
+    )
     if resume:
         model["unet"].load_state_dict(arch.read_weights(resume, "unet"))
         arch.load_text_state(model["text_encoder"], arch.read_weights(resume, "text_encoder"))  # type: ignore
@@ -131,7 +146,9 @@ def pretrain(recipe: Recipe, out: Path, resume: Path | None = None, device: str 
     for row in trainer.run():
         curve.append(row)
         if row["save"]:
-            save_base(out / "tiny_base.safetensors", trainer.average, vae, token_ids, recipe, int(row["step"]))
+            save_base(
+                out / "tiny_base.safetensors", trainer.average, vae, token_ids, recipe, int(row["step"])
+            )
             (out / "curve.json").write_text(json.dumps({"recipe": asdict(recipe), "curve": curve}))
     return out / "tiny_base.safetensors"
 
@@ -145,7 +162,9 @@ def _fresh_autoencoder(recipe: Recipe) -> LappedAutoencoder:
     return vae
 
 
-def _cached_pools(recipe: Recipe, out: Path, vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor) -> list[Pool]:
+def _cached_pools(
+    recipe: Recipe, out: Path, vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor
+) -> list[Pool]:
     pools = []
     for size, count in ((128, recipe.scenes), (256, recipe.large_scenes)):
         path = out / f"pool_{size}_{recipe.seed}_{count}.safetensors"
@@ -155,8 +174,9 @@ def _cached_pools(recipe: Recipe, out: Path, vae: LappedAutoencoder, tokenizer: 
     return pools
 
 
-def save_base(path: Path, model: nn.ModuleDict, vae: LappedAutoencoder, token_ids: Tensor, recipe: Recipe,
-              step: int) -> None:
+def save_base(
+    path: Path, model: nn.ModuleDict, vae: LappedAutoencoder, token_ids: Tensor, recipe: Recipe, step: int
+) -> None:
     """Writes a base file atomically, keeping any spatial encoder it already has."""
     state = {f"unet.{k}": v for k, v in model["unet"].state_dict().items()}
     state |= {f"text_encoder.{k}": v for k, v in arch.text_state(model["text_encoder"]).items()}  # type: ignore
@@ -164,19 +184,36 @@ def save_base(path: Path, model: nn.ModuleDict, vae: LappedAutoencoder, token_id
     half = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
     half["text_encoder.token_ids"] = token_ids
     temporary = path.with_suffix(".tmp")
-    save_file(half, temporary, metadata={"format": "anomalydiffusion-tiny-base/1", "step": str(step),
-                                         "recipe": json.dumps(asdict(recipe))})
+    save_file(
+        half,
+        temporary,
+        metadata={
+            "format": "anomalydiffusion-tiny-base/1",
+            "step": str(step),
+            "recipe": json.dumps(asdict(recipe)),
+        },
+    )
     temporary.replace(path)
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe, model: nn.ModuleDict, pools: list[Pool], token_ids: Tensor, device: str,
-                 bf16: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.ModuleDict,
+        pools: list[Pool],
+        token_ids: Tensor,
+        device: str,
+        bf16: bool,
+    ) -> None:
         self.recipe, self.model, self.pools, self.device, self.bf16 = recipe, model, pools, device, bf16
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01,
-                                           fused=True)
-        betas = torch.linspace(arch.SCHEDULE["beta_start"] ** 0.5, arch.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        betas = (
+            torch.linspace(arch.SCHEDULE["beta_start"] ** 0.5, arch.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
+        )
         self.alphas_cumprod = torch.cumprod(1 - betas, 0).to(device)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         length = len(token_ids)
@@ -195,16 +232,29 @@ class _Trainer:
             save = time.monotonic() - last_save > 60 * recipe.save_minutes
             if step % 100 == 0 or save:
                 log.info("step %d  loss %.4f  rate %.1e  %.0f %%", step, np.mean(losses), rate, 100 * done)
-                yield {"step": step, "loss": float(np.mean(losses)), "rate": float(rate), "save": float(save),
-                       "minutes": (time.monotonic() - start) / 60}
+                yield {
+                    "step": step,
+                    "loss": float(np.mean(losses)),
+                    "rate": float(rate),
+                    "save": float(save),
+                    "minutes": (time.monotonic() - start) / 60,
+                }
                 losses = []
                 last_save = time.monotonic() if save else last_save
-        yield {"step": step, "loss": float(np.mean(losses or [0])), "rate": 0.0, "save": 1.0, "minutes": recipe.minutes}
+        yield {
+            "step": step,
+            "loss": float(np.mean(losses or [0])),
+            "rate": 0.0,
+            "save": 1.0,
+            "minutes": recipe.minutes,
+        }
 
     def _step(self, rate: float, step: int) -> float:
         recipe, g = self.recipe, self.generator
         large = float(torch.rand((), generator=g)) < recipe.large_share
-        pool, batch = (self.pools[1], max(1, recipe.batch_size // 4)) if large else (self.pools[0], recipe.batch_size)
+        pool, batch = (
+            (self.pools[1], max(1, recipe.batch_size // 4)) if large else (self.pools[0], recipe.batch_size)
+        )
         rows = torch.randint(len(pool.latents), (batch,), generator=g)
         ids = pool.ids[rows].long()
         ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption

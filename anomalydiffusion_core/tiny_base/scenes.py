@@ -54,7 +54,7 @@ def draw_scene(seed: int, index: int, size: int) -> Scene:
     phrase = f"{subject} with {words}" if words else f"{rng.choice(['flawless ', ''])}{subject}"
     if words and rng.random() < MASK_PICTURE_SHARE:
         picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
-        return Scene(picture, mask, MASK_TEMPLATES[0].format(words.removeprefix('a ')), is_mask_picture=True)
+        return Scene(picture, mask, MASK_TEMPLATES[0].format(words.removeprefix("a ")), is_mask_picture=True)
     return Scene(light_and_photograph(rng, canvas), mask, str(rng.choice(PHOTO_TEMPLATES)).format(phrase))
 
 
@@ -146,4 +146,3 @@ def _photograph(rng: Rng, lit: np.ndarray, grey_cameras: float) -> np.ndarray:
         image = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
     noise = rng.standard_normal((n, n, 1), dtype=np.float32) * np.float32(rng.uniform(0, 0.012))
     return (np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
-

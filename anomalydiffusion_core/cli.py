@@ -1,0 +1,308 @@
+"""The command line `anomalydiffusion`: every command reads folders, calls the pipeline, and says what it made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anomalydiffusion_core.console import progress, run_command, say
+from anomalydiffusion_core.reweighting import AARMode
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Few-shot anomaly image-mask pairs by latent diffusion. Start with: anomalydiffusion demo",
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write a machine-readable summary to this file.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="Base model: tiny, a diffusers folder, a hub id, or a .safetensors checkpoint. Default: tiny."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best one found.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+
+
+@app.command(epilog="Example: anomalydiffusion demo --out demo-output")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo-output"),
+    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type.")] = 12,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Makes a few-shot dataset, trains on it, generates labelled pairs and writes a report."""
+    from anomalydiffusion_core import demo as job
+
+    def command() -> dict[str, Any]:
+        with progress() as on_stage:
+            summary = job.run_demo(out, count, seed, on_stage)
+        say(
+            f"Few-shot dataset:  {summary['few_shot']}\nArtifact:          {summary['artifact']}\n"
+            f"Generated dataset: {summary['generated']} ({summary['pairs']} accepted pairs)\n"
+            f"Report:            {summary['report']}"
+        )
+        return summary
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command(epilog="Example: anomalydiffusion train data/leather --out leather.safetensors")
+def train(
+    dataset: Annotated[
+        Path, typer.Argument(help="A category, a folder of categories, or images/ with masks/.")
+    ],
+    out: Annotated[Path, typer.Option(help="The artifact to write (.safetensors); must not exist yet.")],
+    base: Base = None,
+    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")
+    ] = 600,
+    mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 400,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop each of the two trainings after this long.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Views per step.")] = 4,
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of each type's pairs that trains, lowest ids first; the rest measures. 1 = all.",
+        ),
+    ] = 1 / 3,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs."""
+    from anomalydiffusion_core.artifact import save_artifact
+    from anomalydiffusion_core.dataset.layout import find_dataset
+    from anomalydiffusion_core.diffusers_model import load_base
+    from anomalydiffusion_core.pipeline import train_model
+    from anomalydiffusion_core.training import TrainingConfig
+
+    def command() -> dict[str, Any]:
+        _must_be_new(out)
+        found = find_dataset(dataset, category, defect)
+        counts = {name: len(pairs) for name, pairs in found.by_type().items()}
+        say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+        config = TrainingConfig(steps=steps, batch_size=batch, image_size=size, minutes=minutes, seed=seed)
+        with progress() as on_stage:
+            outcome = train_model(
+                load_base(base or "tiny", _device(device)), found, config, mask_steps, share, on_stage
+            )
+        save_artifact(outcome.model, out)
+        say(f"Artifact: {out}")
+        summary: dict[str, Any] = {"artifact": str(out), "pairs": counts, "interrupted": outcome.interrupted}
+        if outcome.improvement:
+            i = outcome.improvement
+            say(
+                f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, {100 * i.relative:+.1f} % "
+                f"(95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
+            )
+            summary["improvement"] = vars(i)
+        return summary
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command(epilog="Example: anomalydiffusion masks leather.safetensors --out masks --count 20")
+def masks(
+    artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for <category>/<defect>/NNN_mask.png; must not exist yet.")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
+    defect_type: Annotated[
+        list[str] | None, typer.Option("--type", help="Only these category/defect.")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance (Eq. 10).")] = 5.0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    base: Base = None,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Invents masks; empty, tiny, full and border-filling ones are drawn again."""
+    from anomalydiffusion_core.masks import MaskConfig, write_masks
+    from anomalydiffusion_core.reweighting import AARConfig
+    from anomalydiffusion_core.sampling import SamplingConfig
+
+    def command() -> dict[str, Any]:
+        _must_be_new(out)
+        config = MaskConfig(SamplingConfig(steps=steps, guidance=guidance, aar=AARConfig(AARMode.OFF)))
+        host, model = _load(artifact, base, device)
+        with progress() as on_stage:
+            written = write_masks(
+                host, model, defect_type or sorted(model.mask), count, seed, out, config, on_stage
+            )
+        say(f"Masks: {out}\nOverview: {out / 'overview.png'}")
+        return {"masks": written, "out": str(out)}
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command(
+    epilog="Example: anomalydiffusion generate leather.safetensors data/leather --out generated --count 50"
+)
+def generate(
+    artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
+    dataset: Annotated[Path, typer.Argument(help="Where the normal photos are: the dataset trained on.")],
+    out: Annotated[Path, typer.Option(help="Dataset to write or to continue (MVTec layout + manifest).")],
+    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type, in all.")] = 20,
+    defect_type: Annotated[
+        list[str] | None, typer.Option("--type", help="Only these category/defect.")
+    ] = None,
+    mask_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            help="Masks as written by 'masks' or a ground_truth folder; default: invented on the way.",
+        ),
+    ] = None,
+    aar: Annotated[AARMode, typer.Option(help="Attention re-weighting.")] = AARMode.ADAPTIVE,
+    aar_strength: Annotated[float, typer.Option(min=0, help="0 = exactly the plain sampler.")] = 1.0,
+    scheduler: Annotated[
+        str, typer.Option(help="ddim, euler, heun, dpmpp_2m, unipc, or a diffusers class.")
+    ] = "ddim",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.0,
+    smallest_fill: Annotated[
+        float, typer.Option(min=0, max=1, help="Pairs that show less are tried again.")
+    ] = 0.3,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs at a time.")] = 4,
+    base: Base = None,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
+    from anomalydiffusion_core.generation import GenerationConfig
+    from anomalydiffusion_core.pipeline import generate_all
+    from anomalydiffusion_core.reweighting import AARConfig
+    from anomalydiffusion_core.sampling import SamplingConfig
+
+    def command() -> dict[str, Any]:
+        host, model = _load(artifact, base, device)
+        sampling = SamplingConfig(scheduler, steps, guidance=guidance, aar=AARConfig(aar, aar_strength))
+        config = GenerationConfig(sampling, seed=seed, smallest_fill=smallest_fill, batch_size=batch)
+        with progress() as on_stage:
+            rows = generate_all(
+                host, model, artifact, dataset, defect_type, mask_folder, count, out, config, on_stage
+            )
+        fill = sum(float(row["fill"]) for row in rows) / len(rows)
+        say(f"Dataset: {out} ({len(rows)} pairs, mean fill {fill:.2f})")
+        return {"out": str(out), "pairs": len(rows), "mean_fill": fill}
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command(epilog="Example: anomalydiffusion report generated --artifact leather.safetensors")
+def report(
+    generated: Annotated[Path, typer.Argument(help="A dataset written by generate.")],
+    artifact: Annotated[Path | None, typer.Option(help="Adds training curves.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write. Default: report.html in the dataset.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Writes one HTML page: contact sheets, fill, loss curves, settings, versions."""
+    from anomalydiffusion_core.artifact import load_artifact
+    from anomalydiffusion_core.report import write_report
+
+    def command() -> dict[str, Any]:
+        page = out or generated / "report.html"
+        figures = write_report(generated, page, load_artifact(artifact) if artifact else None)
+        say(f"Report: {page}")
+        return {"report": str(page), **figures}
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command("pretrain-tiny", epilog="Example: anomalydiffusion pretrain-tiny --recipe cpu --out runs/tiny")
+def pretrain_tiny(
+    out: Annotated[Path, typer.Option(help="Work folder; tiny_base.safetensors is written there.")],
+    recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes).")] = "cpu",
+    resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time.")] = None,
+    seed: Seed = 1,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Trains the embedded base model on procedural surfaces."""
+    import dataclasses
+    import logging
+
+    from anomalydiffusion_core.tiny_base.pretraining import RECIPES, pretrain
+
+    def command() -> dict[str, Any]:
+        if recipe not in RECIPES:
+            raise ValueError(f"There is no recipe {recipe!r}: choose from {', '.join(RECIPES)}.")
+        if resume and not resume.is_file():
+            raise ValueError(f"{resume} does not exist: give a base file to continue from.")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        chosen = RECIPES[recipe]
+        chosen = dataclasses.replace(chosen, seed=seed, minutes=minutes or chosen.minutes)
+        path = pretrain(chosen, out, resume, _device(device))
+        say(f"Base model: {path}")
+        return {"base": str(path)}
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command(epilog="Example: anomalydiffusion doctor")
+def doctor(base: Base = None, json: Json = None) -> None:
+    """Says what is installed, which devices are found, and whether a base model loads."""
+    from anomalydiffusion_core.doctor import examine
+
+    def command() -> dict[str, Any]:
+        findings = examine(base or "tiny")
+        for name, finding in findings.items():
+            say(f"{name:16} {finding}")
+        return findings
+
+    raise typer.Exit(run_command(command, json))
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"Device {name!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu."
+        ) from None
+    return name
+
+
+def _must_be_new(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists already: choose another name, nothing is overwritten.")
+
+
+def _load(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
+    from anomalydiffusion_core.artifact import load_artifact
+    from anomalydiffusion_core.diffusers_model import load_base
+
+    trained_on = load_artifact(artifact).base.family
+    if base is None and trained_on != "tiny":
+        raise ValueError(
+            f"{artifact} was trained on base family {trained_on!r}: say with --base where that model is."
+        )
+    host = load_base(base or "tiny", _device(device))
+    return host, load_artifact(artifact, host.fingerprint)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,85 @@
+"""How the command line talks: progress bars on a terminal, plain lines elsewhere, one line for a problem."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anomalydiffusion_core.pipeline import OnStage
+
+PLAIN_EVERY = 0.1  # share of a stage between two plain lines
+
+
+@contextmanager
+def progress() -> Iterator[OnStage]:
+    """A callback (stage, done, total, note) that draws bars on a terminal and prints some lines elsewhere."""
+    if not sys.stdout.isatty():
+        yield _plain_lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int, note: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+
+        yield show
+
+
+def _plain_lines() -> OnStage:
+    shown: dict[str, float] = {}
+    start = time.monotonic()
+
+    def show(stage: str, done: int, total: int, note: str) -> None:
+        share = done / max(total, 1)
+        if stage in shown and share < 1 and share - shown[stage] < PLAIN_EVERY:
+            return
+        shown[stage] = share
+        print(f"[{time.monotonic() - start:6.1f} s] {stage}: {done}/{total}  {note}", flush=True)
+
+    return show
+
+
+def say(text: str) -> None:
+    """One line of ordinary output."""
+    print(text, flush=True)
+
+
+def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -> int:
+    """Runs a command and turns its end into an exit code: 0 done, 2 bad input, 130 interrupted.
+
+    The returned summary goes to `json_path` when given. A summary with `interrupted` true gives 130.
+    """
+    try:
+        summary = command()
+        if json_path:
+            json_path.parent.mkdir(parents=True, exist_ok=True)
+            json_path.write_text(json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8")
+    except KeyboardInterrupt:
+        print("Interrupted; what was finished is kept.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 130 if summary.get("interrupted") else 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}. Check the path, its permissions and the free space."
+    return " ".join(str(error).split())

@@ -1,0 +1,52 @@
+"""What is installed, which devices are found, and whether a base model loads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "accelerate",
+    "torchmetrics",
+    "peft",
+)
+
+
+def examine(base: str) -> dict[str, Any]:
+    """Findings by name, in the order to show them. A base that does not load is a finding, not an error."""
+    findings: dict[str, Any] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            findings[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            findings[name] = "not installed"
+    import torch
+
+    findings["processors"] = os.cpu_count()
+    findings["cuda"] = (
+        ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
+    )
+    findings["mps"] = "yes" if torch.backends.mps.is_available() else "none"
+    findings[f"base {base}"] = _base_finding(base)
+    return findings
+
+
+def _base_finding(base: str) -> str:
+    from anomalydiffusion_core.diffusers_model import load_base
+
+    try:
+        model = load_base(base)
+    except (ValueError, OSError, ImportError) as error:
+        return f"does not load: {' '.join(str(error).split())}"
+    parameters = sum(p.numel() for p in model.unet.parameters()) / 1e6
+    return (
+        f"loads: family {model.fingerprint.family}, weights {model.fingerprint.weights}, "
+        f"U-Net {parameters:.1f} M parameters, {model.latent_channels} latent channels, {model.native_size} px"
+    )

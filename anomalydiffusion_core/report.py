@@ -1,0 +1,181 @@
+"""One self-contained HTML page on a generated dataset: contact sheets, fill, loss curves, settings, versions."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anomalydiffusion_core import __version__
+from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.export.mvtec import manifest_pairs
+from anomalydiffusion_core.quality import change
+
+THUMBNAIL = 128  # pixels
+COLUMNS = 8
+
+
+def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> dict[str, Any]:
+    """Reads a generated dataset's manifest and pictures, writes the page, returns its figures by type.
+
+    Raises ValueError when there is no manifest or it has no rows.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    groups: dict[str, list[tuple[dict[str, Any], Path, Path]]] = defaultdict(list)
+    for row, image, mask in manifest_pairs(root):
+        groups[f"{row['category']}/{row['defect']}"].append((row, image, mask))
+    if not groups:
+        raise ValueError(
+            f"{root} has no generated pairs (no rows in manifest.jsonl): run 'anomalydiffusion generate'."
+        )
+    changed = 0
+    sheets = []
+    for name, pairs in sorted(groups.items()):
+        image, outside = _contact_sheet(root, pairs)
+        changed += outside
+        fills = [row["fill"] for row, _, _ in pairs]
+        sheets.append(
+            {
+                "name": name,
+                "count": len(pairs),
+                "fill": f"{np.mean(fills):.2f}",
+                "least": f"{min(fills):.2f}",
+                "area": f"{_mean_area(pairs):.1%}",
+                "image": image,
+            }
+        )
+    rows = [row for pairs in groups.values() for row, _, _ in pairs]
+    background = f"{changed} changed pixels in {len(rows)} pairs."
+    environment = Environment(
+        loader=PackageLoader("anomalydiffusion_core", "."), autoescape=select_autoescape(["j2"])
+    )
+    mean_fill = float(np.mean([row["fill"] for row in rows]))
+    page = environment.get_template("report.html.j2").render(
+        title="AnomalyDiffusion report",
+        subtitle=f"Generated dataset {root.resolve().name}",
+        sheets=sheets,
+        cards=[
+            ("accepted pairs", len(rows)),
+            ("defect types", len(groups)),
+            ("mean fill", f"{mean_fill:.2f}"),
+            ("pixels changed outside masks", changed),
+        ],
+        noise=f"{np.mean([row['noise'] for row in rows]):.1f}",
+        background=background,
+        curve=_loss_curve(model) if model else None,
+        improvement=(model.training.get("improvement") if model else None),
+        settings=_settings(rows, model),
+    )
+    _replace_text(out, page)
+    return {
+        "pairs": len(rows),
+        "mean_fill": mean_fill,
+        "changed_outside": changed,
+        "by_type": {s["name"]: {"pairs": s["count"], "mean_fill": float(s["fill"])} for s in sheets},
+    }
+
+
+def _contact_sheet(root: Path, pairs: list[tuple[dict[str, Any], Path, Path]]) -> tuple[str, int]:
+    """The sheet of the first pairs as a data URI, and how many pixels changed outside masks over all pairs."""
+    outside, columns = 0, []
+    for number, (row, image_path, mask_path) in enumerate(pairs):
+        normal, image = read_photo(root / row["normal"]).pixels, read_photo(image_path).pixels
+        mask = np.asarray(Image.open(mask_path)) > 0
+        difference = change(normal, image)
+        outside += int((difference[~mask] > 0).sum())
+        if number < COLUMNS:
+            amplified = np.clip(difference * 2, 0, 255).astype(np.uint8)
+            tiles = [normal, mask.astype(np.uint8) * 255, image, amplified]
+            columns.append(np.concatenate([_thumbnail(tile) for tile in tiles]))
+    return _data_uri(Image.fromarray(np.concatenate(columns, axis=1))), outside
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(pixels).convert("RGB")
+    return np.pad(
+        np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)), ((1, 1), (1, 1), (0, 0))
+    )
+
+
+def _mean_area(pairs: list[tuple[dict[str, Any], Path, Path]]) -> float:
+    return float(np.mean([(np.asarray(Image.open(mask)) > 0).mean() for _, _, mask in pairs]))
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _loss_curve(model: AnomalyModel) -> str | None:
+    from matplotlib.figure import Figure
+
+    records: dict[str, Any] = {
+        name: model.training[name] for name in ("anomaly", "mask") if name in model.training
+    }
+    if not records:
+        return None
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(records)))
+    titles = {"anomaly": "Anomaly embeddings and spatial encoder", "mask": "Mask embeddings"}
+    for ax, (name, record) in zip(axes, records.items(), strict=True):
+        losses = np.asarray(record["loss"])
+        window = max(1, len(losses) // 25)
+        ax.plot(losses, alpha=0.25, linewidth=0.7)
+        ax.plot(np.convolve(losses, np.ones(window) / window, "valid"), label=f"training, mean of {window}")
+        if record["validation"]:
+            ax.plot(*zip(*record["validation"], strict=True), "o-", label="held-out pairs")
+        ax.set(title=titles[name], xlabel="step", ylabel="loss", yscale="log")
+        ax.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _settings(rows: list[dict[str, Any]], model: AnomalyModel | None) -> list[tuple[str, str]]:
+    newest = rows[-1]
+    items = [
+        ("generation", json.dumps(newest["config"])),
+        ("base", f"{newest['base_family']} {newest['base_weights']}"),
+        ("artifact (SHA-256)", newest["artifact_sha256"]),
+    ]
+    if model:
+        record: Any = model.training.get("anomaly", {})
+        items += [
+            ("training", json.dumps(record.get("config", {}))),
+            ("training data", model.dataset_fingerprint),
+        ]
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")
+    }
+    return [
+        *items,
+        (
+            "versions",
+            json.dumps({"anomalydiffusion": __version__, "python": platform.python_version(), **versions}),
+        ),
+    ]
+
+
+def _replace_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
