@@ -22,7 +22,9 @@ MASK_STEPS = 300
 
 
 def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:
-    """Runs or continues the demo in `out`: `count` accepted pairs of each of four defect types; returns a summary."""
+    """Runs or continues the demo in `out`: `count` accepted pairs of each of four defect types; returns a
+    summary.
+    """
     few_shot, artifact, generated = out / "few_shot", out / "demo.safetensors", out / "generated"
     write_few_shot_dataset(few_shot, SIZE, seed=seed)
     base = load_base("tiny")

@@ -183,9 +183,13 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
 
     Raises ValueError, in one sentence, when `base` is none of these.
     """
+    from anomalydiffusion_core.tiny_base.architecture import is_tiny_base
+
     if base == "tiny":
         return _load_tiny(device)
     path = Path(base)
+    if path.is_file() and is_tiny_base(path):
+        return _load_tiny(device, path)
     if path.is_file():
         return _from_pipeline(_single_file_pipeline(path), device)
     if path.is_dir() and not (path / "model_index.json").is_file():
@@ -200,10 +204,10 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
     return _from_pipeline(_folder_pipeline(base), device)
 
 
-def _load_tiny(device: torch.device | str) -> DiffusersModel:
+def _load_tiny(device: torch.device | str, path: Path | None = None) -> DiffusersModel:
     from anomalydiffusion_core.tiny_base import architecture
 
-    tiny = architecture.load_tiny_base()
+    tiny = architecture.load_tiny_base(path or architecture.WEIGHTS)
     codec = Codec(tiny.vae, tiny.vae.encode, tiny.vae.decode, architecture.FACTOR)
     return DiffusersModel(
         "tiny",

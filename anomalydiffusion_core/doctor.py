@@ -48,5 +48,6 @@ def _base_finding(base: str) -> str:
     parameters = sum(p.numel() for p in model.unet.parameters()) / 1e6
     return (
         f"loads: family {model.fingerprint.family}, weights {model.fingerprint.weights}, "
-        f"U-Net {parameters:.1f} M parameters, {model.latent_channels} latent channels, {model.native_size} px"
+        f"U-Net {parameters:.1f} M parameters, {model.latent_channels} latent channels, "
+        f"{model.native_size} px"
     )

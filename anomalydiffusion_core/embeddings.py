@@ -1,4 +1,6 @@
-"""What training learns, together: anomaly embeddings, mask embeddings and the spatial encoder, for one base."""
+"""What training learns, together: anomaly embeddings, mask embeddings and the spatial encoder, for one
+base.
+"""
 
 from __future__ import annotations
 

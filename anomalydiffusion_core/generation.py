@@ -74,7 +74,7 @@ class PairGenerator:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
         self.base, self.model, self.config = base, model, config
         self.photos = [read_photo(path) for path in normals]
-        self.small = torch.stack([_fit(photo.tensor(), model.image_size) for photo in self.photos])
+        self.small = torch.stack([fit_image(photo.tensor(), model.image_size) for photo in self.photos])
         with torch.no_grad():
             decoded = torch.cat([base.decode(base.encode(part)).cpu() for part in self.small.split(4)])
         self.reconstructions = [
@@ -96,7 +96,8 @@ class PairGenerator:
     ) -> Iterator[GeneratedPair]:
         """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
 
-        masks: (S,S) bool at any size. Raises TriesExhausted, saying what failed how often, when tries run out.
+        masks: (S,S) bool at any size. Raises TriesExhausted, saying what failed how often, when tries run
+        out.
         """
         done, tries, index = 0, 0, first_index
         problems: Counter[str] = Counter()
@@ -127,6 +128,16 @@ class PairGenerator:
                 f"Only {done} of {count} pairs of {defect_type} were accepted ({reasons}): train "
                 "longer, raise the AAR strength, or lower the smallest fill."
             )
+
+    def try_indices(self, defect_type: str, indices: range, masks: list[np.ndarray]) -> list[GeneratedPair]:
+        """One pair per index whose mask is usable, whatever its fill: for comparing settings."""
+        drafts = [draft for index in indices if (draft := self._draft(index, masks)[0])]
+        size = self.config.batch_size
+        return [
+            pair
+            for start in range(0, len(drafts), size)
+            for pair in self.make(defect_type, drafts[start : start + size])
+        ]
 
     def _draft(self, index: int, masks: list[np.ndarray]) -> tuple[_Draft | None, str | None]:
         generator = image_generator(self.config.seed, index)
@@ -194,7 +205,8 @@ class PairGenerator:
         )
 
 
-def _fit(image: Tensor, size: int) -> Tensor:
+def fit_image(image: Tensor, size: int) -> Tensor:
+    """(3,H,W) -> (3,S,S), antialiased."""
     return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 

@@ -40,7 +40,9 @@ class TriesExhausted(ValueError):
 
 
 def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | None = None) -> str | None:
-    """Why a mask (H,W) bool is not usable, in a word, or None: empty, tiny, full, border, or off the object."""
+    """Why a mask (H,W) bool is not usable, in a word, or None: empty, tiny, full, border, or off the
+    object.
+    """
     area = float(mask.mean())
     if area == 0:
         return "empty"
@@ -58,8 +60,8 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
 def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
     """Thresholds (H,W) float in [-1,1]; closes pin holes and drops specks beside the largest component."""
     mask = binary_closing(np.pad(values > config.threshold, 2), iterations=1)[2:-2, 2:-2]
-    labels, count = label(mask, structure=np.ones((3, 3)))
-    if count < 2:
+    labels = np.asarray(label(mask, structure=np.ones((3, 3)))[0])  # type: ignore[index]
+    if labels.max() < 2:
         return mask
     sizes = np.bincount(labels.ravel())[1:]
     return np.isin(labels, 1 + np.flatnonzero(sizes >= config.speck * sizes.max()))

@@ -42,7 +42,9 @@ OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
 
 @dataclass(frozen=True)
 class Improvement:
-    """Held-out loss before and after training, paired over (pair, timestep): mean change with its 95 % interval."""
+    """Held-out loss before and after training, paired over (pair, timestep): mean change with its 95 %
+    interval.
+    """
 
     before: float
     after: float
@@ -53,7 +55,9 @@ class Improvement:
 
 @dataclass
 class TrainingOutcome:
-    """What `train_model` hands back; `interrupted` tells that it was stopped and holds what was learned so far."""
+    """What `train_model` hands back; `interrupted` tells that it was stopped and holds what was learned so
+    far.
+    """
 
     model: AnomalyModel
     improvement: Improvement | None
@@ -202,8 +206,8 @@ def generate_dataset(
 ) -> list[dict[str, object]]:
     """Brings each defect of `masks` to `count` accepted pairs under `out`; returns their manifest rows.
 
-    `masks` maps defect names to masks (S,S) bool. Pairs of the same run that exist already count; a repeated call
-    continues. Raises TriesExhausted when a type falls short; what was accepted stays.
+    `masks` maps defect names to masks (S,S) bool. Pairs of the same run that exist already count; a
+    repeated call continues. Raises TriesExhausted when a type falls short; what was accepted stays.
     """
     generator = PairGenerator(run.base, model, list(category.normals), run.config)
     identity, settings = run.identity(), run.settings()
@@ -253,7 +257,9 @@ def generate_all(
     config: GenerationConfig,
     on_stage: OnStage = lambda *_: None,
 ) -> list[dict[str, object]]:
-    """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal photos."""
+    """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
+    photos.
+    """
     types = defect_types or sorted(model.anomaly)
     for name in types:
         model.anomaly_tokens(name)

@@ -41,7 +41,9 @@ class AARConfig:
 
 @dataclass
 class AttentionWeights:
-    """What a host's attention reads at each evaluation: `w` (B,1,h,w), None for plain, and the inserted tokens' place."""
+    """What a host's attention reads at each evaluation: `w` (B,1,h,w), None for plain, and the inserted
+    tokens' place.
+    """
 
     mode: AARMode
     columns: slice
@@ -51,7 +53,8 @@ class AttentionWeights:
 def paper_weight(image: Tensor, clean_hat: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Eq. 7-8 in pixels: w = ||m||_1 softmax(1/d) over the mask, d = sum_c (m y - m x0_hat)^2; 1 outside.
 
-    y and x0_hat (B,3,H,W), mask (B,1,H,W). A pixel without any difference takes the whole weight (1/0 is clipped).
+    y and x0_hat (B,3,H,W), mask (B,1,H,W). A pixel without any difference takes the whole weight (1/0 is
+    clipped).
     """
     d = (mask * (image - clean_hat)).square().sum(1, keepdim=True)
     logits = (1 / d.clamp(min=1e-8) / temperature).masked_fill(mask == 0, -torch.inf)
@@ -77,7 +80,8 @@ def released_weight(noisy: Tensor, normal: Tensor, region: Tensor) -> Tensor:
 
 
 def adaptive_weight(clean_hat: Tensor, normal: Tensor, m_z: Tensor, maximum: float) -> Tensor:
-    """w = clip(sqrt(mean_m(d) / d), 1, maximum) with d = mean_c [m_z (z0_hat - z_y)]^2 in latent space; 1 outside.
+    """w = clip(sqrt(mean_m(d) / d), 1, maximum) with d = mean_c [m_z (z0_hat - z_y)]^2 in latent space; 1
+    outside.
 
     The ratio form needs no scale: a cell that changed less than the mask's average is strengthened.
     """
@@ -108,7 +112,8 @@ def to_queries(w: Tensor, count: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice) -> Tensor:
-    """Attention with post-softmax weights on some columns: out + (w - 1) A[:,cols] V[cols], in one fused call.
+    """Attention with post-softmax weights on some columns: out + (w - 1) A[:,cols] V[cols], in one fused
+    call.
 
     q (B,H,N,c), k and v (B,H,T,c), w (B,N,1) -> (B,H,N,c).
     """

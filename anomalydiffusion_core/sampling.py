@@ -1,4 +1,6 @@
-"""Denoising with any diffusers scheduler: plain, or blended into normal photos with attention re-weighting."""
+"""Denoising with any diffusers scheduler: plain, or blended into normal photos with attention
+re-weighting.
+"""
 
 from __future__ import annotations
 
@@ -104,13 +106,15 @@ def sample_into(
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents (B,C,h,w).
+    """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents
+    (B,C,h,w).
 
     Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
     """
     if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
         raise ValueError(
-            f"Masks are {tuple(mask.shape)}, images {tuple(image.shape)}: they must be of equal count and size."
+            f"Masks are {tuple(mask.shape)}, images {tuple(image.shape)}: "
+            "they must be of equal count and size."
         )
     target = Inpainting(
         image.to(base.device),

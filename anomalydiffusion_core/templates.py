@@ -1,4 +1,6 @@
-"""Prompt templates: neutral photo templates of textual inversion (Gal et al., 2022), and one for mask pictures."""
+"""Prompt templates: neutral photo templates of textual inversion (Gal et al., 2022), and one for mask
+pictures.
+"""
 
 PHOTO_TEMPLATES = (
     "a photo of a {}",

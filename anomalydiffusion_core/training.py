@@ -1,4 +1,5 @@
-"""Masked textual inversion: e_a per defect type and one E for all (Eq. 5); e_m per type on mask pictures (Eq. 9).
+"""Masked textual inversion: e_a per defect type and one E for all (Eq. 5); e_m per type on mask pictures
+(Eq. 9).
 
 The base stays frozen. A task says what is learned and its loss; `fit` runs any task.
 """
@@ -26,7 +27,9 @@ Normalisation = Literal["mask", "released"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How tokens are learned. Rates of tokens are per step, in units of the token table's root mean square."""
+    """How tokens are learned. Rates of tokens are per step, in units of the token table's root mean
+    square.
+    """
 
     steps: int = 400
     batch_size: int = 4
@@ -66,7 +69,8 @@ class Task(Protocol):
 def masked_loss(
     eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, normalisation: Normalisation
 ) -> Tensor:
-    """Eq. 5 per sample (B,): squared error where m_z (B,1,h,w) is 1, divided by mask area or (released) by all cells.
+    """Eq. 5 per sample (B,): squared error where m_z (B,1,h,w) is 1, divided by mask area or (released) by
+    all cells.
 
     `weight` (B,1,1,1) turns noise error into the error of what the base predicts.
     """
@@ -86,7 +90,8 @@ class AnomalyTask:
         encoders: dict[str, SpatialEncoder],
         config: TrainingConfig,
     ) -> None:
-        self.base, self.pool, self.normalisation = base, pool, config.normalisation
+        self.base, self.pool = base, pool
+        self.normalisation: Normalisation = config.normalisation
         self.encoders = {name: encoder.to(base.device).train() for name, encoder in encoders.items()}
         self.tokens = _token_table(base, pool.names, config.anomaly_tokens, config)
 
@@ -187,7 +192,9 @@ def _progress(step: int, start: float, config: TrainingConfig) -> float:
 
 
 def _draw(task: Task, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Rows with types equally likely, timesteps one in each of `batch` equal strata, noise, a template number."""
+    """Rows with types equally likely, timesteps one in each of `batch` equal strata, noise, a template
+    number.
+    """
     pool = task.pool
     counts = torch.bincount(pool.types, minlength=len(pool.names)).float()
     rows = torch.multinomial(1 / counts[pool.types], batch, replacement=True, generator=generator)

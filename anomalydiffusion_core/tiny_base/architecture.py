@@ -1,7 +1,8 @@
 """The embedded base model's parts: a small U-Net, text encoder and autoencoder in Stable Diffusion's layout.
 
-One safetensors file holds all of them, in float16, under `unet.`, `text_encoder.`, `vae.` and `spatial_encoder.`.
-The text encoder's table keeps only the rows of words the base was trained on (`token_ids`); every other word
+One safetensors file holds all of them, in float16, under `unet.`, `text_encoder.`, `vae.` and
+`spatial_encoder.`. The text encoder's table keeps only the rows of words the base was trained on
+(`token_ids`); every other word
 of CLIP's vocabulary shares their mean.
 """
 
@@ -11,24 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.tiny_base.autoencoder import FACTOR, LappedAutoencoder
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "tiny_base.safetensors"
+FORMAT = "anomalydiffusion-tiny-base/1"
 TOKEN_WIDTH = 192
 VOCABULARY = 49408
 LATENT_CHANNELS = 8
 NATIVE_SIZE = 128
 
-UNET: dict[str, Any] = dict(
+UNET: dict[str, Any] = dict(  # noqa: C408
     sample_size=NATIVE_SIZE // FACTOR,
     in_channels=LATENT_CHANNELS,
     out_channels=LATENT_CHANNELS,
@@ -39,7 +41,7 @@ UNET: dict[str, Any] = dict(
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     attention_head_dim=(3, 6, 6),  # diffusers' name for the number of heads: 32 channels each
 )
-TEXT_ENCODER: dict[str, Any] = dict(
+TEXT_ENCODER: dict[str, Any] = dict(  # noqa: C408
     hidden_size=TOKEN_WIDTH,
     intermediate_size=4 * TOKEN_WIDTH,
     num_hidden_layers=3,
@@ -50,7 +52,7 @@ TEXT_ENCODER: dict[str, Any] = dict(
 SPATIAL_ENCODER = SpatialEncoderConfig(
     width=TOKEN_WIDTH, tokens=4, backbone="resnet10", mask_size=64, pyramid_channels=32, grid=8
 )
-SCHEDULE: dict[str, Any] = dict(
+SCHEDULE: dict[str, Any] = dict(  # noqa: C408
     num_train_timesteps=1000,
     beta_start=0.00085,
     beta_end=0.012,
@@ -74,7 +76,7 @@ class TinyBase:
 
 
 def build_unet() -> UNet2DConditionModel:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel(**UNET)
 
@@ -97,12 +99,21 @@ def load_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
 
 
+def is_tiny_base(path: Path) -> bool:
+    """Whether a file is a base written by `pretrain-tiny`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors under `prefix.` of a base file, as float32 (integers as they are)."""
     with safe_open(path, framework="pt") as file:
         tensors = {
             key.removeprefix(prefix + "."): file.get_tensor(key)
-            for key in file.keys()
+            for key in file.keys()  # noqa: SIM118 (safe_open is no dict)
             if key.startswith(prefix + ".")
         }
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}

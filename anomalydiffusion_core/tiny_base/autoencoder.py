@@ -1,7 +1,8 @@
-"""A factor-8 linear lapped autoencoder: one 16x16 convolution of stride 8 and one transposed convolution back.
+"""A factor-8 linear lapped autoencoder: one 16x16 convolution of stride 8 and one transposed convolution
+back.
 
-Started from the principal components of 8x8x3 patches and refined by least squares; the overlap removes block edges
-(lapped transforms: Malvar, 1990). Channels are decorrelated and ordered by energy.
+Started from the principal components of 8x8x3 patches and refined by least squares; the overlap removes
+block edges (lapped transforms: Malvar, 1990). Channels are decorrelated and ordered by energy.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ class LappedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def normalise_channels(self, images: Tensor) -> None:
-        """Rotates and scales the latent so that channels are decorrelated, ordered, and rms 1 overall on `images`.
+        """Rotates and scales the latent so that channels are decorrelated, ordered, and rms 1 overall on
+        `images`.
 
-        The rotation is taken where pixel energy is preserved, so that channel order is order of visible energy.
+        The rotation is taken where pixel energy is preserved, so that channel order is order of visible
+        energy.
         """
         latent = self.encode(images).transpose(0, 1).flatten(1)  # (C, N)
         gram = self.synthesis.weight.flatten(1) @ self.synthesis.weight.flatten(1).T

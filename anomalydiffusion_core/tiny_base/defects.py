@@ -1,6 +1,7 @@
 """Procedural defects: each marks a place of a surface and changes its colour, relief or outline there.
 
-Every family returns the exact region it changed, alpha (n, n) in [0, 1]. `reach` is the half extent in pixels.
+Every family returns the exact region it changed, alpha (n, n) in [0, 1]. `reach` is the half extent in
+pixels.
 """
 
 from __future__ import annotations

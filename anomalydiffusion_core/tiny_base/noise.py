@@ -50,9 +50,9 @@ def band(
 
 
 def _shape_noise(rng: Rng, n: int, gain: np.ndarray) -> np.ndarray:
-    white = scipy.fft.rfft2(rng.standard_normal((n, n), dtype=np.float32))
+    white = np.asarray(scipy.fft.rfft2(rng.standard_normal((n, n), dtype=np.float32)))
     white[0, 0] = 0
-    field = scipy.fft.irfft2(white * gain, s=(n, n))
+    field = np.asarray(scipy.fft.irfft2(white * gain, s=(n, n)))
     return field / (field.std() + 1e-6)
 
 

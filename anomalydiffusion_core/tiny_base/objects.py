@@ -25,7 +25,7 @@ def _stamped(n: int, outline: Callable[[ImageDraw.ImageDraw, float], None], beve
     canvas = Image.new("L", (2 * n, 2 * n))
     outline(ImageDraw.Draw(canvas), float(n))
     alpha = np.asarray(canvas.reduce(2), dtype=np.float32) / 255
-    depth = np.minimum(distance_transform_edt(alpha > 0.5).astype(np.float32) / bevel, 1)
+    depth = np.minimum(np.asarray(distance_transform_edt(alpha > 0.5), dtype=np.float32) / bevel, 1)
     return Part(alpha, bevel * 0.7 * np.sqrt(depth))
 
 

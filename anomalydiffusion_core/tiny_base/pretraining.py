@@ -1,7 +1,8 @@
-"""Pre-training of the embedded base: autoencoder by least squares, then text encoder and U-Net by v-prediction.
+"""Pre-training of the embedded base: autoencoder by least squares, then text encoder and U-Net by
+v-prediction.
 
-Latents of a pool of procedural scenes are computed once; most steps see 128 px, some 256 px at a quarter of the
-batch. Runs are bounded by wall-clock time, save every few minutes, and resume.
+Latents of a pool of procedural scenes are computed once; most steps see 128 px, some 256 px at a quarter of
+the batch. Runs are bounded by wall-clock time, save every few minutes, and resume.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from anomalydiffusion_core.artifact import write_atomically
+from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.tiny_base import architecture as arch
 from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
+from anomalydiffusion_core.tiny_base.location import add_spatial_encoder, train_location
+from anomalydiffusion_core.tiny_base.sample_sheet import sample_sheet
 from anomalydiffusion_core.tiny_base.scenes import draw_scene
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,7 @@ class Recipe:
     defect_weight: float = 4.0  # loss weight of latent cells that a defect touches
     autoencoder_steps: int = 1_800
     save_minutes: float = 5.0
+    location_minutes: float = 12.0  # of spatial-encoder training, after the rest
     seed: int = 1
 
 
@@ -64,7 +70,9 @@ RECIPES = {
 
 @dataclass
 class Pool:
-    """`latents` (N,C,h,w) half, `touched` (N,1,h,w) bool = cells a defect touches, `ids` (N,77) rows of `token_ids`."""
+    """`latents` (N,C,h,w) half, `touched` (N,1,h,w) bool = cells a defect touches, `ids` (N,77) rows of
+    `token_ids`.
+    """
 
     latents: Tensor
     touched: Tensor
@@ -120,7 +128,8 @@ def make_pool(
 def pretrain(
     recipe: Recipe, out: Path, resume: Path | None = None, device: str = "cpu", bf16: bool = True
 ) -> Path:
-    """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) and `out/curve.json`.
+    """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) with its loss curve,
+    its spatial encoder, and a sample sheet.
 
     With `resume`, autoencoder, words and weights are taken from that base file (its latent space stays).
     """
@@ -150,7 +159,31 @@ def pretrain(
                 out / "tiny_base.safetensors", trainer.average, vae, token_ids, recipe, int(row["step"])
             )
             (out / "curve.json").write_text(json.dumps({"recipe": asdict(recipe), "curve": curve}))
+    finish(out, recipe, device)
     return out / "tiny_base.safetensors"
+
+
+def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
+    """Trains the spatial encoder of `out/tiny_base.safetensors`, and draws loss curve and sample sheet
+    beside it.
+    """
+    path = out / "tiny_base.safetensors"
+    base = load_base(str(path), device)
+    if recipe.location_minutes:
+        add_spatial_encoder(path, train_location(base, recipe.location_minutes, seed=recipe.seed))
+    draw_curve(json.loads((out / "curve.json").read_text())["curve"], out / "curve.png")
+    sample_sheet(base, arch.NATIVE_SIZE).save(out / "sheet.png")
+
+
+def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
+    """The training loss over steps as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([row["step"] for row in curve[:-1]], [row["loss"] for row in curve[:-1]])
+    ax.set(xlabel="step", ylabel="weighted v-prediction loss", title=f"{curve[-1]['minutes']:.0f} minutes")
+    figure.savefig(path, dpi=110)
 
 
 def _fresh_autoencoder(recipe: Recipe) -> LappedAutoencoder:
@@ -177,23 +210,14 @@ def _cached_pools(
 def save_base(
     path: Path, model: nn.ModuleDict, vae: LappedAutoencoder, token_ids: Tensor, recipe: Recipe, step: int
 ) -> None:
-    """Writes a base file atomically, keeping any spatial encoder it already has."""
+    """Writes a base file atomically, without a spatial encoder."""
     state = {f"unet.{k}": v for k, v in model["unet"].state_dict().items()}
     state |= {f"text_encoder.{k}": v for k, v in arch.text_state(model["text_encoder"]).items()}  # type: ignore
     state |= {f"vae.{k}": v for k, v in vae.state_dict().items()}
     half = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
     half["text_encoder.token_ids"] = token_ids
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        half,
-        temporary,
-        metadata={
-            "format": "anomalydiffusion-tiny-base/1",
-            "step": str(step),
-            "recipe": json.dumps(asdict(recipe)),
-        },
-    )
-    temporary.replace(path)
+    metadata = {"format": arch.FORMAT, "step": str(step), "recipe": json.dumps(asdict(recipe))}
+    write_atomically(path, half, metadata)
 
 
 class _Trainer:
@@ -277,5 +301,6 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(recipe.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
         return float(loss.detach())

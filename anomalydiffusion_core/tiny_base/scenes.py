@@ -30,7 +30,9 @@ MASK_PICTURE_SHARE = 0.13
 
 @dataclass(frozen=True)
 class Scene:
-    """`image` (n, n, 3) uint8, `mask` (n, n) bool (True = defect), `caption`, and whether it is a mask picture."""
+    """`image` (n, n, 3) uint8, `mask` (n, n) bool (True = defect), `caption`, and whether it is a mask
+    picture.
+    """
 
     image: np.ndarray
     mask: np.ndarray
@@ -103,7 +105,9 @@ def light_and_photograph(rng: Rng, canvas: Canvas, grey_cameras: float = 0.12) -
 
 
 def _light(rng: Rng, canvas: Canvas) -> np.ndarray:
-    """Shades the surface under one oblique lamp and lays a part on its ground; (n, n, 3) linear in [0, 1.5]."""
+    """Shades the surface under one oblique lamp and lays a part on its ground; (n, n, 3) linear in [0,
+    1.5].
+    """
     n, surface = canvas.n, canvas.surface
     textured = canvas.alpha.min() > 0.5
     azimuth, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.12, 0.3)

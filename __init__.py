@@ -1,0 +1,1 @@
+"""ComfyUI entry of the pack. The nodes follow; outside ComfyUI this module does nothing."""

@@ -1,0 +1,99 @@
+"""Pre-training of the spatial encoder that ships with the embedded base: where a defect is, from its mask
+alone.
+
+The base is frozen. Captions of procedural scenes say what the defect is; in place of the words for where,
+E(mask) is inserted, and E learns to make the base put the defect there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from anomalydiffusion_core.artifact import write_atomically
+from anomalydiffusion_core.dataset.views import latent_mask
+from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, LatentDiffusion
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from anomalydiffusion_core.tiny_base import architecture as arch
+from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, draw_scene
+
+log = logging.getLogger(__name__)
+PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")
+DEFECT_WEIGHT = 8.0  # of latent cells that the defect touches
+
+
+def scenes_with_gap(seed: int, count: int, size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Scenes with one defect: images (N,3,n,n) in [-1,1], masks (N,1,n,n) uint8, captions with {} for the
+    place.
+    """
+    images, masks, captions = [], [], []
+    index = 0
+    while len(images) < count:
+        scene = draw_scene(seed, index, size)
+        index += 1
+        caption, places = PLACE.subn(f" {PLACEHOLDER}", scene.caption)
+        if places == 1:
+            images.append(torch.from_numpy(scene.image))
+            masks.append(torch.from_numpy(scene.mask.astype(np.uint8))[None])
+            captions.append(caption)
+    # BHWC -> BCHW
+    return torch.stack(images).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.stack(masks), captions
+
+
+def train_location(
+    base: LatentDiffusion, minutes: float, scenes: int = 6_000, batch: int = 12, rate: float = 1e-3, seed:
+    int = 1 ) -> SpatialEncoder:
+    """Trains E on the frozen base for about `minutes` of wall-clock time, text-encoder gradients included."""
+    torch.manual_seed(seed)
+    encoder = SpatialEncoder(arch.SPATIAL_ENCODER).to(base.device)
+    name = next(iter(base.token_widths))
+    words = base.word_vectors("upper left lower right middle center")[name]
+    encoder.set_scale(float(words.square().mean().sqrt()))
+    images, masks, captions = scenes_with_gap(seed + 100, scenes, arch.NATIVE_SIZE)
+    with torch.no_grad():
+        latents = torch.cat([base.encode(part) for part in images.split(64)])
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(seed)
+    start, step, losses = time.monotonic(), 0, []
+    while (done := (time.monotonic() - start) / 60 / minutes) < 1:
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * done))
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        # places are decided at high noise: timesteps from the upper 80 %
+        t = 200 + 800 * (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        t = t.long().to(base.device)
+        noise = torch.randn(latents[rows].shape, generator=generator).to(base.device)
+        chosen = masks[rows].to(base.device)
+        context = base.encode_prompts([captions[i] for i in rows], {name: encoder(chosen)})
+        eps_hat = base.predict_noise(base.schedule.add_noise(latents[rows], noise, t), t, context.hidden)
+        weight = 1 + (DEFECT_WEIGHT - 1) * latent_mask(chosen, base.factor)
+        error = base.schedule.loss_weight(t) * F.mse_loss(eps_hat, noise, reduction="none")
+        loss = (weight * error).mean() / weight.mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        step += 1
+        if step % 100 == 0:
+            log.info("location step %d  loss %.4f  %.0f %%", step, np.mean(losses[-100:]), 100 * done)
+    return encoder.eval()
+
+
+def add_spatial_encoder(path: Path, encoder: SpatialEncoder) -> None:
+    """Puts a spatial encoder into a base file, in float16, replacing one that it has."""
+    tensors = {key: value for key, value in load_file(path).items() if not key.startswith("spatial_encoder.")}
+    tensors |= {f"spatial_encoder.{k}": v.detach().cpu().half() for k, v in encoder.state_dict().items()}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    metadata["spatial_encoder"] = json.dumps(json.loads(encoder.config.to_json()))
+    write_atomically(path, {key: value.contiguous() for key, value in tensors.items()}, metadata)
