@@ -23,7 +23,7 @@ FORMAT = "anomalydiffusion/1"
 
 
 def save_artifact(model: AnomalyModel, path: Path) -> None:
-    """Writes the model to `path` through a temporary file beside it; raises OSError where that is impossible."""
+    """Writes the model to `path` through a temporary file; raises OSError where that is impossible."""
     tensors: dict[str, Tensor] = {}
     for kind, table in (("anomaly", model.anomaly), ("mask", model.mask)):
         for defect_type, by_encoder in table.items():
@@ -52,27 +52,36 @@ def save_artifact(model: AnomalyModel, path: Path) -> None:
         "dataset_fingerprint": model.dataset_fingerprint,
         "package_version": __version__,
     }
-    contiguous = {key: value.detach().float().cpu().contiguous() for key, value in tensors.items()}
-    write_atomically(path, contiguous, metadata)
+    write_atomically(path, tensors, metadata)
 
 
 def write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """safetensors to a temporary file in the same folder, then a rename; nothing is left behind on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-    os.close(handle)
+    """float32 safetensors to a temporary file in the same folder, then a rename; whole or not at all.
+
+    Raises OSError naming `path` where it cannot be written.
+    """
+    # a copy of each, since safetensors refuses tensors that share memory
+    copies = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in tensors.items()}
+    copies = {key: value.contiguous() for key, value in copies.items()}
+    temporary = None
     try:
-        save_file(tensors, name, metadata=metadata)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        save_file(copies, temporary, metadata=metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
     except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise OSError(f"{path} could not be written: {error}") from error
+        raise OSError(f"{path} could not be written ({error}): check the free space.") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
-    """Reads an artifact. Raises ValueError when it is none, or belongs to another base family than `base`.
+    """Reads an artifact. Raises ValueError when it is none, is damaged, or is of another family than `base`.
 
     Other weights of the same family only give a warning.
     """
@@ -80,11 +89,20 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except FileNotFoundError:
+        raise ValueError(f"Artifact {path} does not exist: check the path.") from None
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as an artifact: {error}.") from error
+        raise ValueError(
+            f"{path} cannot be read as an artifact ({error}): give a file that 'train' wrote."
+        ) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no {FORMAT} artifact: give a file written by 'anomalydiffusion train'.")
-    trained_on = Fingerprint(metadata["base_family"], metadata["base_weights"])
+    try:
+        model = _model_from(tensors, metadata)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"Artifact {path} is damaged ({reason}): restore or train it again.") from error
+    trained_on = model.base
     if base and base.family != trained_on.family:
         raise ValueError(
             f"{path} was trained on base family {trained_on.family!r} but the base given is "
@@ -92,14 +110,12 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
         )
     if base and base.weights != trained_on.weights:
         log.warning("%s was trained on other weights of family %s; results may differ.", path, base.family)
-    return _model_from(tensors, metadata, trained_on)
+    return model
 
 
-def _model_from(
-    tensors: dict[str, Tensor], metadata: dict[str, str], trained_on: Fingerprint
-) -> AnomalyModel:
+def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> AnomalyModel:
     model = AnomalyModel(
-        trained_on,
+        Fingerprint(metadata["base_family"], metadata["base_weights"]),
         int(metadata["image_size"]),
         tuple(json.loads(metadata["templates"])),
         training=json.loads(metadata["training"]),
@@ -109,6 +125,7 @@ def _model_from(
         kind, _, rest = key.partition("/")
         if kind in ("anomaly", "mask"):
             defect_type, _, encoder = rest.rpartition("/")
+            _check_type(defect_type)
             getattr(model, kind).setdefault(defect_type, {})[encoder] = tensor
     configs = json.loads(metadata["spatial_encoder"])
     for name, config in configs.items():
@@ -121,6 +138,13 @@ def _model_from(
     return model
 
 
+def _check_type(defect_type: str) -> None:
+    """Types become folder names, so one that leads elsewhere is refused (ValueError)."""
+    parts = defect_type.split("/")
+    if len(parts) != 2 or not all(parts) or {".", ".."} & set(parts) or "\\" in defect_type:
+        raise ValueError(f"{defect_type!r} is no category/defect")
+
+
 def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) -> None:
     """One type's e_a as an ordinary textual-inversion file for ComfyUI's `embeddings` folder.
 
@@ -128,4 +152,4 @@ def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) 
     """
     tokens = model.anomaly_tokens(defect_type)
     tensors = {"emb_params": next(iter(tokens.values()))} if len(tokens) == 1 else tokens
-    write_atomically(path, {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, {})
+    write_atomically(path, tensors, {})

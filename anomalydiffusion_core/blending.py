@@ -13,7 +13,7 @@ def blend(sample: Tensor, noised_normal: Tensor, m_z: Tensor) -> Tensor:
 
 
 def soft_mask(mask: np.ndarray, feather: float) -> np.ndarray:
-    """(H,W) bool -> (H,W) float32: ramps from the mask's edge to 1 over `feather` pixels inside, 0 outside."""
+    """(H,W) bool -> (H,W) float32: ramps from the mask's edge up to 1 over `feather` pixels, 0 outside."""
     if feather <= 0:
         return mask.astype(np.float32)
     inside = np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]
@@ -35,8 +35,8 @@ def restore_detail(
 ) -> np.ndarray:
     """Gives generated (H,W,3) back the fine detail that the autoencoder lost, where little was changed.
 
-    photo uint8; reconstruction (the photo through the autoencoder) and generated float in [0,255]. Detail fades
-    out as the change grows from 1 to 3 times the autoencoder's `noise` (grey levels).
+    photo uint8; reconstruction (the photo through the autoencoder) and generated float in [0,255]. Detail
+    fades out as the change grows from 1 to 3 times the autoencoder's `noise` (grey levels).
     """
     change = np.abs(generated - reconstruction).max(-1, keepdims=True)
     kept = np.clip((3 * noise - change) / (2 * noise), 0, 1)

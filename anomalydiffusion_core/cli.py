@@ -1,4 +1,4 @@
-"""The command line `anomalydiffusion`: every command reads folders, calls the pipeline, and says what it made."""
+"""The command line `anomalydiffusion`: commands read folders, call the pipeline and say what they made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anomalydiffusion_core.console import progress, run_command, say
+from anomalydiffusion_core.console import check_new, check_writable, progress, run_command, say
 from anomalydiffusion_core.reweighting import AARMode
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def train(
     from anomalydiffusion_core.training import TrainingConfig
 
     def command() -> dict[str, Any]:
-        _must_be_new(out)
+        check_new(out)
         found = find_dataset(dataset, category, defect)
         counts = {name: len(pairs) for name, pairs in found.by_type().items()}
         say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
@@ -105,8 +105,8 @@ def train(
         if outcome.improvement:
             i = outcome.improvement
             say(
-                f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, {100 * i.relative:+.1f} % "
-                f"(95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
+                f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, "
+                f"{100 * i.relative:+.1f} % (95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
             )
             summary["improvement"] = vars(i)
         return summary
@@ -137,13 +137,14 @@ def masks(
     from anomalydiffusion_core.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
-        _must_be_new(out)
+        check_new(out)
         config = MaskConfig(SamplingConfig(steps=steps, guidance=guidance, aar=AARConfig(AARMode.OFF)))
         host, model = _load(artifact, base, device)
+        types = defect_type or sorted(model.mask)
+        if not types:
+            raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
         with progress() as on_stage:
-            written = write_masks(
-                host, model, defect_type or sorted(model.mask), count, seed, out, config, on_stage
-            )
+            written = write_masks(host, model, types, count, seed, out, config, on_stage)
         say(f"Masks: {out}\nOverview: {out / 'overview.png'}")
         return {"masks": written, "out": str(out)}
 
@@ -185,12 +186,15 @@ def generate(
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
+    from anomalydiffusion_core.export.mvtec import check_output
     from anomalydiffusion_core.generation import GenerationConfig
     from anomalydiffusion_core.pipeline import generate_all
     from anomalydiffusion_core.reweighting import AARConfig
     from anomalydiffusion_core.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
+        check_output(out)
+        check_writable(out)
         host, model = _load(artifact, base, device)
         sampling = SamplingConfig(scheduler, steps, guidance=guidance, aar=AARConfig(aar, aar_strength))
         config = GenerationConfig(sampling, seed=seed, smallest_fill=smallest_fill, batch_size=batch)
@@ -220,6 +224,7 @@ def report(
 
     def command() -> dict[str, Any]:
         page = out or generated / "report.html"
+        check_writable(page)
         figures = write_report(generated, page, load_artifact(artifact) if artifact else None)
         say(f"Report: {page}")
         return {"report": str(page), **figures}
@@ -284,11 +289,6 @@ def _device(name: str | None) -> str:
             f"Device {name!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu."
         ) from None
     return name
-
-
-def _must_be_new(path: Path) -> None:
-    if path.exists():
-        raise ValueError(f"{path} exists already: choose another name, nothing is overwritten.")
 
 
 def _load(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Contexts for the U-Net: a photo template with [e_a, e_s] in its gap, a mask template with e_m, or plain words."""
+"""Contexts for the U-Net: a photo template with [e_a, e_s] in its gap, or a mask template with e_m."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def anomaly_context(
     encoders: dict[str, SpatialEncoder],
     mask: Tensor,
 ) -> Context:
-    """Context of a defect at a place: one template for all or one per mask (B,1,H,W); gradients reach e_a and E."""
+    """Context of a defect at a place, one template for all or one per mask (B,1,H,W).
+
+    Gradients reach e_a and E.
+    """
     prompts = [template] * len(mask) if isinstance(template, str) else template
     return base.encode_prompts(prompts, joined(anomaly, spatial_tokens(encoders, mask)))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anomalydiffusion_core.pipeline import OnStage
+if TYPE_CHECKING:
+    from anomalydiffusion_core.pipeline import OnStage
 
 PLAIN_EVERY = 0.1  # share of a stage between two plain lines
 
@@ -60,12 +62,30 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def check_new(path: Path) -> None:
+    """Raises ValueError when `path` exists or cannot be made, so that it is known before the work begins."""
+    if path.exists():
+        raise ValueError(f"{path} exists already: choose another name, nothing is overwritten.")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises ValueError when neither `path` nor the folders that it needs can be written."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if nearest != path and not nearest.is_dir():
+        raise ValueError(f"{path} cannot be written: {nearest} is a file; choose another place.")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {nearest} is read-only; choose another place.")
+
+
 def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -> int:
     """Runs a command and turns its end into an exit code: 0 done, 2 bad input, 130 interrupted.
 
     The returned summary goes to `json_path` when given. A summary with `interrupted` true gives 130.
     """
     try:
+        if json_path:
+            check_writable(json_path)
         summary = command()
         if json_path:
             json_path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,5 +101,6 @@ def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}. Check the path, its permissions and the free space."
+        where = error.filename or "a file"
+        return f"{where}: {error.strerror}. Check the path, its permissions and the free space."
     return " ".join(str(error).split())

@@ -62,7 +62,7 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 
 @contextmanager
 def reweighted(unet: Any, weights: AttentionWeights) -> Iterator[None]:
-    """While active, every cross-attention of `unet` obeys `weights`; the former processors come back afterwards."""
+    """While active, every cross-attention of `unet` obeys `weights`; its own processors come back after."""
     former = dict(unet.attn_processors)
     unet.set_attn_processor(
         {

@@ -1,4 +1,4 @@
-"""The base-model protocol on diffusers and transformers: the embedded base, and Stable Diffusion 1.x and 2.x."""
+"""The base-model protocol on diffusers and transformers: the embedded base, Stable Diffusion 1.x and 2.x."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from anomalydiffusion_core.diffusers_attention import reweighted
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
-from anomalydiffusion_core.reweighting import AttentionWeights
+from anomalydiffusion_core.reweighting import AttentionWeights, Columns
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 ENCODER_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
@@ -38,9 +38,9 @@ class DiffusersModel:
         device: torch.device | str = "cpu",
         spatial_encoder: SpatialEncoder | None = None,
     ) -> None:
-        self.unet: Any = unet.to(device).eval().requires_grad_(False)
-        self.text_encoder: Any = text_encoder.to(device).eval().requires_grad_(False)
-        self.codec = codec.to(device).eval().requires_grad_(False)
+        self.unet: Any = _frozen(unet, device)
+        self.text_encoder: Any = _frozen(text_encoder, device)
+        self.codec: Codec = _frozen(codec, device)
         self.tokenizer: Any = tokenizer
         self.schedule = schedule
         self.native_size = native_size
@@ -69,13 +69,14 @@ class DiffusersModel:
         return {self.encoder_name: self._table.weight[ids].detach().clone()}
 
     def _ids(self, text: str) -> list[int]:
-        return (
-            self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids if text.strip() else []
-        )
+        if not text.strip():
+            return []
+        return self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids
 
     def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
-        vectors = None if inserted is None else inserted[self.encoder_name]
+        vectors = None if inserted is None else self._fitting(inserted, len(prompts))
         count = 0 if vectors is None else vectors.shape[1]
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         rows, starts = [], []
         for prompt in prompts:
             before, placeholder, after = prompt.partition(PLACEHOLDER)
@@ -89,16 +90,23 @@ class DiffusersModel:
                     f"Prompt {prompt!r} leaves no room for {count} vectors in {self.length} tokens."
                 )
             starts.append(len(head))
-            body = (head + [self.tokenizer.eos_token_id] * count + self._ids(after))[: self.length - 1]
-            rows.append(
-                body
-                + [self.tokenizer.eos_token_id]
-                + [self.tokenizer.pad_token_id] * (self.length - 1 - len(body))
-            )
+            body = (head + [end] * count + self._ids(after))[: self.length - 1]
+            rows.append(body + [end] + [pad] * (self.length - 1 - len(body)))
         ids = torch.tensor(rows, device=self.device)
         with _inserting(self._table, vectors, starts):
             hidden = self.text_encoder(ids).last_hidden_state
-        return Context(hidden, slice(starts[0], starts[0] + count))
+        return Context(hidden, _columns(starts, count))
+
+    def _fitting(self, inserted: dict[str, Tensor], rows: int) -> Tensor:
+        """The vectors (B,k,d) of this base's text encoder; raises ValueError when they do not fit."""
+        width = self.token_widths[self.encoder_name]
+        shapes = {name: tuple(vectors.shape) for name, vectors in inserted.items()}
+        shape = shapes.get(self.encoder_name, ())
+        if len(shape) != 3 or shape[0] != rows or shape[2] != width:
+            raise ValueError(
+                f"Vectors {shapes} do not fit: {self.encoder_name!r} of this base takes ({rows}, k, {width})."
+            )
+        return inserted[self.encoder_name]
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         output = self.unet(noisy, t, context).sample
@@ -109,6 +117,15 @@ class DiffusersModel:
 
     def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:
         return reweighted(self.unet, weights)
+
+
+def _frozen(module: Any, device: torch.device | str) -> Any:
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _columns(starts: list[int], count: int) -> Columns:
+    slices = tuple(slice(start, start + count) for start in starts)
+    return slices[0] if len(set(starts)) == 1 else slices
 
 
 @contextmanager
@@ -166,16 +183,21 @@ def hash_weights(*modules: nn.Module) -> str:
         for name, parameter in module.state_dict().items():
             flat = parameter.detach().flatten()
             sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.tobytes())
+            # transformers 5 dropped the prefix
+            plain_name = name.removeprefix("text_model.")
+            digest.update(f"{plain_name}{tuple(parameter.shape)}".encode() + sample.tobytes())
     return digest.hexdigest()[:16]
 
 
 def scaled_linear_schedule(config: dict[str, Any]) -> NoiseSchedule:
-    """The schedule of a diffusers scheduler configuration."""
-    from diffusers import DDIMScheduler
+    """The schedule of a diffusers scheduler configuration; ValueError for unknown prediction types."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(config)
-    return NoiseSchedule(scheduler.alphas_cumprod.float().clone(), config.get("prediction_type", "epsilon"))
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(f"Prediction type {prediction!r} is not known: choose a base with epsilon or v.")
+    scheduler: Any = DDIMScheduler.from_config(config)
+    return NoiseSchedule(scheduler.alphas_cumprod.float().clone(), prediction)
 
 
 def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
@@ -191,7 +213,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
     if path.is_file() and is_tiny_base(path):
         return _load_tiny(device, path)
     if path.is_file():
-        return _from_pipeline(_single_file_pipeline(path), device)
+        return _from_pipeline(base, _single_file_pipeline(path), device)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise ValueError(
             f"{base} is no diffusers model: it has no model_index.json; name the folder that has."
@@ -201,7 +223,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
             f"Base model {base!r} does not exist: give 'tiny', a diffusers folder, a hub id "
             "('owner/name') or a .safetensors checkpoint."
         )
-    return _from_pipeline(_folder_pipeline(base), device)
+    return _from_pipeline(base, _folder_pipeline(base), device)
 
 
 def _load_tiny(device: torch.device | str, path: Path | None = None) -> DiffusersModel:
@@ -223,14 +245,14 @@ def _load_tiny(device: torch.device | str, path: Path | None = None) -> Diffuser
 
 
 def _folder_pipeline(base: str) -> Any:
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     try:
         return StableDiffusionPipeline.from_pretrained(
             base, safety_checker=None, requires_safety_checker=False
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"Base model {base!r} cannot be loaded as Stable Diffusion 1.x or 2.x: {reason}"
         ) from error
@@ -242,14 +264,20 @@ def _single_file_pipeline(path: Path) -> Any:
     return load_single_file(path)
 
 
-def _from_pipeline(pipeline: Any, device: torch.device | str) -> DiffusersModel:
-    unet = pipeline.unet
-    if unet.config.in_channels != unet.config.out_channels or not unet.config.cross_attention_dim:
+def _from_pipeline(base: str, pipeline: Any, device: torch.device | str) -> DiffusersModel:
+    unet, width = pipeline.unet, pipeline.text_encoder.config.hidden_size
+    if unet.config.in_channels != unet.config.out_channels:
         raise ValueError(
-            f"{unet.config._name_or_path} is no plain text-to-image U-Net (it takes "
-            f"{unet.config.in_channels} channels): choose a checkpoint that is not for inpainting."
+            f"{base} has no plain text-to-image U-Net (it takes {unet.config.in_channels} channels): "
+            "choose a checkpoint that is not for inpainting."
         )
-    width = pipeline.text_encoder.config.hidden_size
+    if unet.config.cross_attention_dim != width:
+        raise ValueError(
+            f"The U-Net of {base} reads text of width {unet.config.cross_attention_dim} but its text encoder "
+            f"gives {width}: choose a Stable Diffusion 1.x or 2.x model."
+        )
+    for module in (unet, pipeline.text_encoder, pipeline.vae):
+        module.float()
     family = {768: "sd1", 1024: "sd2"}.get(width, f"sd-{width}")
     codec = kl_codec(pipeline.vae)
     native = int(unet.config.sample_size) * codec.factor

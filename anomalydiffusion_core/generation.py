@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from anomalydiffusion_core.dataset.photos import Photo, read_photo
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.foreground import object_foreground
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.masks import MaskConfig, TriesExhausted, mask_problem
-from anomalydiffusion_core.quality import NOISE_QUANTILE, fill
+from anomalydiffusion_core.masks import MaskConfig, MaskSource, TriesExhausted, mask_problem
+from anomalydiffusion_core.quality import NOISE_QUANTILE, change, fill
 from anomalydiffusion_core.sampling import OnStep, SamplingConfig, image_generator, sample_into
+
+NOISE_PHOTOS = 16  # normal photos that the autoencoder's noise is measured on, at most
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,6 @@ class GeneratedPair:
     defect_type: str
     index: int  # of the try; with the run seed it fixes everything random
     normal: int  # which normal photo
-    mask_number: int  # which mask
     template: str
     photo: Photo
     pixels: np.ndarray
@@ -58,37 +60,44 @@ class GeneratedPair:
 class _Draft:
     index: int
     normal: int
-    mask_number: int
     template: str
     mask: np.ndarray
     generator: torch.Generator
 
 
+@dataclass(frozen=True)
+class _Normal:
+    photo: Photo
+    small: Tensor  # (3,S,S) in [-1,1]
+    reconstruction: np.ndarray  # the photo through the autoencoder, (H,W,3) float in [0,255]
+    foreground: np.ndarray | None
+
+
 class PairGenerator:
-    """Makes pairs of one category: its normal photos are read, encoded and measured once."""
+    """Makes pairs of one category; normal photos are read as they are needed, and only some are kept."""
 
     def __init__(
         self, base: LatentDiffusion, model: AnomalyModel, normals: list[Path], config: GenerationConfig
     ) -> None:
         if not normals:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
-        self.base, self.model, self.config = base, model, config
-        self.photos = [read_photo(path) for path in normals]
-        self.small = torch.stack([fit_image(photo.tensor(), model.image_size) for photo in self.photos])
+        self.base, self.model, self.config, self.normals = base, model, config, normals
+        self._normal = lru_cache(maxsize=4 * config.batch_size)(self._read_normal)
+        measured = [self._normal(i) for i in range(0, len(normals), -(-len(normals) // NOISE_PHOTOS))]
+        self.noise = _noise_level(measured)
+
+    def _read_normal(self, number: int) -> _Normal:
+        photo = read_photo(self.normals[number])
+        small = fit_image(photo.tensor(), self.model.image_size)
         with torch.no_grad():
-            decoded = torch.cat([base.decode(base.encode(part)).cpu() for part in self.small.split(4)])
-        self.reconstructions = [
-            to_pixels(d, photo.size) for d, photo in zip(decoded, self.photos, strict=True)
-        ]
-        self.noise = _noise_level(self.photos, self.reconstructions)
-        self.foregrounds = [
-            object_foreground(photo.pixels) if config.on_object else None for photo in self.photos
-        ]
+            decoded = self.base.decode(self.base.encode(small[None]))[0].cpu()
+        foreground = object_foreground(photo.pixels) if self.config.on_object else None
+        return _Normal(photo, small, to_pixels(decoded, photo.size), foreground)
 
     def accepted(
         self,
         defect_type: str,
-        masks: list[np.ndarray],
+        masks: MaskSource,
         count: int,
         first_index: int = 0,
         on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
@@ -96,8 +105,7 @@ class PairGenerator:
     ) -> Iterator[GeneratedPair]:
         """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
 
-        masks: (S,S) bool at any size. Raises TriesExhausted, saying what failed how often, when tries run
-        out.
+        Try i takes mask number i. Raises TriesExhausted, saying what failed how often, when tries run out.
         """
         done, tries, index = 0, 0, first_index
         problems: Counter[str] = Counter()
@@ -129,7 +137,7 @@ class PairGenerator:
                 "longer, raise the AAR strength, or lower the smallest fill."
             )
 
-    def try_indices(self, defect_type: str, indices: range, masks: list[np.ndarray]) -> list[GeneratedPair]:
+    def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
         """One pair per index whose mask is usable, whatever its fill: for comparing settings."""
         drafts = [draft for index in indices if (draft := self._draft(index, masks)[0])]
         size = self.config.batch_size
@@ -139,25 +147,26 @@ class PairGenerator:
             for pair in self.make(defect_type, drafts[start : start + size])
         ]
 
-    def _draft(self, index: int, masks: list[np.ndarray]) -> tuple[_Draft | None, str | None]:
+    def _draft(self, index: int, masks: MaskSource) -> tuple[_Draft | None, str | None]:
         generator = image_generator(self.config.seed, index)
 
         def pick(count: int) -> int:
             return int(torch.randint(count, (), generator=generator))
 
-        normal, number, template = pick(len(self.photos)), pick(len(masks)), pick(len(self.model.templates))
-        mask = _fit_mask(masks[number], self.photos[normal].size)
-        problem = mask_problem(mask, self.config.masks, self.foregrounds[normal])
+        normal, template = pick(len(self.normals)), pick(len(self.model.templates))
+        known = self._normal(normal)
+        mask = _fit_mask(masks(index), known.photo.size)
+        problem = mask_problem(mask, self.config.masks, known.foreground)
         if problem:
             return None, problem
-        return _Draft(index, normal, number, self.model.templates[template], mask, generator), None
+        return _Draft(index, normal, self.model.templates[template], mask, generator), None
 
     def make(
         self, defect_type: str, drafts: list[_Draft], on_step: OnStep | None = None
     ) -> list[GeneratedPair]:
         """Generates a batch of drafts, accepted or not."""
         base, size = self.base, self.model.image_size
-        images = self.small[[d.normal for d in drafts]].to(base.device)
+        images = torch.stack([self._normal(d.normal).small for d in drafts]).to(base.device)
         masks = torch.stack(
             [resize_mask(torch.from_numpy(d.mask.astype(np.uint8))[None], (size, size)) for d in drafts]
         )
@@ -185,22 +194,23 @@ class PairGenerator:
         return [self._finish(defect_type, draft, image) for draft, image in zip(drafts, decoded, strict=True)]
 
     def _finish(self, defect_type: str, draft: _Draft, decoded: Tensor) -> GeneratedPair:
-        photo = self.photos[draft.normal]
+        known = self._normal(draft.normal)
+        photo = known.photo
         generated = to_pixels(decoded, photo.size)
         if photo.gray:
             generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
-        detailed = restore_detail(photo.pixels, self.reconstructions[draft.normal], generated, self.noise)
+        detailed = restore_detail(photo.pixels, known.reconstruction, generated, self.noise)
         pixels = paste(photo.pixels, detailed, draft.mask, self.config.feather)
+        shown = fill(photo.pixels, pixels, draft.mask, self.noise)
         return GeneratedPair(
             defect_type,
             draft.index,
             draft.normal,
-            draft.mask_number,
             draft.template,
             photo,
             pixels,
             draft.mask,
-            fill(photo.pixels, pixels, draft.mask, self.noise),
+            shown,
             self.noise,
         )
 
@@ -228,10 +238,7 @@ def to_pixels(image: Tensor, size: tuple[int, int]) -> np.ndarray:
     return ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
 
 
-def _noise_level(photos: list[Photo], reconstructions: list[np.ndarray]) -> float:
+def _noise_level(normals: list[_Normal]) -> float:
     """The difference (grey levels) between photo and reconstruction that 5 % of pixels exceed, at least 1."""
-    levels = [
-        np.quantile(np.abs(photo.pixels - rebuilt).max(-1), NOISE_QUANTILE)
-        for photo, rebuilt in zip(photos, reconstructions, strict=True)
-    ]
+    levels = [np.quantile(change(n.photo.pixels, n.reconstruction), NOISE_QUANTILE) for n in normals]
     return max(1.0, float(np.mean(levels)))

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.reweighting import AttentionWeights
+from anomalydiffusion_core.reweighting import AttentionWeights, Columns
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 
 PLACEHOLDER = "{}"
@@ -72,10 +72,13 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Context:
-    """Cross-attention input `hidden` (B,T,D), and the columns [start, stop) that inserted vectors occupy."""
+    """Cross-attention input `hidden` (B,T,D), and the columns [start, stop) that inserted vectors occupy.
+
+    `columns` is one slice, or one per row where the prompts put the vectors at different places.
+    """
 
     hidden: Tensor
-    columns: slice
+    columns: Columns
 
 
 class LatentDiffusion(Protocol):
@@ -88,9 +91,7 @@ class LatentDiffusion(Protocol):
     factor: int  # pixels per latent cell
     native_size: int  # pixels per side that the base was trained at
     device: torch.device
-    spatial_encoders: dict[
-        str, SpatialEncoder
-    ]  # pre-trained E that comes with the base, per text encoder; or none
+    spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E of the base per text encoder, or none
 
     def encode(self, image: Tensor) -> Tensor:
         """(B,3,H,W) in [-1,1] -> model latent (B,C,H/f,W/f); the distribution's mean, no sampling."""
@@ -114,7 +115,7 @@ class LatentDiffusion(Protocol):
         ...
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps_theta(z_t, t, context), (B,C,h,w), differentiable in `context` (B,T,D); t (B,) may be fractional."""
+        """eps_theta (B,C,h,w), differentiable in `context` (B,T,D); timesteps t (B,) may be fractional."""
         ...
 
     def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:

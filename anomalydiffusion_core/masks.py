@@ -35,6 +35,9 @@ class MaskConfig:
     tries_per_mask: int = 20
 
 
+MaskSource = Callable[[int], np.ndarray]  # number -> mask (H,W) bool, at any size
+
+
 class TriesExhausted(ValueError):
     """Raised when the asked number of results was not reached within the stated tries."""
 
@@ -87,6 +90,56 @@ def draw_masks(
     return [clean_mask(value, config) for value in values]
 
 
+def masks_in_turn(masks: list[np.ndarray]) -> MaskSource:
+    """Given masks, one after the other and over again."""
+    return lambda number: masks[number % len(masks)]
+
+
+class DrawnMasks:
+    """The accepted masks of one type, drawn as they are needed: number i is the same whatever was asked
+    before.
+    """
+
+    def __init__(
+        self,
+        base: LatentDiffusion,
+        model: AnomalyModel,
+        defect_type: str,
+        seed: int,
+        config: MaskConfig = MaskConfig(),
+        foreground: np.ndarray | None = None,
+        batch: int = 8,
+        on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
+    ) -> None:
+        self.base, self.model, self.defect_type, self.seed = base, model, defect_type, seed
+        self.config, self.foreground, self.batch, self.on_mask = config, foreground, batch, on_mask
+        self.accepted: list[np.ndarray] = []
+        self.tries = 0
+        self.problems: Counter[str] = Counter()
+
+    def __call__(self, number: int) -> np.ndarray:
+        """Mask (S,S) bool; raises TriesExhausted, saying what was wrong how often, when too few are
+        usable.
+        """
+        while len(self.accepted) <= number:
+            if self.tries >= self.config.tries_per_mask * (number + 1):
+                reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
+                raise TriesExhausted(
+                    f"Only {len(self.accepted)} of {number + 1} masks of {self.defect_type} were usable "
+                    f"after {self.tries} tries ({reasons}): train the masks longer, or use real masks."
+                )
+            indices = list(range(self.tries, self.tries + self.batch))
+            for mask in draw_masks(self.base, self.model, self.defect_type, indices, self.seed, self.config):
+                problem = mask_problem(mask, self.config, self.foreground)
+                if problem:
+                    self.problems[problem] += 1
+                else:
+                    self.accepted.append(mask)
+            self.tries += self.batch
+            self.on_mask(len(self.accepted), self.tries)
+        return self.accepted[number]
+
+
 def generate_masks(
     base: LatentDiffusion,
     model: AnomalyModel,
@@ -95,32 +148,14 @@ def generate_masks(
     seed: int,
     config: MaskConfig = MaskConfig(),
     foreground: np.ndarray | None = None,
-    batch: int = 8,
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
 ) -> list[np.ndarray]:
     """Exactly `count` accepted masks (S,S) bool of one type.
 
     Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
     """
-    accepted: list[np.ndarray] = []
-    problems: Counter[str] = Counter()
-    limit = config.tries_per_mask * count
-    for first in range(0, limit, batch):
-        indices = list(range(first, min(first + batch, limit)))
-        for mask in draw_masks(base, model, defect_type, indices, seed, config):
-            problem = mask_problem(mask, config, foreground)
-            if problem:
-                problems[problem] += 1
-            elif len(accepted) < count:
-                accepted.append(mask)
-        on_mask(len(accepted), indices[-1] + 1)
-        if len(accepted) == count:
-            return accepted
-    reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
-    raise TriesExhausted(
-        f"Only {len(accepted)} of {count} masks of {defect_type} were usable after {limit} tries "
-        f"({reasons}): train the masks longer, or use real masks."
-    )
+    masks = DrawnMasks(base, model, defect_type, seed, config, foreground, on_mask=on_mask)
+    return [masks(number) for number in range(count)]
 
 
 def write_masks(

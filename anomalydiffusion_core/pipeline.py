@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.export.mvtec import MVTecWriter
 from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.masks import generate_masks
+from anomalydiffusion_core.masks import DrawnMasks, MaskSource, masks_in_turn
 from anomalydiffusion_core.sampling import OnStep
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
@@ -94,16 +95,19 @@ def train_model(
     task.into(model)
     model.training["anomaly"] = training_record(config, history)
     improvement = None
-    if validation and before is not None and not interrupted:
-        improvement = paired_improvement(before.numpy(), validation.measure(task).numpy())
-        model.training["improvement"] = asdict(improvement)
-    if mask_steps and not interrupted:
-        mask_config = TrainingConfig(**{**asdict(config), "steps": mask_steps})
-        pictures = make_views(base, training, config.views_per_pair, config.image_size, generator, True)
-        mask_task = MaskTask(base, pictures, mask_config)
-        history, interrupted = _run(mask_task, mask_config, None, "masks", on_stage)
-        mask_task.into(model)
-        model.training["mask"] = training_record(mask_config, history)
+    try:
+        if validation and before is not None and not interrupted:
+            improvement = paired_improvement(before.numpy(), validation.measure(task).numpy())
+            model.training["improvement"] = asdict(improvement)
+        if mask_steps and not interrupted:
+            mask_config = TrainingConfig(**{**asdict(config), "steps": mask_steps})
+            pictures = make_views(base, training, config.views_per_pair, config.image_size, generator, True)
+            mask_task = MaskTask(base, pictures, mask_config)
+            history, interrupted = _run(mask_task, mask_config, None, "masks", on_stage)
+            mask_task.into(model)
+            model.training["mask"] = training_record(mask_config, history)
+    except KeyboardInterrupt:  # between two trainings
+        interrupted = True
     return TrainingOutcome(model, improvement, interrupted)
 
 
@@ -175,6 +179,7 @@ class GenerationRun:
     artifact: Path
     config: GenerationConfig
     base: LatentDiffusion
+    mask_source: str = "drawn"  # or a hash of the masks given
 
     def settings(self) -> dict[str, object]:
         """Everything but the seed's index that makes a pair what it is."""
@@ -184,6 +189,7 @@ class GenerationRun:
             "base_weights": self.base.fingerprint.weights,
             "package_version": __version__,
             "torch": torch.__version__,
+            "mask_source": self.mask_source,
             "config": asdict(self.config),
         }
 
@@ -198,22 +204,22 @@ def generate_dataset(
     run: GenerationRun,
     model: AnomalyModel,
     category: Category,
-    masks: dict[str, list[np.ndarray]],
+    masks: dict[str, MaskSource],
     count: int,
     out: Path,
     on_stage: OnStage = lambda *_: None,
     on_step: OnStep | None = None,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Brings each defect of `masks` to `count` accepted pairs under `out`; returns their manifest rows.
 
-    `masks` maps defect names to masks (S,S) bool. Pairs of the same run that exist already count; a
-    repeated call continues. Raises TriesExhausted when a type falls short; what was accepted stays.
+    `masks` says for each defect where its masks come from. Pairs of the same run that exist already count;
+    a repeated call continues. Raises TriesExhausted when a type falls short; what was accepted stays.
     """
     generator = PairGenerator(run.base, model, list(category.normals), run.config)
     identity, settings = run.identity(), run.settings()
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     with MVTecWriter(out) as writer:
-        normals = writer.add_normals(category.name, list(category.normals))
+        normals: list[str] = []
         sources = [file_hash(path) for path in category.normals]
         for defect, defect_masks in masks.items():
             name = f"{category.name}/{defect}"
@@ -228,6 +234,7 @@ def generate_dataset(
                 on_stage(name, had + accepted, count, f"{tries} tried")
 
             for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
+                normals = normals or writer.add_normals(category.name, list(category.normals))
                 row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
                 rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
     return rows
@@ -238,7 +245,6 @@ def _pair_row(pair: GeneratedPair, normals: list[str], sources: list[str]) -> di
         "index": pair.index,
         "normal": normals[pair.normal],
         "normal_sha256": sources[pair.normal],
-        "mask_number": pair.mask_number,
         "template": pair.template,
         "fill": round(pair.fill, 4),
         "noise": round(pair.noise, 3),
@@ -256,46 +262,52 @@ def generate_all(
     out: Path,
     config: GenerationConfig,
     on_stage: OnStage = lambda *_: None,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
     photos.
     """
     types = defect_types or sorted(model.anomaly)
+    if not types:
+        raise ValueError(f"{artifact} holds no anomaly embedding: give a file written by 'train'.")
     for name in types:
         model.anomaly_tokens(name)
     found = find_dataset(dataset)
     if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
-    rows: list[dict[str, object]] = []
-    run = GenerationRun(artifact, config, base)
+    rows: list[dict[str, Any]] = []
+    given = (
+        {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in types} if mask_folder else {}
+    )
+    run = GenerationRun(artifact, config, base, _hash_masks(given) if given else "drawn")
     for category_name in sorted({name.partition("/")[0] for name in types}):
         if category_name not in found.categories:
             raise ValueError(
                 f"There is no category {category_name!r} in {dataset}: it has "
                 f"{', '.join(found.categories)}; name the types wanted with --type."
             )
-        masks = {}
+        masks: dict[str, MaskSource] = {}
         for name in (n for n in types if n.partition("/")[0] == category_name):
             defect = name.partition("/")[2]
             masks[defect] = (
-                read_mask_folder(mask_folder, category_name, defect)
-                if mask_folder
-                else generate_masks(
-                    base,
-                    model,
-                    name,
-                    count,
-                    config.seed,
-                    config.masks,
-                    on_mask=_stage_of(on_stage, f"{name} masks", count),
+                masks_in_turn(given[name])
+                if given
+                else DrawnMasks(
+                    base, model, name, config.seed, config.masks, on_mask=_stage_of(on_stage, name, count)
                 )
             )
         rows += generate_dataset(run, model, found.categories[category_name], masks, count, out, on_stage)
     return rows
 
 
+def _hash_masks(given: dict[str, list[np.ndarray]]) -> str:
+    digest = hashlib.sha256()
+    for name, masks in sorted(given.items()):
+        digest.update(name.encode() + b"".join(np.packbits(mask).tobytes() for mask in masks))
+    return digest.hexdigest()[:16]
+
+
 def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:
-    return lambda accepted, tries: on_stage(stage, accepted, total, f"{tries} tried")
+    return lambda accepted, tries: on_stage(f"{stage} masks", min(accepted, total), total, f"{tries} tried")
 
 
 def read_mask_folder(folder: Path, category: str, defect: str) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a generated dataset: contact sheets, fill, loss curves, settings, versions."""
+"""One self-contained HTML page on a generated dataset: contact sheets, fill, curves, settings, versions."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ import numpy as np
 from PIL import Image
 
 from anomalydiffusion_core import __version__
-from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.dataset.photos import read_mask, read_photo
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.export.mvtec import manifest_pairs
 from anomalydiffusion_core.quality import change
 
 THUMBNAIL = 128  # pixels
 COLUMNS = 8
+ROW_KEYS = ("normal", "fill", "noise", "config", "base_family", "base_weights", "artifact_sha256")
 
 
 def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> dict[str, Any]:
     """Reads a generated dataset's manifest and pictures, writes the page, returns its figures by type.
 
-    Raises ValueError when there is no manifest or it has no rows.
+    Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     groups: dict[str, list[tuple[dict[str, Any], Path, Path]]] = defaultdict(list)
     for row, image, mask in manifest_pairs(root):
+        if missing := [key for key in ROW_KEYS if key not in row]:
+            raise ValueError(
+                f"{root / 'manifest.jsonl'} has a row without {', '.join(missing)}: "
+                "write the dataset with 'anomalydiffusion generate'."
+            )
         groups[f"{row['category']}/{row['defect']}"].append((row, image, mask))
     if not groups:
         raise ValueError(
@@ -88,11 +94,11 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
 
 
 def _contact_sheet(root: Path, pairs: list[tuple[dict[str, Any], Path, Path]]) -> tuple[str, int]:
-    """The sheet of the first pairs as a data URI, and how many pixels changed outside masks over all pairs."""
+    """The sheet of the first pairs as a data URI, and how many pixels changed outside masks in all pairs."""
     outside, columns = 0, []
     for number, (row, image_path, mask_path) in enumerate(pairs):
         normal, image = read_photo(root / row["normal"]).pixels, read_photo(image_path).pixels
-        mask = np.asarray(Image.open(mask_path)) > 0
+        mask = read_mask(mask_path, image.shape[:2])
         difference = change(normal, image)
         outside += int((difference[~mask] > 0).sum())
         if number < COLUMNS:
@@ -110,7 +116,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def _mean_area(pairs: list[tuple[dict[str, Any], Path, Path]]) -> float:
-    return float(np.mean([(np.asarray(Image.open(mask)) > 0).mean() for _, _, mask in pairs]))
+    return float(np.mean([read_mask(mask).mean() for _, _, mask in pairs]))
 
 
 def _data_uri(image: Image.Image) -> str:

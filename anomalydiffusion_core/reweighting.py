@@ -39,6 +39,9 @@ class AARConfig:
         return self.mode is not AARMode.OFF and self.strength != 0 and self.start <= progress < self.end
 
 
+Columns = slice | tuple[slice, ...]  # where inserted tokens stand: alike in all rows, or row by row
+
+
 @dataclass
 class AttentionWeights:
     """What a host's attention reads at each evaluation: `w` (B,1,h,w), None for plain, and the inserted
@@ -46,7 +49,7 @@ class AttentionWeights:
     """
 
     mode: AARMode
-    columns: slice
+    columns: Columns
     w: Tensor | None = None
 
 
@@ -111,25 +114,33 @@ def to_queries(w: Tensor, count: int) -> Tensor:
     )
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice) -> Tensor:
+def marked(columns: Columns, value: Tensor) -> Tensor:
+    """(B,T), 1 in the given columns of each row and 0 elsewhere, for values (B,H,T,c)."""
+    rows, length = len(value), value.shape[2]
+    marks = torch.zeros((rows, length), dtype=value.dtype)
+    for row, part in enumerate((columns,) * rows if isinstance(columns, slice) else columns):
+        marks[row, part] = 1
+    return marks.to(value.device)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Columns) -> Tensor:
     """Attention with post-softmax weights on some columns: out + (w - 1) A[:,cols] V[cols], in one fused
     call.
 
     q (B,H,N,c), k and v (B,H,T,c), w (B,N,1) -> (B,H,N,c).
     """
-    chosen = torch.zeros_like(value)
-    chosen[:, :, columns] = value[:, :, columns]
+    chosen = value * marked(columns, value)[:, None, :, None]
     out, extra = F.scaled_dot_product_attention(query, key, torch.cat([value, chosen], dim=-1)).chunk(
         2, dim=-1
     )
     return out + (w[:, None] - 1) * extra
 
 
-def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: slice) -> Tensor:
+def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Columns) -> Tensor:
     """The authors' site: logits of the anomaly columns and of column 0 times w, before the softmax."""
     logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    for part in (slice(0, 1), columns):
-        logits[..., part] = logits[..., part] * w[:, None]
+    strengthened_columns = torch.maximum(marked(columns, value), marked(slice(0, 1), value))
+    logits = logits * (1 + strengthened_columns[:, None, None] * (w[:, None] - 1))
     return logits.softmax(-1) @ value
 
 

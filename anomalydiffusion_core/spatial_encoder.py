@@ -1,4 +1,4 @@
-"""The spatial encoder E: mask -> n tokens that say where (METHOD: ResNet, feature pyramid, one head per token).
+"""The spatial encoder E: mask -> n tokens that say where: ResNet, feature pyramid, one head per token.
 
 Normalisation is by groups, not batches: the same mask gives the same tokens whatever lies beside it.
 """
@@ -61,7 +61,8 @@ class SpatialEncoder(nn.Module):
 
     def forward(self, mask: Tensor) -> Tensor:
         size = self.config.mask_size
-        mask = F.interpolate(mask.float(), (size, size), mode="area" if mask.shape[-1] > size else "bilinear")
+        shrinks = max(mask.shape[-2:]) > size
+        mask = F.interpolate(mask.float(), (size, size), mode="area" if shrinks else "bilinear")
         x = self.stem((2 * mask - 1).expand(-1, 3, -1, -1))
         features = {}
         for i, layer in enumerate(self.layers, start=1):

@@ -19,6 +19,7 @@ from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.generation import GenerationConfig, PairGenerator
+from anomalydiffusion_core.masks import masks_in_turn
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.sampling import SamplingConfig
 
@@ -52,7 +53,7 @@ def main() -> None:
                 if not name.startswith(category.name + "/") or name not in model.anomaly:
                     continue
                 held_out = split_pairs(pairs, arguments.share)[1] or pairs
-                masks = [read_mask(pair.mask) for pair in held_out]
+                masks = masks_in_turn([read_mask(pair.mask) for pair in held_out])
                 made = generator.try_indices(name, range(arguments.count), masks)
                 fills[mode.value] += [pair.fill for pair in made]
                 rows.setdefault(mode.value, []).extend(pair.pixels for pair in made[:2])

@@ -1,11 +1,12 @@
-"""Views of a pair (supplement B): flip, rotate, crop and move image and mask together, the whole defect kept inside."""
+"""Views of a pair (supplement B): flipped, rotated and cropped together, the whole defect kept inside."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import label
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
@@ -24,21 +25,16 @@ def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generat
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
-    pair = tv_tensors.Image(image), tv_tensors.Mask(mask)
     if uniform(0, 1) < 0.5:
-        pair = v2.functional.horizontal_flip(pair[0]), v2.functional.horizontal_flip(pair[1])
+        image, mask = image.flip(-1), mask.flip(-1)
     if uniform(0, 1) < 0.5:
-        pair = v2.functional.vertical_flip(pair[0]), v2.functional.vertical_flip(pair[1])
-    image, mask = rotate_whole(
-        pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor), uniform(-MAX_ROTATION, MAX_ROTATION)
-    )
+        image, mask = image.flip(-2), mask.flip(-2)
+    image, mask = rotate_whole(image, mask, uniform(-MAX_ROTATION, MAX_ROTATION))
     height, width = mask.shape[-2:]
     top, bottom, left, right = bounding_box(mask)
     scale = uniform(max(SMALLEST_CROP, (bottom - top) / height, (right - left) / width), 1.0)
-    crop_h, crop_w = (
-        _at_least(scale * height, bottom - top, height),
-        _at_least(scale * width, right - left, width),
-    )
+    crop_h = _at_least(scale * height, bottom - top, height)
+    crop_w = _at_least(scale * width, right - left, width)
     y = round(uniform(max(0, bottom - crop_h), min(top, height - crop_h)))
     x = round(uniform(max(0, right - crop_w), min(left, width - crop_w)))
     crop = (..., slice(y, y + crop_h), slice(x, x + crop_w))
@@ -46,23 +42,28 @@ def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generat
 
 
 def rotate_whole(image: Tensor, mask: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
-    """Rotates about the centre with mirrored borders; less, or not at all, where the defect would leave the frame."""
+    """Rotates about the centre with mirrored borders, image (3,H,W) and mask (1,H,W) alike.
+
+    Turns by less, or not at all, where part of the defect would leave the frame or a speck would vanish.
+    Photos too elongated to be mirrored that far stay as they are.
+    """
     height, width = mask.shape[-2:]
     pad = int(0.2 * max(height, width)) + 1
+    if pad >= min(height, width):
+        return image, mask
+    parts, count = label(mask[0].numpy(), structure=np.ones((3, 3)))
+    padding = [pad, pad, pad, pad]
+    wide_parts = T.pad(torch.from_numpy(parts)[None].float(), padding)
+    inside = (..., slice(pad, pad + height), slice(pad, pad + width))
     for angle in (degrees, degrees / 2, degrees / 4):
-        kept = T.rotate(mask, angle)
-        if float(kept.sum()) < 0.98 * float(mask.sum()) or _touches_border(kept) > _touches_border(mask):
+        turned = T.rotate(wide_parts, angle)
+        kept = turned[inside]
+        if (turned > 0).sum() > (kept > 0).sum() or len(kept[kept > 0].unique()) < count:
             continue
-        padding = [pad, pad, pad, pad]
         wide = T.rotate(T.pad(image, padding, padding_mode="reflect"), angle, v2.InterpolationMode.BILINEAR)
         wide_mask = T.rotate(T.pad(mask, padding, padding_mode="reflect"), angle)
-        inside = (..., slice(pad, pad + height), slice(pad, pad + width))
         return wide[inside], wide_mask[inside]
     return image, mask
-
-
-def _touches_border(mask: Tensor) -> float:
-    return float(mask[..., 0, :].sum() + mask[..., -1, :].sum() + mask[..., 0].sum() + mask[..., -1].sum())
 
 
 def bounding_box(mask: Tensor) -> tuple[int, int, int, int]:
@@ -80,11 +81,9 @@ def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(…,H,W) in {0,1} to another size: every target pixel that the defect touches when shrinking, nearest when growing."""
+    """(…,H,W) in {0,1} to another size: every target pixel that the defect touches, nearest when growing."""
     height, width = mask.shape[-2:]
     four = mask.reshape(-1, 1, height, width).float()
-    if size[0] <= height and size[1] <= width:
-        small = F.adaptive_max_pool2d(four, size)
-    else:
-        small = F.interpolate(four, size, mode="nearest")
-    return small.reshape(*mask.shape[:-2], *size).to(mask.dtype)
+    small = F.adaptive_max_pool2d(four, (min(size[0], height), min(size[1], width)))
+    grown = F.interpolate(small, size, mode="nearest-exact")
+    return grown.reshape(*mask.shape[:-2], *size).to(mask.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Category:
-    """One product: its normal photos (training folder first) and its defect pairs, sorted by type and stem."""
+    """One product: its normal photos (training folder first) and its pairs, sorted by type and stem."""
 
     name: str
     normals: tuple[Path, ...]
@@ -69,8 +70,8 @@ class Dataset:
 def find_dataset(root: Path, category: str | None = None, defects: list[str] | None = None) -> Dataset:
     """Finds the pairs under `root`: one category's folder, a folder of categories, or `images` with `masks`.
 
-    Raises ValueError when there is none, when a category or defect asked for does not exist (naming those that
-    do), and when an image has no mask or several.
+    Raises ValueError when there is none, when a category or defect asked for does not exist (naming those
+    that do), and when an image has no mask or several, or a mask several images.
     """
     if not root.is_dir():
         raise ValueError(f"Dataset {root} is no folder: give the folder that holds the categories.")
@@ -107,7 +108,7 @@ def _categories(root: Path) -> list[Category]:
     return [
         _mvtec_category(folder, folder.name)
         for folder in sorted(root.iterdir())
-        if folder.is_dir() and _is_category(folder)
+        if folder.is_dir() and not folder.name.startswith(".") and _is_category(folder)
     ]
 
 
@@ -122,7 +123,7 @@ def _mvtec_category(folder: Path, name: str) -> Category:
     pairs: list[Pair] = []
     test = folder / "test"
     for defect in sorted(path for path in test.iterdir() if path.is_dir()) if test.is_dir() else []:
-        if defect.name != "good":
+        if defect.name != "good" and not defect.name.startswith("."):
             pairs += _match(name, defect.name, list_images(defect), folder / "ground_truth" / defect.name)
     return Category(name, tuple(normals), tuple(pairs))
 
@@ -131,10 +132,12 @@ def _match(category: str, defect: str, images: list[Path], masks: Path) -> list[
     """Pairs images with masks by name: `<stem>_mask.*` or `<stem>.*`."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in list_images(masks):
-        by_stem[path.stem.removesuffix("_mask")].append(path)
-    pairs = []
+        by_stem[path.stem].append(path)
+    pairs: dict[str, Pair] = {}
     for image in images:
-        candidates = by_stem.get(image.stem, [])
+        candidates = [*by_stem.get(f"{image.stem}_mask", []), *by_stem.get(image.stem, [])]
+        if image.stem in pairs:
+            raise ValueError(f"Images {pairs[image.stem].image} and {image.name} share a name: keep one.")
         if not candidates:
             raise ValueError(
                 f"Image {image} has no mask: add {masks / (image.stem + '_mask.png')} or remove the image."
@@ -142,20 +145,26 @@ def _match(category: str, defect: str, images: list[Path], masks: Path) -> list[
         if len(candidates) > 1:
             names = ", ".join(path.name for path in candidates)
             raise ValueError(f"Image {image} has several masks in {masks} ({names}): keep one.")
-        pairs.append(Pair(category, defect, image.stem, image, candidates[0]))
-    return pairs
+        pairs[image.stem] = Pair(category, defect, image.stem, image, candidates[0])
+    return list(pairs.values())
 
 
 def split_pairs(pairs: list[Pair], share: float = 1 / 3) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs of one type: the first floor(n * share) by stem, at least one, no image in both.
+    """Training and held-out pairs of one type: the floor(n * share) lowest ids, at least one; none in both.
 
-    Raises ValueError for a type with fewer than two pairs.
+    Numbers in stems count as numbers: 2 comes before 10. Raises ValueError for fewer than two pairs.
     """
     if len(pairs) < 2:
         kind = pairs[0].defect_type if pairs else "a type"
         raise ValueError(
             f"Defect {kind} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out."
         )
-    ordered = sorted(pairs, key=lambda pair: pair.stem)
+    ordered = sorted(pairs, key=_id_order)
     count = max(1, int(len(ordered) * share + 1e-9))
     return ordered[:count], ordered[count:]
+
+
+def _id_order(pair: Pair) -> tuple[list[str | int], str]:
+    # re.split with a group alternates text and digits, so text meets text and numbers meet numbers
+    parts = re.split(r"([0-9]+)", pair.stem)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], pair.stem

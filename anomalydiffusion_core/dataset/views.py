@@ -44,7 +44,12 @@ def make_views(
     """The pair itself and `per_pair - 1` random views of every pair, encoded.
 
     With `masks_as_pictures` the latents are those of the masks, drawn black and white (for e_m).
+    Raises ValueError when `size` is no whole number of latent cells, or a file is at fault.
     """
+    if size % base.factor:
+        raise ValueError(
+            f"Size {size} is no multiple of {base.factor} pixels, the base's latent cell: change it."
+        )
     names = sorted(pairs)
     latents, masks, types = [], [], []
     for index, name in enumerate(names):

@@ -1,10 +1,13 @@
 """Writing pairs in MVTec's layout with a manifest: appended to, resumed, never overwritten.
 
-A pair is written mask first, then image, then its manifest row; what a crash leaves half-done is not in the manifest.
+A pair's manifest row is written first, then its mask, then its image. So every file has its row, and what a
+crash leaves half-done is the last row's: it is not read, and the next writer takes it back.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,53 +17,90 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomalydiffusion_core.dataset.photos import Photo, file_hash, list_images, read_photo, write_png
+from anomalydiffusion_core.dataset.photos import (
+    Photo,
+    file_hash,
+    list_images,
+    png_bytes,
+    read_photo,
+    write_new,
+)
 
 MANIFEST = "manifest.jsonl"
+ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_sha256")
+DIGITS = 5  # of an id: names keep their order, with or without `_mask`, as long as all are equally long
 
 
 def read_manifest(root: Path) -> list[dict[str, Any]]:
-    """The manifest's rows; a last line cut short by a crash is left out, an absent manifest has none."""
+    """The manifest's rows but those that a crash left half-done; an absent manifest has none.
+
+    Raises ValueError when another program wrote the manifest or a line in it is damaged.
+    """
+    return _complete_rows(root)[0]
+
+
+def _complete_rows(root: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any] | None]:
+    """Rows whose pair is whole, how many bytes they take, and the last row if its pair is not."""
     path = root / MANIFEST
-    if not path.is_file():
-        return []
+    content = path.read_bytes() if path.is_file() else b""
+    lines = content.splitlines(keepends=True)
     rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(
-                    f"{path} line {number} is no JSON: restore the manifest or use a new folder."
-                ) from None
-    return rows
+            rows.append(_row(line, f"{path} line {number}"))
+        except ValueError:
+            if line.endswith(b"\n"):
+                raise
+            return rows, len(content) - len(line), None  # cut by a crash
+    if rows and not ((root / rows[-1]["image"]).is_file() and (root / rows[-1]["mask"]).is_file()):
+        return rows[:-1], len(content) - len(lines[-1]), rows[-1]
+    return rows, len(content), None
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise ValueError(f"{where} is no JSON: restore the manifest or use a new folder.") from None
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ROW_KEYS):
+        raise ValueError(
+            f"{where} lacks some of {', '.join(ROW_KEYS)}, so it was not written by 'anomalydiffusion "
+            "generate': choose a new folder."
+        )
+    return row
+
+
+def check_output(root: Path) -> None:
+    """Raises ValueError when pairs cannot be written below `root`: a file, or somebody else's folder."""
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file: give a folder for the generated dataset.")
+    if root.is_dir() and any(root.iterdir()) and not (root / MANIFEST).is_file():
+        raise ValueError(
+            f"{root} is not empty and has no {MANIFEST}: choose a new folder, so that nothing is mixed."
+        )
+    read_manifest(root)
 
 
 class MVTecWriter:
-    """Appends pairs to a dataset root. Raises ValueError when the root is somebody else's dataset."""
+    """Appends pairs to a dataset root. Raises ValueError when the root is somebody else's dataset.
+
+    Nothing is made on disk before the first file is written.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        if root.exists() and not root.is_dir():
-            raise ValueError(f"{root} is a file: give a folder for the generated dataset.")
-        if root.is_dir() and any(root.iterdir()) and not (root / MANIFEST).is_file():
-            raise ValueError(
-                f"{root} is not empty and has no {MANIFEST}: choose a new folder, so that nothing is mixed."
-            )
-        self.rows = read_manifest(root)
-        root.mkdir(parents=True, exist_ok=True)
-        self._repair_last_line()
-        self.file = (root / MANIFEST).open("a", encoding="utf-8")
-
-    def _repair_last_line(self) -> None:
-        path = self.root / MANIFEST
-        if path.is_file() and (text := path.read_bytes()) and not text.endswith(b"\n"):
-            with path.open("ab") as file:
-                file.write(b"\n" if text.splitlines()[-1].endswith(b"}") else b"")
-                file.truncate(
-                    len(text) + 1 if text.splitlines()[-1].endswith(b"}") else text.rfind(b"\n") + 1
-                )
+        check_output(root)
+        self.rows, self._size, half_done = _complete_rows(root)
+        if half_done:
+            _remove_if_ours(root / half_done["mask"], half_done["mask_sha256"])
+            _remove_if_ours(root / half_done["image"], half_done["image_sha256"])
+        for left in root.glob("*/*/*/tmp*.tmp"):
+            left.unlink()
+        if (root / MANIFEST).is_file():
+            os.truncate(root / MANIFEST, self._size)
+            if self._size and not (root / MANIFEST).read_bytes().endswith(b"\n"):
+                self._append(b"\n")
+                self._size += 1
 
     def done(self, category: str, defect: str, run: str) -> list[dict[str, Any]]:
         """Rows of one type that a run (by its identity) has written already."""
@@ -79,41 +119,72 @@ class MVTecWriter:
         gray: bool,
         row: dict[str, Any],
     ) -> dict[str, Any]:
-        """Writes one pair, pixels (H,W,3) uint8 and mask (H,W) bool; returns its manifest row."""
+        """Writes one pair, pixels (H,W,3) uint8 and mask (H,W) bool; returns its manifest row.
+
+        Raises OSError where that is impossible, with nothing of the pair left.
+        """
         images = self.root / category / "test" / defect
         masks = self.root / category / "ground_truth" / defect
-        number = _next_number(images, masks)
-        mask_path, image_path = masks / f"{number:03d}_mask.png", images / f"{number:03d}.png"
-        write_png(Image.fromarray(mask.astype(np.uint8) * 255), mask_path)
-        write_png(Photo(pixels, gray).image(), image_path)
+        name = f"{_next_number(images, masks):0{DIGITS}d}"
+        mask_path, image_path = masks / f"{name}_mask.png", images / f"{name}.png"
+        image_content = png_bytes(Photo(pixels, gray).image())
+        mask_content = png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
         row = {
             "category": category,
             "defect": defect,
             "image": image_path.relative_to(self.root).as_posix(),
             "mask": mask_path.relative_to(self.root).as_posix(),
             **row,
-            "image_sha256": file_hash(image_path),
-            "mask_sha256": file_hash(mask_path),
+            "image_sha256": hashlib.sha256(image_content).hexdigest(),
+            "mask_sha256": hashlib.sha256(mask_content).hexdigest(),
         }
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = json.dumps(row).encode() + b"\n"
+        try:
+            self._append(line)
+            write_new(mask_content, mask_path)
+            write_new(image_content, image_path)
+        except BaseException:
+            _remove_if_ours(mask_path, row["mask_sha256"])
+            _remove_if_ours(image_path, row["image_sha256"])
+            if (self.root / MANIFEST).is_file():
+                os.truncate(self.root / MANIFEST, self._size)
+            raise
+        self._size += len(line)
         self.rows.append(row)
         return row
 
+    def _append(self, line: bytes) -> None:
+        path = self.root / MANIFEST
+        self._make_manifest()
+        with path.open("ab", buffering=0) as file:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+
+    def _make_manifest(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / MANIFEST).touch()
+
     def add_normals(self, category: str, normals: list[Path]) -> list[str]:
-        """Puts the normal photos into train/good as PNG; returns their paths below the root, in order."""
+        """Puts the normal photos into train/good as PNG; returns their paths below the root, in order.
+
+        A photo that lies there already, pixel for pixel, is not written again.
+        """
+        self._make_manifest()
         folder = self.root / category / "train" / "good"
+        known = {_content(read_photo(path)): path for path in list_images(folder)}
         names = []
-        for number, source in enumerate(normals):
-            target = folder / f"{number:03d}.png"
-            if not target.exists():
-                write_png(read_photo(source).image(), target)
-            names.append(target.relative_to(self.root).as_posix())
+        for source in normals:
+            photo = read_photo(source)
+            content = _content(photo)
+            if content not in known:
+                known[content] = folder / f"{_next_number(folder):0{DIGITS}d}.png"
+                write_new(png_bytes(photo.image()), known[content])
+            names.append(known[content].relative_to(self.root).as_posix())
         return names
 
     def close(self) -> None:
-        self.file.close()
+        """Every pair is on disk when `write` returns, so that nothing is left to do."""
 
     def __enter__(self) -> MVTecWriter:
         return self
@@ -122,12 +193,21 @@ class MVTecWriter:
         self.close()
 
 
+def _content(photo: Photo) -> tuple[bool, tuple[int, int], bytes]:
+    return photo.gray, photo.size, hashlib.sha256(photo.pixels.tobytes()).digest()
+
+
+def _remove_if_ours(path: Path, sha256: str) -> None:
+    if path.is_file() and file_hash(path) == sha256:
+        path.unlink()
+
+
 def _next_number(*folders: Path) -> int:
     numbers = [
         int(stem)
         for folder in folders
         for path in list_images(folder)
-        if (stem := path.stem.removesuffix("_mask")).isdigit()
+        if (stem := path.stem.removesuffix("_mask")).isdecimal()
     ]
     return max(numbers, default=-1) + 1
 
