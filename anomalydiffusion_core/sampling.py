@@ -158,21 +158,22 @@ def _denoise(
     weights = AttentionWeights(config.aar.mode, context.columns)
     x, clean_hat = noise * scheduler.init_noise_sigma, None
     total = len(scheduler.timesteps)
-    for i, t in enumerate(scheduler.timesteps):
-        region = None
-        if target:
-            region = target.blend_region(int(t), config)
-            x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
-        z_t = scheduler.scale_model_input(x, t)
-        times = t.to(z_t.dtype).expand(len(z_t))
-        weights.w = None
-        if target and region is not None and config.aar.acts(i / total):
-            weights.w = _weight_map(base, target, region, z_t, clean_hat, config.aar)
-        eps = _guided_noise(base, z_t, times, context, unconditional, config.guidance, weights)
-        clean_hat = base.schedule.clean_latent(z_t, eps, times)
-        x = scheduler.step(eps, t, x, **extra).prev_sample
-        if on_step:
-            on_step(i + 1, total, clean_hat)
+    with base.reweighted(weights):  # once for all steps: installing it costs a walk through the U-Net
+        for i, t in enumerate(scheduler.timesteps):
+            region = None
+            if target:
+                region = target.blend_region(int(t), config)
+                x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
+            z_t = scheduler.scale_model_input(x, t)
+            times = t.to(z_t.dtype).expand(len(z_t))
+            weights.w = None
+            if target and region is not None and config.aar.acts(i / total):
+                weights.w = _weight_map(base, target, region, z_t, clean_hat, config.aar)
+            eps = _guided_noise(base, z_t, times, context, unconditional, config.guidance, weights)
+            clean_hat = base.schedule.clean_latent(z_t, eps, times)
+            x = scheduler.step(eps, t, x, **extra).prev_sample
+            if on_step:
+                on_step(i + 1, total, clean_hat)
     return blend(x, target.normal, target.m_z) if target else x
 
 
@@ -185,11 +186,8 @@ def _guided_noise(
     guidance: float,
     weights: AttentionWeights,
 ) -> Tensor:
-    if weights.w is None:
-        eps = base.predict_noise(z_t, t, context.hidden)
-    else:
-        with base.reweighted(weights):
-            eps = base.predict_noise(z_t, t, context.hidden)
+    eps = base.predict_noise(z_t, t, context.hidden)
+    weights.w = None
     if guidance == 1 or unconditional is None:
         return eps
     eps_empty = base.predict_noise(z_t, t, unconditional.hidden)

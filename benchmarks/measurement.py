@@ -1,0 +1,111 @@
+"""How the benchmarks measure on shared, noisy machines: busy time, paired ratios, peak memory."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing.queues import SimpleQueue
+
+import torch
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every benchmark is asked; `size` None is the base's native size."""
+
+    base: str
+    size: int | None
+    batch: int
+    steps: int
+    rounds: int
+    device: str
+
+
+def read_options(description: str, steps: int, rounds: int, steps_help: str) -> Options:
+    """The command line of a benchmark, with its own default `steps` and `rounds`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", default="tiny", help="tiny, a diffusers folder or hub id, or a checkpoint")
+    parser.add_argument("--size", type=int, help="pixels per side; default: the base's native size")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=steps, help=steps_help)
+    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each variant")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = Options(**vars(parser.parse_args()))
+    if min(options.batch, options.steps, options.rounds) < 1:
+        parser.error("--batch, --steps and --rounds must be at least 1")
+    return options
+
+
+def use_one_thread() -> None:
+    """Makes CPU time a fair measure: with several threads it also counts their waiting for each other.
+
+    Must run before any tensor operation, so that forked processes inherit no thread pool.
+    """
+    torch.set_num_threads(1)
+
+
+def busy_seconds(device: str) -> float:
+    """CPU time of this process; on CUDA wall-clock time once the queued kernels are done."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def peak_memory(job: Callable[[], object], device: str) -> float:
+    """MiB at the peak of `job` in a process of its own: resident, or allocated on the GPU.
+
+    `job` loads what it needs; the parent must not have used CUDA yet. Raises RuntimeError when it fails.
+    """
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    process = context.Process(target=_report_peak, args=(job, device, answer))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"The process that measured memory ended with code {process.exitcode}.")
+    return answer.get()
+
+
+def _report_peak(job: Callable[[], object], device: str, answer: SimpleQueue[float]) -> None:
+    job()
+    if device.startswith("cuda"):
+        peak = float(torch.cuda.max_memory_allocated())
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    answer.put(peak / 2**20)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Paired over rounds: the median of (variant / reference), its quartiles and extremes."""
+
+    median: float
+    quartiles: tuple[float, float]
+    extremes: tuple[float, float]
+    rounds: int
+
+    def rounded(self) -> dict[str, object]:
+        return {key: _rounded(value) for key, value in asdict(self).items()}
+
+
+def paired_ratio(variant: list[float], reference: list[float]) -> Ratio:
+    """Ratio of two equally long lists of seconds, measured side by side."""
+    ratios = sorted(a / b for a, b in zip(variant, reference, strict=True))
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return Ratio(statistics.median(ratios), (low, high), (ratios[0], ratios[-1]), len(ratios))
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 4)
+    return [_rounded(x) for x in value] if isinstance(value, tuple) else value
