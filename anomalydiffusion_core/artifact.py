@@ -88,7 +88,8 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+            # cloned: in the file they lie unaligned, which changes the last digits of what is computed
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"Artifact {path} does not exist: check the path.") from None
     except (OSError, SafetensorError) as error:

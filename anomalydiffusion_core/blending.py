@@ -14,7 +14,7 @@ def blend(sample: Tensor, noised_normal: Tensor, m_z: Tensor) -> Tensor:
 
 def soft_mask(mask: np.ndarray, feather: float) -> np.ndarray:
     """(H,W) bool -> (H,W) float32: ramps from the mask's edge up to 1 over `feather` pixels, 0 outside."""
-    if feather <= 0:
+    if feather <= 0 or mask.all():  # without any outside there is no distance to it
         return mask.astype(np.float32)
     inside = np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]
     return np.clip(inside / (feather + 1), 0, 1).astype(np.float32)

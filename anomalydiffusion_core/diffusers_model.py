@@ -85,7 +85,7 @@ class DiffusersModel:
                     f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted."
                 )
             head = [self.tokenizer.bos_token_id, *self._ids(before)]
-            if len(head) + count > self.length - 1:
+            if vectors is not None and len(head) + count > self.length - 1:
                 raise ValueError(
                     f"Prompt {prompt!r} leaves no room for {count} vectors in {self.length} tokens."
                 )

@@ -51,14 +51,15 @@ def rotate_whole(image: Tensor, mask: Tensor, degrees: float) -> tuple[Tensor, T
     pad = int(0.2 * max(height, width)) + 1
     if pad >= min(height, width):
         return image, mask
-    parts, count = label(mask[0].numpy(), structure=np.ones((3, 3)))
+    parts = np.zeros((height, width), np.int32)
+    label(mask[0].numpy(), structure=np.ones((3, 3)), output=parts)
     padding = [pad, pad, pad, pad]
     wide_parts = T.pad(torch.from_numpy(parts)[None].float(), padding)
     inside = (..., slice(pad, pad + height), slice(pad, pad + width))
     for angle in (degrees, degrees / 2, degrees / 4):
         turned = T.rotate(wide_parts, angle)
         kept = turned[inside]
-        if (turned > 0).sum() > (kept > 0).sum() or len(kept[kept > 0].unique()) < count:
+        if (turned > 0).sum() > (kept > 0).sum() or len(kept[kept > 0].unique()) < parts.max():
             continue
         wide = T.rotate(T.pad(image, padding, padding_mode="reflect"), angle, v2.InterpolationMode.BILINEAR)
         wide_mask = T.rotate(T.pad(mask, padding, padding_mode="reflect"), angle)

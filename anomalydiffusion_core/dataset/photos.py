@@ -74,7 +74,7 @@ def _unreadable(path: Path, what: str, reason: Exception | str) -> ValueError:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit gray to 8 bits by its high byte; transparency is laid on black; gray stays L, all else is RGB."""
+    """16-bit gray to 8 bits by its high byte; transparency is laid on black; gray is L, all else RGB."""
     if image.mode in MODES_16_BIT:
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode == "F":

@@ -127,6 +127,9 @@ class MVTecWriter:
         masks = self.root / category / "ground_truth" / defect
         name = f"{_next_number(images, masks):0{DIGITS}d}"
         mask_path, image_path = masks / f"{name}_mask.png", images / f"{name}.png"
+        for path in (mask_path, image_path):
+            if path.exists():  # so that what is taken back below is never another's
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         image_content = png_bytes(Photo(pixels, gray).image())
         mask_content = png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
         row = {

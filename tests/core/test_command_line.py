@@ -1,0 +1,431 @@
+"""The command line: exit codes, one line for every bad input, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from anomalydiffusion_core import artifact as artifact_module
+from anomalydiffusion_core import diffusers_model
+from anomalydiffusion_core.artifact import load_artifact, save_artifact
+from anomalydiffusion_core.cli import app
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.export.mvtec import read_manifest
+from anomalydiffusion_core.latent_diffusion import Fingerprint
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def base(make_fake_base: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The base that the commands load as `tiny`; other names are really looked for."""
+    fake, load = make_fake_base(family="tiny"), diffusers_model.load_base
+    monkeypatch.setattr(
+        diffusers_model,
+        "load_base",
+        lambda name, device="cpu": fake if name == "tiny" else load(name, device),
+    )
+    return fake
+
+
+@pytest.fixture
+def trained(model: AnomalyModel, base: Any, tmp_path: Path) -> Path:
+    """An artifact of `base` with types thing/scratch and thing/stain."""
+    model.base = base.fingerprint
+    save_artifact(model, tmp_path / "thing.safetensors")
+    return tmp_path / "thing.safetensors"
+
+
+def train_quickly(data: Path, out: Path, *more: object) -> Any:
+    return run(
+        "train", data, "--out", out, "--steps", 3, "--mask-steps", 2, "--size", 64, "--share", 0.5, *more
+    )
+
+
+def generate_quickly(trained: Path, data: Path, out: Path, *more: object) -> Any:
+    options = ("--steps", 2, "--smallest-fill", 0, "--masks", data / "thing/ground_truth")
+    return run("generate", trained, data, "--out", out, *options, *more)
+
+
+def refused(result: Any, *texts: str) -> None:
+    """Exit code 2 and exactly one line on stderr that holds the texts."""
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: "), result.stderr
+    for text in texts:
+        assert text in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0 and f"Example: anomalydiffusion {command}" in result.stdout
+
+
+def test_importing_the_core_brings_no_diffusers_and_the_package_alone_no_torch() -> None:
+    script = """
+import importlib, pkgutil, sys
+import anomalydiffusion_core as core
+assert not {"torch", "PIL", "numpy", "diffusers"} & set(sys.modules), sorted(sys.modules)
+for module in pkgutil.walk_packages(core.__path__, "anomalydiffusion_core."):
+    if ".tiny_base" not in module.name:
+        importlib.import_module(module.name)
+        assert not {"diffusers", "transformers", "matplotlib", "comfy"} & set(sys.modules), module.name
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# what is wrong with the dataset -> what the line says
+def mask_missing(data: Path) -> str:
+    (data / "thing/ground_truth/stain/001_mask.png").unlink()
+    return "stain/001.png has no mask"
+
+
+def two_masks(data: Path) -> str:
+    Image.new("L", (64, 64)).save(data / "thing/ground_truth/stain/001.bmp")
+    return "stain/001.png has several masks"
+
+
+def mask_of_another_size(data: Path) -> str:
+    mask = np.zeros((32, 48), np.uint8)
+    mask[3:8, 3:8] = 255
+    Image.fromarray(mask).save(data / "thing/ground_truth/stain/002_mask.png")
+    return "002_mask.png is 48x32 but its image is 64x64"
+
+
+def empty_mask(data: Path) -> str:
+    Image.new("L", (64, 64)).save(data / "thing/ground_truth/stain/000_mask.png")
+    return "stain/000_mask.png is empty"
+
+
+def white_mask(data: Path) -> str:
+    Image.new("L", (64, 64), 255).save(data / "thing/ground_truth/scratch/003_mask.png")
+    return "scratch/003_mask.png is all white"
+
+
+def truncated_image(data: Path) -> str:
+    path = data / "thing/test/scratch/000.png"
+    path.write_bytes(path.read_bytes()[:200])
+    return "scratch/000.png cannot be read"
+
+
+def empty_image(data: Path) -> str:
+    (data / "thing/test/scratch/001.png").write_bytes(b"")
+    return "scratch/001.png is empty (0 bytes)"
+
+
+def text_for_a_mask(data: Path) -> str:
+    (data / "thing/ground_truth/scratch/001_mask.png").write_text("mask")
+    return "001_mask.png cannot be read"
+
+
+def one_pair_only(data: Path) -> str:
+    for number in (1, 2):
+        (data / f"thing/test/stain/{number:03d}.png").unlink()
+    return "thing/stain has 1 pair"
+
+
+def no_pairs(data: Path) -> str:
+    for path in (data / "thing/test").rglob("*.png"):
+        path.unlink()
+    return "holds no defect pairs"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        mask_missing,
+        two_masks,
+        mask_of_another_size,
+        empty_mask,
+        white_mask,
+        truncated_image,
+        empty_image,
+        text_for_a_mask,
+        one_pair_only,
+        no_pairs,
+    ],
+)
+def test_training_refuses_a_spoilt_dataset(
+    base: Any, dataset: Path, tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    text = spoil(dataset)
+    before = snapshot(tmp_path)
+    refused(train_quickly(dataset, tmp_path / "new/a.safetensors"), text)
+    assert snapshot(tmp_path) == before
+
+
+def test_training_refuses_what_is_not_there(base: Any, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    before, out = snapshot(tmp_path), tmp_path / "new/a.safetensors"
+    refused(train_quickly(tmp_path / "absent", out), "absent is no folder")
+    refused(train_quickly(tmp_path / "empty", out), "holds no dataset")
+    refused(train_quickly(dataset, out, "--category", "bolt"), "no category 'bolt'", "it has thing")
+    refused(train_quickly(dataset, out, "--defect", "dent"), "no defect 'dent'", "it has scratch, stain")
+    refused(train_quickly(dataset, out, "--size", 100), "100 is no multiple of 8")
+    refused(train_quickly(dataset, out, "--device", "abacus"), "'abacus' cannot be used")
+    assert snapshot(tmp_path) == before
+
+
+def test_training_refuses_a_base_that_is_no_model(base: Any, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.safetensors").write_text("no checkpoint")
+    before, out = snapshot(tmp_path), tmp_path / "new/a.safetensors"
+    refused(train_quickly(dataset, out, "--base", tmp_path / "folder"), "folder is no diffusers model")
+    refused(train_quickly(dataset, out, "--base", tmp_path / "absent"), "absent' does not exist")
+    refused(train_quickly(dataset, out, "--base", tmp_path / "file.safetensors"), "file.safetensors")
+    assert snapshot(tmp_path) == before
+
+
+def test_outputs_are_refused_before_any_work(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(diffusers_model, "load_base", work)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    (tmp_path / "file").touch()
+    before, under = snapshot(tmp_path), tmp_path / "file/below/out"
+    refused(train_quickly(dataset, trained), "thing.safetensors exists already")
+    refused(train_quickly(dataset, under), f"{tmp_path / 'file'} is a file")
+    refused(run("masks", trained, "--out", tmp_path / "full"), "full exists already")
+    refused(run("masks", trained, "--out", under), f"{tmp_path / 'file'} is a file")
+    refused(generate_quickly(trained, dataset, tmp_path / "full"), "is not empty and has no manifest")
+    refused(generate_quickly(trained, dataset, tmp_path / "file"), "is a file")
+    refused(generate_quickly(trained, dataset, under), f"{tmp_path / 'file'} is a file")
+    refused(run("report", dataset, "--out", under), f"{tmp_path / 'file'} is a file")
+    refused(train_quickly(dataset, tmp_path / "new", "--json", under), f"{tmp_path / 'file'} is a file")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_read_only_folder_is_refused_before_any_work(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, access = tmp_path / "locked", os.access
+    locked.mkdir()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: (mode != os.W_OK or Path(path) != locked) and access(path, mode)
+    )
+    refused(train_quickly(dataset, locked / "new/a.safetensors"), f"{locked} is read-only")
+    refused(run("masks", trained, "--out", locked / "m"), f"{locked} is read-only")
+    refused(generate_quickly(trained, dataset, locked), f"{locked} is read-only")
+    assert list(locked.iterdir()) == []
+
+
+def test_generation_refuses_what_does_not_fit(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.safetensors").write_text("hello")
+    save_file({"emb_params": torch.zeros(2, 16)}, tmp_path / "embedding.safetensors")
+    (tmp_path / "empty").mkdir()
+    other = load_artifact(trained)
+    other.base = Fingerprint("sd1", "0" * 16)
+    save_artifact(other, tmp_path / "sd1.safetensors")
+    other.base, other.anomaly = base.fingerprint, {}
+    save_artifact(other, tmp_path / "hollow.safetensors")
+    before, out = snapshot(tmp_path), tmp_path / "out"
+    refused(generate_quickly(tmp_path / "text.safetensors", dataset, out), "cannot be read as an artifact")
+    refused(
+        generate_quickly(tmp_path / "embedding.safetensors", dataset, out),
+        "is no anomalydiffusion/1 artifact",
+    )
+    refused(
+        generate_quickly(tmp_path / "absent.safetensors", dataset, out), "absent.safetensors does not exist"
+    )
+    refused(generate_quickly(tmp_path / "sd1.safetensors", dataset, out), "'sd1'", "say with --base")
+    refused(
+        generate_quickly(tmp_path / "sd1.safetensors", dataset, out, "--base", "tiny"),
+        "'sd1' but the base given is 'tiny'",
+    )
+    refused(generate_quickly(tmp_path / "hollow.safetensors", dataset, out), "holds no anomaly embedding")
+    refused(
+        generate_quickly(trained, dataset, out, "--type", "thing/dent"),
+        "this artifact has thing/scratch, thing/stain",
+    )
+    refused(generate_quickly(trained, tmp_path / "empty", out), "holds no dataset")
+    refused(generate_quickly(trained, dataset, dataset / "out"), "lies inside the dataset")
+    refused(
+        generate_quickly(trained, dataset, out, "--masks", tmp_path / "empty"),
+        "holds no masks for thing/scratch",
+    )
+    refused(generate_quickly(trained, dataset, out, "--scheduler", "fast"), "no scheduler 'fast'")
+    assert snapshot(tmp_path) == before
+
+
+def test_generation_refuses_a_dataset_without_normal_photos(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path
+) -> None:
+    for path in (dataset / "thing/train/good").iterdir():
+        path.unlink()
+    before = snapshot(tmp_path)
+    refused(generate_quickly(trained, dataset, tmp_path / "out"), "no normal photos")
+    assert snapshot(tmp_path) == before
+
+
+def test_masks_need_a_mask_embedding(base: Any, trained: Path, tmp_path: Path) -> None:
+    refused(
+        run("masks", trained, "--out", tmp_path / "m", "--type", "thing/dent"),
+        "this artifact has thing/scratch",
+    )
+    model = load_artifact(trained)
+    model.mask = {}
+    save_artifact(model, tmp_path / "none.safetensors")
+    refused(
+        run("masks", tmp_path / "none.safetensors", "--out", tmp_path / "m"),
+        "train with --mask-steps above 0",
+    )
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_folder_without_a_manifest_has_no_report(dataset: Path, tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    refused(run("report", dataset), "has no generated pairs")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_artifact(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(artifact_module, "save_file", full)
+    refused(
+        train_quickly(dataset, tmp_path / "a.safetensors"), "a.safetensors", "No space left", "free space"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_full_disk_while_generating_keeps_what_was_finished(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, out = os.link, tmp_path / "out"
+
+    def nearly_full(source: str, target: Path) -> None:
+        if target.name == "00001.png" and target.parent.name == "scratch":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", nearly_full)
+        result = generate_quickly(trained, dataset, out, "--count", 2)
+    refused(result, "scratch/00001.png: No space left on device")
+    assert [row["image"] for row in read_manifest(out)] == ["thing/test/scratch/00000.png"]
+    assert [path.name for path in (out / "thing/ground_truth/scratch").iterdir()] == ["00000_mask.png"]
+    assert generate_quickly(trained, dataset, out, "--count", 2).exit_code == 0
+    assert len(read_manifest(out)) == 4
+
+
+def test_training_writes_an_artifact_and_a_summary(base: Any, dataset: Path, tmp_path: Path) -> None:
+    out, summary = tmp_path / "new/a.safetensors", tmp_path / "new/summary.json"
+    result = train_quickly(dataset, out, "--json", summary)
+    assert result.exit_code == 0 and result.stderr == "" and f"Artifact: {out}" in result.stdout
+    model = load_artifact(out, base.fingerprint)
+    assert sorted(model.anomaly) == sorted(model.mask) == ["thing/scratch", "thing/stain"]
+    told = json.loads(summary.read_text())
+    assert told["artifact"] == str(out) and told["pairs"] == {"thing/scratch": 4, "thing/stain": 3}
+    assert told["interrupted"] is False and told["improvement"]["before"] > 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["a.safetensors", "summary.json"]
+
+
+def test_generation_continues_and_reports(base: Any, trained: Path, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert generate_quickly(trained, dataset, out, "--count", 1).exit_code == 0
+    before = snapshot(out)
+    result = generate_quickly(trained, dataset, out, "--count", 3, "--json", tmp_path / "g.json")
+    assert result.exit_code == 0 and json.loads((tmp_path / "g.json").read_text())["pairs"] == 6
+    after = snapshot(out)
+    assert all(after[name] == before[name] for name in before if name != "manifest.jsonl")
+    assert after["manifest.jsonl"].startswith(before["manifest.jsonl"])
+    rows = read_manifest(out)
+    assert len({(row["defect"], row["index"]) for row in rows}) == len(rows) == 6
+    for row in rows:
+        normal, image = (np.asarray(Image.open(out / row[key])) for key in ("normal", "image"))
+        outside = np.asarray(Image.open(out / row["mask"])) == 0
+        np.testing.assert_array_equal(image[outside], normal[outside])
+    result = run("report", out, "--artifact", trained, "--json", tmp_path / "r.json")
+    assert result.exit_code == 0 and (out / "report.html").is_file()
+    assert json.loads((tmp_path / "r.json").read_text())["changed_outside"] == 0
+
+
+@pytest.mark.parametrize("moment", ["first step", "measuring", "views of masks", "mask steps"])
+def test_an_interrupted_training_keeps_what_was_learned(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Interrupts at a call of the base, counted in a run without interruption."""
+    calls = {"predict_noise": 0, "encode": 0}
+    stop = {"predict_noise": 10**6, "encode": 10**6}
+
+    def counted(name: str) -> Any:
+        function = getattr(base, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            if calls[name] > stop[name]:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(base, name, counted(name))
+    assert train_quickly(dataset, tmp_path / "whole.safetensors").exit_code == 0
+    # 3 + 2 pairs are held out, 2 + 1 train; a measurement is 4 draws of each of the held-out in parts of 8
+    held_out, training = 4, 3
+    measure = -(-4 * held_out // 8)
+    assert calls["predict_noise"] == 2 * measure + 3 + 2 * measure + 2
+    name, number = {
+        "first step": ("predict_noise", 2 * measure + 1),
+        "measuring": ("predict_noise", 2 * measure + 3 + measure),
+        "views of masks": ("encode", calls["encode"] - training),
+        "mask steps": ("predict_noise", calls["predict_noise"] - 1),
+    }[moment]
+    calls.update(predict_noise=0, encode=0)
+    stop[name] = number
+    result = train_quickly(dataset, tmp_path / "cut.safetensors")
+    assert result.exit_code == 130 and "Traceback" not in result.output
+    model, whole = (load_artifact(tmp_path / f"{which}.safetensors") for which in ("cut", "whole"))
+    steps = 1 if moment == "first step" else 3
+    assert model.training["anomaly"]["steps"] == steps  # type: ignore[index]
+    same = torch.equal(model.anomaly["thing/stain"]["clip_l"], whole.anomaly["thing/stain"]["clip_l"])
+    assert same is (moment != "first step")
+    assert sorted(model.mask) == (["thing/scratch", "thing/stain"] if moment == "mask steps" else [])
+
+
+def test_an_interrupt_before_anything_was_learned_leaves_nothing(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(base, "encode", interrupt)
+    result = train_quickly(dataset, tmp_path / "a.safetensors")
+    assert result.exit_code == 130 and result.stderr == "Interrupted; what was finished is kept.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

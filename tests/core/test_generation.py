@@ -1,0 +1,270 @@
+"""Generation end to end on a fake base: counts, manifest, resuming, retries, and what a pair depends on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomalydiffusion_core.artifact import load_artifact, save_artifact
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator, to_pixels
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.masks import TriesExhausted, masks_in_turn
+from anomalydiffusion_core.pipeline import GenerationRun, generate_all, generate_dataset, train_model
+from anomalydiffusion_core.sampling import SamplingConfig
+from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.training import TrainingConfig
+
+CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), smallest_fill=0.0)
+TRAINING = TrainingConfig(
+    steps=2, batch_size=2, image_size=64, views_per_pair=1, anomaly_tokens=2, mask_tokens=2
+)
+
+
+def given_masks() -> list[np.ndarray]:
+    masks = []
+    for i in range(3):
+        mask = np.zeros((64, 64), bool)
+        mask[8 + 9 * i : 20 + 9 * i, 30 - 5 * i : 52 - 3 * i] = True
+        masks.append(mask)
+    return masks
+
+
+def normals_of(dataset: Path) -> list[Path]:
+    return sorted((dataset / "thing/train/good").iterdir())
+
+
+def make_pairs(
+    base: LatentDiffusion, model: AnomalyModel, dataset: Path, config: GenerationConfig, count: int
+) -> list[GeneratedPair]:
+    generator = PairGenerator(base, model, normals_of(dataset), config)
+    return list(generator.accepted("thing/scratch", masks_in_turn(given_masks()), count))
+
+
+@pytest.fixture
+def dataset(dataset: Path) -> Path:
+    """The shared dataset with normal photos of tiles, which the fake base's codec keeps, and grain."""
+    for number, path in enumerate(normals_of(dataset)):
+        random = np.random.default_rng(number)
+        tiles = random.integers(90, 160, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
+        Image.fromarray((tiles + random.integers(-4, 5, tiles.shape)).astype(np.uint8)).save(path)
+    return dataset
+
+
+@pytest.fixture
+def artifact(fake_base: LatentDiffusion, dataset: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_artifact(
+        train_model(fake_base, find_dataset(dataset), TRAINING, mask_steps=1, share=0.5).model, path
+    )
+    return path
+
+
+def run(
+    base: LatentDiffusion,
+    artifact: Path,
+    dataset: Path,
+    count: int,
+    out: Path,
+    config: GenerationConfig = CONFIG,
+) -> list[dict[str, Any]]:
+    return generate_dataset(
+        GenerationRun(artifact, config, base),
+        load_artifact(artifact, base.fingerprint),
+        find_dataset(dataset).categories["thing"],
+        dict.fromkeys(["scratch", "stain"], masks_in_turn(given_masks())),
+        count,
+        out,
+    )
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+# --- whole runs
+
+
+def test_a_trained_model_generates_the_asked_number_of_pairs_with_a_manifest_row_each(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = run(fake_base, artifact, dataset, 3, out)
+    assert manifest(out) == json.loads(json.dumps(rows))
+    assert [(row["image"].rpartition("/")[0], int(Path(row["image"]).stem)) for row in rows] == [
+        (f"thing/test/{defect}", i) for defect in ("scratch", "stain") for i in range(3)
+    ]
+    assert len(list((out / "thing/train/good").iterdir())) == 3
+    for row in rows:
+        image, mask = np.asarray(Image.open(out / row["image"])), np.asarray(Image.open(out / row["mask"]))
+        normal = np.asarray(Image.open(out / row["normal"]))
+        assert image.shape == normal.shape == (64, 64, 3)
+        assert any(np.array_equal(mask, given * 255) for given in given_masks())
+        assert np.array_equal(image[mask == 0], normal[mask == 0])
+        assert not np.array_equal(image, normal)
+        assert row["template"] in PHOTO_TEMPLATES
+        assert row["base_family"] == "fake"
+
+
+def test_a_complete_run_repeated_adds_nothing(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = run(fake_base, artifact, dataset, 2, out)
+    before = contents(out)
+    assert len(run(fake_base, artifact, dataset, 2, out)) == len(rows) == 4
+    assert contents(out) == before
+
+
+def test_a_run_continued_equals_a_run_in_one_go(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run(fake_base, artifact, dataset, 1, tmp_path / "parts")
+    run(fake_base, artifact, dataset, 5, tmp_path / "parts")
+    run(fake_base, artifact, dataset, 5, tmp_path / "once")
+    parts, once = contents(tmp_path / "parts"), contents(tmp_path / "once")
+    order = {name: rows.splitlines() for name, rows in (("parts", parts.pop("manifest.jsonl")),)}["parts"]
+    assert sorted(order) == sorted(once.pop("manifest.jsonl").splitlines())
+    assert parts == once
+
+
+def test_another_seed_is_another_run_and_appends(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(fake_base, artifact, dataset, 2, out)
+    before = contents(out)
+    run(fake_base, artifact, dataset, 2, out, replace(CONFIG, seed=1))
+    after = contents(out)
+    assert len(manifest(out)) == 8
+    assert all(after[name] == data for name, data in before.items() if name != "manifest.jsonl")
+    first, second = ({row["image_sha256"] for row in rows} for rows in (manifest(out)[:4], manifest(out)[4:]))
+    assert not first & second
+
+
+def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
+) -> None:
+    model = load_artifact(artifact)
+    soft = replace(CONFIG, feather=40.0)  # so that not every pixel of a mask shows a change
+    fills = [pair.fill for pair in make_pairs(fake_base, model, dataset, soft, 6)]
+    threshold = sorted(fills)[3]
+    good = [index for index, value in enumerate(fills) if value >= threshold]
+    assert 0 < len(good) < 6, fills
+    strict = replace(soft, smallest_fill=threshold, tries_per_pair=1)
+    with pytest.raises(TriesExhausted, match=rf"Only {len(good)} of 6 pairs .*\({6 - len(good)} unfilled\)"):
+        run(fake_base, artifact, dataset, 6, tmp_path / "out", strict)
+    rows = manifest(tmp_path / "out")
+    assert [row["index"] for row in rows] == good
+    assert all((tmp_path / "out" / row["image"]).is_file() for row in rows)
+    # the first three accepted are the same with room for retries
+    retried = make_pairs(fake_base, model, dataset, replace(strict, tries_per_pair=9), 3)
+    assert [pair.index for pair in retried] == good[:3]
+
+
+def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
+    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+) -> None:
+    generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
+    empty = masks_in_turn([np.zeros((64, 64), bool)])
+    with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs of thing/scratch .*\d+ empty"):
+        list(generator.accepted("thing/scratch", empty, 2))
+
+
+def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
+) -> None:
+    rows = generate_all(
+        fake_base,
+        load_artifact(artifact),
+        artifact,
+        dataset,
+        None,
+        dataset / "thing/ground_truth",
+        2,
+        tmp_path / "out",
+        CONFIG,
+    )
+    assert [row["defect"] for row in rows] == ["scratch", "scratch", "stain", "stain"]
+    with pytest.raises(ValueError, match="lies inside the dataset"):
+        generate_all(
+            fake_base, load_artifact(artifact), artifact, dataset, None, None, 2, dataset / "x", CONFIG
+        )
+
+
+def test_a_generator_needs_normal_photos(fake_base: LatentDiffusion, model: AnomalyModel) -> None:
+    with pytest.raises(ValueError, match="no normal photos"):
+        PairGenerator(fake_base, model, [], CONFIG)
+
+
+# --- what a pair depends on
+
+
+def test_a_pair_is_the_same_whatever_the_batch_size(
+    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+) -> None:
+    model.templates = PHOTO_TEMPLATES  # of different lengths
+    one, three = (
+        make_pairs(fake_base, model, dataset, replace(CONFIG, batch_size=size), 7) for size in (1, 3)
+    )
+    assert [pair.index for pair in one] == [pair.index for pair in three] == list(range(7))
+    assert len({pair.template for pair in one}) > 2
+    for a, b in zip(one, three, strict=True):
+        assert (a.template, a.normal) == (b.template, b.normal)
+        assert np.array_equal(a.pixels, b.pixels)
+
+
+def test_a_pair_of_a_diffusers_base_differs_by_at_most_one_grey_level_between_batch_sizes(
+    small_base: DiffusersModel, model: AnomalyModel, dataset: Path
+) -> None:
+    model.templates = PHOTO_TEMPLATES
+    one, four = (
+        make_pairs(small_base, model, dataset, replace(CONFIG, batch_size=size), 4) for size in (1, 4)
+    )
+    for a, b in zip(one, four, strict=True):
+        assert np.abs(a.pixels.astype(int) - b.pixels).max() <= 1
+        assert not np.array_equal(a.pixels, a.photo.pixels)
+
+
+def test_a_pair_is_the_same_whichever_pairs_were_made_before(
+    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+) -> None:
+    generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
+    masks = masks_in_turn(given_masks())
+    whole = list(generator.accepted("thing/scratch", masks, 5))
+    later = list(generator.accepted("thing/scratch", masks, 2, first_index=3))
+    for a, b in zip(whole[3:], later, strict=True):
+        assert a.index == b.index
+        assert np.array_equal(a.pixels, b.pixels)
+
+
+def test_gray_photos_give_gray_pixels_at_their_own_size(
+    fake_base: LatentDiffusion, model: AnomalyModel, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(90, 160, (80, 100), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "gray.png")
+    generator = PairGenerator(fake_base, model, [tmp_path / "gray.png"], CONFIG)
+    pair = next(generator.accepted("thing/stain", masks_in_turn(given_masks()), 1))
+    assert pair.pixels.shape == (80, 100, 3)
+    assert pair.mask.shape == (80, 100)
+    assert (pair.pixels == pair.pixels[..., :1]).all()
+    assert np.array_equal(pair.pixels[~pair.mask], np.repeat(pixels[..., None], 3, -1)[~pair.mask])
+
+
+def test_pixels_are_the_image_from_minus_one_to_one_as_0_to_255() -> None:
+    image = torch.tensor([-2.0, -1.0, 0.0, 1.0]).view(1, 2, 2).expand(3, -1, -1)
+    expected = np.array([[0, 0], [127.5, 255]], np.float32)
+    assert np.array_equal(to_pixels(image, (2, 2)), np.repeat(expected[..., None], 3, -1))

@@ -1,0 +1,170 @@
+"""Finding pairs: by name and never by position, with every fault of a folder told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalydiffusion_core.dataset.layout import Pair, find_dataset, split_pairs
+from anomalydiffusion_core.dataset.photos import read_mask, read_photo
+
+Write = Callable[[Path, np.ndarray], Path]
+PICTURE = np.zeros((4, 4), np.uint8)
+
+
+def pair(stem: str) -> Pair:
+    return Pair("thing", "scratch", stem, Path(f"{stem}.png"), Path(f"{stem}_mask.png"))
+
+
+def test_an_mvtec_tree_gives_its_normals_and_pairs(dataset: Path) -> None:
+    found = find_dataset(dataset)
+    thing = found.categories["thing"]
+    assert list(found.categories) == ["thing"] and thing.defects == ["scratch", "stain"]
+    assert [path.name for path in thing.normals] == ["000.png", "001.png", "002.png"]
+    assert {name: [p.stem for p in pairs] for name, pairs in found.by_type().items()} == {
+        "thing/scratch": ["000", "001", "002", "003"],
+        "thing/stain": ["000", "001", "002"],
+    }
+    for p in found.pairs:
+        assert p.image == dataset / "thing/test" / p.defect / f"{p.stem}.png"
+        assert p.mask == dataset / "thing/ground_truth" / p.defect / f"{p.stem}_mask.png"
+
+
+def test_one_category_alone_is_a_dataset_too(dataset: Path) -> None:
+    whole, alone = find_dataset(dataset), find_dataset(dataset / "thing")
+    assert [(p.defect_type, p.image) for p in alone.pairs] == [(p.defect_type, p.image) for p in whole.pairs]
+
+
+def test_training_normals_come_before_test_normals(dataset: Path, write_image: Write) -> None:
+    write_image(dataset / "thing/test/good/000.png", PICTURE)
+    normals = find_dataset(dataset).categories["thing"].normals
+    assert [path.parent.parent.name for path in normals] == ["train"] * 3 + ["test"]
+    assert "good" not in find_dataset(dataset).categories["thing"].defects
+
+
+def test_plain_folders_pair_by_equal_stems_of_any_format(tmp_path: Path, write_image: Write) -> None:
+    root = tmp_path / "mine"
+    for name in ("images/a.bmp", "images/b_mask.png", "images/c.jpg", "good/ok.png"):
+        write_image(root / name, PICTURE)
+    for name in ("masks/c.png", "masks/a_mask.tif", "masks/b_mask.png", "masks/unused.png"):
+        write_image(root / name, PICTURE)
+    found = find_dataset(root)
+    assert [(p.image.name, p.mask.name) for p in found.pairs] == [
+        ("a.bmp", "a_mask.tif"),
+        ("b_mask.png", "b_mask.png"),
+        ("c.jpg", "c.png"),
+    ]
+    assert list(found.by_type()) == ["mine/defect"]
+    assert [path.name for path in found.categories["mine"].normals] == ["ok.png"]
+
+
+def test_a_missing_mask_is_an_error_and_never_shifts_the_others(dataset: Path) -> None:
+    (dataset / "thing/ground_truth/scratch/001_mask.png").unlink()
+    (dataset / "thing/test/scratch/003.png").unlink()  # as many masks as images again
+    with pytest.raises(ValueError, match=r"scratch/001\.png has no mask.*scratch/001_mask\.png"):
+        find_dataset(dataset)
+
+
+def test_several_masks_for_one_image_are_an_error_that_names_them(dataset: Path, write_image: Write) -> None:
+    write_image(dataset / "thing/ground_truth/scratch/001.bmp", PICTURE)
+    with pytest.raises(ValueError, match=r"001\.png has several masks.*001_mask\.png, 001\.bmp"):
+        find_dataset(dataset)
+
+
+def test_two_images_of_one_name_are_an_error(dataset: Path, write_image: Write) -> None:
+    write_image(dataset / "thing/test/scratch/001.bmp", PICTURE)
+    with pytest.raises(ValueError, match=r"001\.bmp and 001\.png share a name"):
+        find_dataset(dataset)
+
+
+def test_an_unknown_category_or_defect_lists_those_there_are(dataset: Path) -> None:
+    with pytest.raises(ValueError, match=r"no category 'bolt'.*: it has thing\.$"):
+        find_dataset(dataset, "bolt")
+    with pytest.raises(ValueError, match=r"no defect 'crack'.*: it has scratch, stain\.$"):
+        find_dataset(dataset, None, ["stain", "crack"])
+
+
+def test_asking_for_one_defect_leaves_the_others_out(dataset: Path) -> None:
+    found = find_dataset(dataset, "thing", ["stain"])
+    assert list(found.by_type()) == ["thing/stain"] and len(found.categories["thing"].normals) == 3
+
+
+def test_folders_without_a_dataset_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="holds no dataset: expected <category>/test/<defect>"):
+        find_dataset(tmp_path / "empty")
+    for name in ("file", "absent"):
+        with pytest.raises(ValueError, match=f"{name} is no folder"):
+            find_dataset(tmp_path / name)
+
+
+def test_hidden_folders_are_no_defects(dataset: Path, write_image: Write) -> None:
+    write_image(dataset / "thing/test/.thumbnails/000.png", PICTURE)
+    (dataset / ".cache/train/good").mkdir(parents=True)
+    assert find_dataset(dataset).categories["thing"].defects == ["scratch", "stain"]
+    assert list(find_dataset(dataset).categories) == ["thing"]
+
+
+def test_the_fingerprint_follows_every_byte_of_the_pairs_and_no_folder_name(
+    dataset: Path, tmp_path: Path
+) -> None:
+    before = find_dataset(dataset).fingerprint()
+    dataset.rename(tmp_path / "moved")
+    assert find_dataset(tmp_path / "moved").fingerprint() == before and len(before) == 16
+    mask = tmp_path / "moved/thing/ground_truth/stain/002_mask.png"
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    assert find_dataset(tmp_path / "moved").fingerprint() != before
+
+
+@given(st.integers(2, 60), st.integers(0, 100), st.randoms(use_true_random=False))
+def test_the_lowest_ids_train_at_least_one_and_none_is_in_both(n: int, percent: int, random: object) -> None:
+    stems = [f"{i:03d}" for i in range(n)]
+    shuffled = [pair(stem) for stem in stems]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    training, held_out = split_pairs(shuffled, percent / 100)
+    count = max(1, n * percent // 100)
+    assert [p.stem for p in training] == stems[:count] and [p.stem for p in held_out] == stems[count:]
+
+
+def test_shares_that_are_no_exact_binary_number_lose_no_pair() -> None:
+    assert 50 * 0.58 < 29  # in floating point
+    assert len(split_pairs([pair(f"{i:03d}") for i in range(50)], 0.58)[0]) == 29
+
+
+@given(st.integers(2, 400))
+def test_a_third_is_rounded_down(n: int) -> None:
+    training, held_out = split_pairs([pair(f"{i:04d}") for i in range(n)])
+    assert len(training) == max(1, int(Fraction(n, 3))) and len(training) + len(held_out) == n
+
+
+def test_ids_count_as_numbers() -> None:
+    training, held_out = split_pairs([pair(stem) for stem in ("10", "9", "1", "11", "2", "100")], 0.5)
+    assert [p.stem for p in training + held_out] == ["1", "2", "9", "10", "11", "100"]
+    mixed, _ = split_pairs([pair(stem) for stem in ("b2", "a10", "7", "a9", "x")], 1.0)
+    assert [p.stem for p in mixed] == ["7", "a9", "a10", "b2", "x"]
+
+
+def test_one_sample_alone_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="thing/scratch has 1 pair: at least 2 are needed"):
+        split_pairs([pair("000")])
+    with pytest.raises(ValueError, match="has 0 pair"):
+        split_pairs([])
+
+
+def test_the_real_photos_pair_up(shared_data: Path) -> None:
+    for root, category, count in (("mvtec", "leather", 25), ("mvtec", "screw", 45), ("deeppcb", "pcb", 240)):
+        pairs = find_dataset(shared_data / root, category).pairs
+        assert len(pairs) == count
+        assert all(
+            p.mask.stem in (p.stem, f"{p.stem}_mask") and p.mask.parent.name == p.defect for p in pairs
+        )
+        photo = read_photo(pairs[-1].image)
+        assert 0 < read_mask(pairs[-1].mask, photo.size).mean() < 0.3
+        assert photo.gray is (category != "leather")

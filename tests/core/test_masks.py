@@ -1,0 +1,166 @@
+"""Masks: what is refused and why, and that exactly the asked number comes back or an error with reasons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.masks import (
+    DrawnMasks,
+    MaskConfig,
+    TriesExhausted,
+    clean_mask,
+    draw_masks,
+    generate_masks,
+    mask_problem,
+    masks_in_turn,
+    write_masks,
+)
+from anomalydiffusion_core.sampling import SamplingConfig
+
+CONFIG = MaskConfig(sampling=SamplingConfig(steps=2))
+
+
+def rectangle(top: int, left: int, height: int, width: int, size: int = 100) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (rectangle(0, 0, 0, 0), "empty"),
+        (rectangle(50, 50, 1, 9), "tiny"),  # 9 of 10,000 pixels; a thousandth is 10
+        (rectangle(50, 50, 1, 10), None),
+        (rectangle(10, 10, 75, 80), "full"),  # 60 %
+        (rectangle(20, 20, 50, 60), None),
+        (rectangle(0, 10, 10, 34), "border"),  # 34 of the top line's 100 pixels
+        (rectangle(90, 10, 10, 34), "border"),
+        (rectangle(10, 0, 34, 10), "border"),
+        (rectangle(10, 90, 34, 10), "border"),
+        (rectangle(0, 10, 10, 33), None),
+        (~rectangle(0, 0, 0, 0), "full"),
+    ],
+)
+def test_empty_tiny_full_and_border_filling_masks_are_refused(mask: np.ndarray, problem: str | None) -> None:
+    assert mask_problem(mask, MaskConfig()) == problem
+
+
+def test_a_mask_must_lie_on_the_object_where_there_is_one() -> None:
+    foreground = rectangle(0, 0, 100, 50)
+    assert mask_problem(rectangle(40, 40, 10, 10), MaskConfig(), foreground) is None  # wholly on it
+    assert mask_problem(rectangle(40, 41, 10, 10), MaskConfig(), foreground) is None  # nine tenths
+    assert mask_problem(rectangle(40, 42, 10, 10), MaskConfig(), foreground) == "off the object"
+    assert mask_problem(rectangle(40, 70, 10, 10), MaskConfig(), foreground) == "off the object"
+
+
+def test_thresholding_closes_pin_holes_and_drops_specks() -> None:
+    wanted = rectangle(10, 10, 20, 20)
+    values = np.where(wanted, 0.4, -0.4)
+    values[20, 20] = -1  # a pin hole
+    values[60, 60] = 1  # a speck, 1 of 400 pixels
+    assert np.array_equal(clean_mask(values, CONFIG), wanted)
+    assert not clean_mask(values, replace(CONFIG, threshold=0.5))[wanted].any()
+    second = rectangle(60, 60, 5, 8)  # exactly a tenth of the largest
+    assert np.array_equal(clean_mask(np.where(wanted | second, 1.0, -1.0), CONFIG), wanted | second)
+
+
+@pytest.fixture
+def painter(fake_base):  # type: ignore[no-untyped-def]
+    """A fake base that decodes a latent to a white rectangle; every other one on average is empty."""
+
+    class Painter(type(fake_base)):  # type: ignore[misc]
+        def decode(self, latent: Tensor) -> Tensor:
+            picture = torch.full((len(latent), 3, 64, 64), -1.0)
+            for row, z in zip(picture, latent, strict=True):
+                number = int(z.abs().sum() * 1000)
+                top, left, side = 4 + number % 31, 5 + number // 7 % 29, 6 + number // 3 % 9
+                if number % 2:
+                    row[:, top : top + side, left : left + side] = 1
+            return picture
+
+    return Painter()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 11])
+def test_exactly_the_asked_number_of_usable_masks_comes_back(
+    painter, model: AnomalyModel, count: int
+) -> None:  # type: ignore[no-untyped-def]
+    masks = generate_masks(painter, model, "thing/stain", count, 3, CONFIG)
+    assert len(masks) == count
+    assert all(mask_problem(mask, CONFIG) is None for mask in masks)
+
+
+def test_masks_are_the_first_usable_ones_in_the_order_of_tries(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
+    tries = [draw_masks(painter, model, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
+    usable = [mask for mask in tries if mask.any()]
+    assert 0 < len(usable) < 20
+    masks = generate_masks(painter, model, "thing/stain", 4, 3, CONFIG)
+    assert all(np.array_equal(a, b) for a, b in zip(masks, usable, strict=False))
+
+
+def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_before(
+    painter,  # type: ignore[no-untyped-def]
+    model: AnomalyModel,
+) -> None:
+    one, other = (DrawnMasks(painter, model, "thing/stain", 3, CONFIG, batch=batch) for batch in (1, 5))
+    sixth = other(6)
+    assert [np.array_equal(one(i), other(i)) for i in range(7)] == [True] * 7
+    assert np.array_equal(one(6), sixth)
+    elsewhere = DrawnMasks(painter, model, "thing/stain", 4, CONFIG)
+    assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
+
+
+def test_masks_off_the_object_are_drawn_again(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
+    foreground = rectangle(0, 0, 64, 34, 64)
+    for mask in generate_masks(painter, model, "thing/stain", 4, 3, CONFIG, foreground):
+        assert mask[foreground].sum() >= 0.9 * mask.sum()
+
+
+def test_when_tries_run_out_the_error_says_how_many_were_usable_and_what_was_wrong(
+    painter,  # type: ignore[no-untyped-def]
+    model: AnomalyModel,
+) -> None:
+    strict = replace(CONFIG, smallest=0.9, tries_per_mask=8)
+    with pytest.raises(TriesExhausted, match=r"Only 0 of 1 masks of thing/stain .* after 8 tries") as caught:
+        generate_masks(painter, model, "thing/stain", 2, 3, strict)
+    message = str(caught.value)
+    empty = sum(not m.any() for m in draw_masks(painter, model, "thing/stain", list(range(8)), 3, strict))
+    assert f"{empty} empty" in message
+    assert f"{8 - empty} tiny" in message
+
+
+def test_an_unknown_type_is_told_which_exist(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="no mask embedding for 'thing/dent'.*thing/scratch, thing/stain"):
+        generate_masks(painter, model, "thing/dent", 1, 3, CONFIG)
+
+
+def test_given_masks_are_taken_in_turn() -> None:
+    masks = [rectangle(i, i, 5, 5) for i in range(3)]
+    turn = masks_in_turn(masks)
+    assert [next(i for i, m in enumerate(masks) if m is turn(n)) for n in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_written_masks_are_black_and_white_files_and_an_overview(
+    painter,  # type: ignore[no-untyped-def]
+    model: AnomalyModel,
+    tmp_path: Path,
+) -> None:
+    types = ["thing/scratch", "thing/stain"]
+    assert write_masks(painter, model, types, 3, 3, tmp_path, CONFIG, lambda *_: None) == dict.fromkeys(
+        types, 3
+    )
+    for name in types:
+        files = sorted((tmp_path / name).iterdir())
+        assert [file.name for file in files] == ["000_mask.png", "001_mask.png", "002_mask.png"]
+        for file, mask in zip(files, generate_masks(painter, model, name, 3, 3, CONFIG), strict=True):
+            assert np.array_equal(np.asarray(Image.open(file)), mask * 255)
+    assert Image.open(tmp_path / "overview.png").size == (3 * 66, 2 * 66)

@@ -1,0 +1,236 @@
+"""Sampling: per-image randomness, every scheduler, and DDIM against a loop written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomalydiffusion_core.dataset.views import latent_mask
+from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
+from anomalydiffusion_core.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.sampling import (
+    SCHEDULERS,
+    SamplingConfig,
+    image_generator,
+    make_scheduler,
+    sample,
+    sample_into,
+)
+
+PLAIN = SamplingConfig(steps=4, aar=AARConfig(AARMode.OFF))
+TEMPLATES = ["a photo of a {}", "a cropped photo of the {}", "a {}"]
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scene(indices: list[int]) -> tuple[Tensor, Tensor]:
+    """A photo (3,56,72) in [-1,1] and a mask of each index."""
+    photos, masks = [], []
+    for i in indices:
+        photos.append(randn(3, 56, 72, seed=i).clamp(-1, 1))
+        mask = torch.zeros(1, 56, 72)
+        mask[:, 5 * i : 5 * i + 20, 10 + 7 * i : 40] = 1
+        masks.append(mask)
+    return torch.stack(photos), torch.stack(masks)
+
+
+def contexts(base: LatentDiffusion, indices: list[int]) -> tuple[Context, Context]:
+    inserted = {"clip_l": torch.stack([randn(3, 16, seed=100 + i) for i in indices])}
+    with torch.no_grad():
+        prompts = [TEMPLATES[i % len(TEMPLATES)] for i in indices]
+        return base.encode_prompts(prompts, inserted), base.encode_prompts([""] * len(indices))
+
+
+def generate(base: LatentDiffusion, indices: list[int], config: SamplingConfig, seed: int = 5) -> Tensor:
+    photos, masks = scene(indices)
+    return sample_into(
+        base, photos, masks, *contexts(base, indices), config, [image_generator(seed, i) for i in indices]
+    )
+
+
+# --- randomness
+
+
+def test_an_image_s_generator_depends_on_run_seed_and_index_alone() -> None:
+    def draws(seed: int, index: int) -> tuple[float, ...]:
+        return tuple(torch.randn(4, generator=image_generator(seed, index)).tolist())
+
+    torch.manual_seed(123)
+    first = {(seed, index): draws(seed, index) for seed in range(3) for index in range(3)}
+    assert len(set(first.values())) == 9
+    assert first[1, 2] == draws(1, 2)
+    assert draws(1, 11) != draws(11, 1)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("mode", list(AARMode))
+def test_the_same_index_gives_the_same_picture_whatever_batch_and_order(
+    small_base: DiffusersModel, mode: AARMode, guidance: float, scheduler: str
+) -> None:
+    config = replace(PLAIN, scheduler=scheduler, guidance=guidance, aar=AARConfig(mode))
+    together = generate(small_base, [0, 1, 2], config)
+    reordered = generate(small_base, [2, 0, 1], config)
+    alone = torch.cat([generate(small_base, [i], config) for i in range(3)])
+    grey_level = 2 / 255
+    for other in (alone, reordered[[1, 2, 0]]):
+        assert (small_base.decode(together) - small_base.decode(other)).abs().max() < grey_level
+
+
+@pytest.mark.parametrize("mode", list(AARMode))
+def test_the_fake_base_gives_exactly_the_same_picture_whatever_batch_and_order(
+    fake_base: LatentDiffusion, mode: AARMode
+) -> None:
+    config = replace(PLAIN, aar=AARConfig(mode))
+    together = generate(fake_base, [0, 1, 2], config)
+    assert torch.equal(generate(fake_base, [2, 0, 1], config)[[1, 2, 0]], together)
+    assert torch.equal(torch.cat([generate(fake_base, [i], config) for i in range(3)]), together)
+
+
+def test_another_run_seed_gives_another_picture(fake_base: LatentDiffusion) -> None:
+    assert not torch.equal(generate(fake_base, [1], PLAIN, 5), generate(fake_base, [1], PLAIN, 6))
+
+
+# --- schedulers
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("mode", [AARMode.OFF, AARMode.ADAPTIVE])
+def test_every_scheduler_ends_finite_and_leaves_the_outside_exactly_normal(
+    fake_base: LatentDiffusion, scheduler: str, mode: AARMode
+) -> None:
+    photos, masks = scene([0, 1])
+    latent = generate(fake_base, [0, 1], SamplingConfig(scheduler, steps=5, aar=AARConfig(mode)))
+    normal, m_z = fake_base.encode(photos), latent_mask(masks, 8).bool().expand(2, 4, 7, 9)
+    assert torch.isfinite(latent).all()
+    assert torch.equal(latent[~m_z], normal[~m_z])
+    assert not torch.isclose(latent[m_z], normal[m_z]).any(dim=0).all()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_samples_the_noise_level_it_says(fake_base: LatentDiffusion, scheduler: str) -> None:
+    # a base whose data is one single latent: whatever the scheduler, the sampler must arrive there
+    data = randn(1, 4, 4, 5, seed=9)
+
+    class OneLatent(type(fake_base)):  # type: ignore[misc]
+        def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+            alpha, sigma = self.schedule.alpha_sigma(t)
+            return (noisy - alpha * data) / sigma
+
+    base = OneLatent()
+    context, _ = contexts(base, [0, 1])
+    latent = sample(
+        base, context, None, (4, 5), SamplingConfig(scheduler, 12), [image_generator(0, i) for i in (0, 1)]
+    )
+    torch.testing.assert_close(latent, data.expand(2, -1, -1, -1), rtol=0.05, atol=0.05)
+
+
+def test_an_unknown_scheduler_is_told_which_are_known(fake_base: LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match="no scheduler 'plms2'.*ddim, euler, .*heun.*unipc"):
+        make_scheduler(fake_base.schedule, "plms2")
+    with pytest.raises(ValueError, match="no scheduler 'UNet2DConditionModel'"):
+        make_scheduler(fake_base.schedule, "UNet2DConditionModel")
+
+
+def test_any_diffusers_scheduler_may_be_named_by_its_class(fake_base: LatentDiffusion) -> None:
+    latent = generate(fake_base, [0], replace(PLAIN, scheduler="DPMSolverSinglestepScheduler"))
+    assert torch.isfinite(latent).all()
+
+
+def test_masks_must_fit_their_photos(fake_base: LatentDiffusion) -> None:
+    photos, masks = scene([0, 1])
+    generators = [image_generator(0, i) for i in range(2)]
+    for wrong in (masks[:1], masks[..., :64]):
+        with pytest.raises(ValueError, match="equal count and size"):
+            sample_into(fake_base, photos, wrong, *contexts(fake_base, [0, 1]), PLAIN, generators)
+
+
+def test_progress_is_told_once_per_model_evaluation(fake_base: LatentDiffusion) -> None:
+    seen: list[tuple[int, int]] = []
+    photos, masks = scene([0])
+    sample_into(
+        fake_base,
+        photos,
+        masks,
+        *contexts(fake_base, [0]),
+        PLAIN,
+        [image_generator(0, 0)],
+        lambda step, total, clean_hat: seen.append((step, total)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+# --- DDIM by hand
+
+
+def ddim(
+    base: LatentDiffusion,
+    hidden: Tensor,
+    empty: Tensor,
+    shape: tuple[int, int],
+    config: SamplingConfig,
+    generators: list[torch.Generator],
+    normal: Tensor | None = None,
+    m_z: Tensor | None = None,
+) -> Tensor:
+    """Song et al. (2021), Eq. 12 and 16, with Eq. 1 of the paper before every step and after the last."""
+    abar = base.schedule.alphas_cumprod.double()
+    start = torch.stack([torch.randn((4, *shape), generator=g) for g in generators])
+    x = start.double()
+    times = [round(1000 - i * 1000 / config.steps) - 1 for i in range(config.steps)]
+    for t, after in zip(times, [*times[1:], None], strict=True):
+        a, a_next = abar[t], torch.tensor(1.0) if after is None else abar[after]
+        if normal is not None and m_z is not None:
+            noised = a.sqrt() * normal + (1 - a).sqrt() * start
+            x = torch.where(m_z > 0, x, noised.double())
+        time = torch.full((len(x),), float(t))
+        eps = base.predict_noise(x.float(), time, hidden).double()
+        if config.guidance != 1:
+            unguided = base.predict_noise(x.float(), time, empty).double()
+            eps = unguided + config.guidance * (eps - unguided)
+        clean = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        sigma = config.eta * ((1 - a_next) / (1 - a)).sqrt() * (1 - a / a_next).sqrt()
+        noise = torch.zeros_like(x)
+        if config.eta > 0:
+            noise = torch.stack([torch.randn((1, 4, *shape), generator=g) for g in generators])[:, 0].double()
+        x = a_next.sqrt() * clean + (1 - a_next - sigma**2).clamp(min=0).sqrt() * eps + sigma * noise
+    return x if normal is None or m_z is None else torch.where(m_z > 0, x, normal.double())
+
+
+@pytest.mark.parametrize("name", ["fake_base", "small_base"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@torch.no_grad()
+def test_ddim_is_the_loop_of_its_paper(
+    name: str, eta: float, guidance: float, request: pytest.FixtureRequest
+) -> None:
+    base: LatentDiffusion = request.getfixturevalue(name)
+    config = replace(PLAIN, steps=5, eta=eta, guidance=guidance)
+    (context, empty), (photos, masks) = contexts(base, [0, 1]), scene([0, 1])
+
+    def generators() -> list[torch.Generator]:
+        return [image_generator(0, i) for i in range(2)]
+
+    plain = sample(base, context, empty, (7, 9), config, generators())
+    expected = ddim(base, context.hidden, empty.hidden, (7, 9), config, generators())
+    torch.testing.assert_close(plain.double(), expected, rtol=1e-3, atol=1e-3)
+
+    into = sample_into(base, photos, masks, context, empty, config, generators())
+    normal, m_z = base.encode(photos), latent_mask(masks, base.factor)
+    blended = ddim(base, context.hidden, empty.hidden, (7, 9), config, generators(), normal, m_z)
+    torch.testing.assert_close(into.double(), blended, rtol=1e-3, atol=1e-3)
+
+
+def test_a_one_pixel_mask_changes_the_latent_cell_it_lies_in(fake_base: LatentDiffusion) -> None:
+    photos, masks = scene([0])
+    masks = torch.zeros_like(masks)
+    masks[..., 17, 33] = 1
+    latent = sample_into(fake_base, photos, masks, *contexts(fake_base, [0]), PLAIN, [image_generator(0, 0)])
+    changed = (latent != fake_base.encode(photos)).any(1)[0]
+    assert changed.nonzero().tolist() == [[2, 4]]  # 17 // 8, 33 // 8

@@ -1,0 +1,284 @@
+"""Training: the loss by hand, what is learned and what is not, and that a seed fixes everything."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from anomalydiffusion_core.conditioning import anomaly_context
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.views import ViewPool, latent_mask
+from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.pipeline import paired_improvement, train_model
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.training import (
+    AnomalyTask,
+    MaskTask,
+    TrainingConfig,
+    Validation,
+    fit,
+    masked_loss,
+)
+
+CONFIG = TrainingConfig(
+    steps=6, batch_size=2, image_size=64, views_per_pair=2, anomaly_tokens=3, mask_tokens=2, warmup_steps=2
+)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_pool(base: LatentDiffusion, count: int = 4) -> ViewPool:
+    """Views of two types; the masks are 20 x 20 pixels at various places."""
+    images, masks = randn(count, 3, 64, 64).clamp(-1, 1), torch.zeros(count, 1, 64, 64, dtype=torch.uint8)
+    for i in range(count):
+        masks[i, :, 8 * i : 8 * i + 20, 16:36] = 1
+        images[i] = torch.where(masks[i] > 0, 0.9 if i % 2 else -0.9, images[i])
+    return ViewPool(base.encode(images), masks, torch.arange(count) % 2, ["thing/a", "thing/b"])
+
+
+def small_encoder() -> dict[str, SpatialEncoder]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = SpatialEncoderConfig(
+            16, backbone="resnet10", tokens=2, mask_size=32, pyramid_channels=8, grid=2
+        )
+        return {"clip_l": SpatialEncoder(config)}
+
+
+def make_task(base: LatentDiffusion, config: TrainingConfig = CONFIG) -> AnomalyTask:
+    return AnomalyTask(base, make_pool(base), small_encoder(), config)
+
+
+# --- the loss
+
+
+def test_the_masked_loss_divides_by_the_mask_s_area_or_by_all_cells() -> None:
+    eps = torch.zeros(2, 2, 2, 3)
+    eps_hat = torch.tensor([[[1.0, 2, 3], [4, 5, 6]], [[0.0, 0, 0], [1, 1, 1]]]).expand(2, -1, -1, -1)
+    m_z = torch.zeros(2, 1, 2, 3)
+    m_z[0, 0, 0, 0] = m_z[0, 0, 1, 2] = m_z[1, 0, 1, 1] = 1
+    one = torch.ones(2, 1, 1, 1)
+    # squared errors in the mask: image 0: 1 + 36 + 0 + 1 = 38 over 2 cells x 2 channels; image 1: 25 + 1 = 26
+    assert masked_loss(eps_hat, eps, m_z, one, "mask").tolist() == [38 / 4, 26 / 2]
+    assert masked_loss(eps_hat, eps, m_z, one, "released").tolist() == pytest.approx([38 / 12, 26 / 12])
+    weight = torch.tensor([2.0, 10.0]).view(2, 1, 1, 1)
+    assert masked_loss(eps_hat, eps, m_z, weight, "mask").tolist() == [2 * 38 / 4, 10 * 26 / 2]
+
+
+def test_errors_outside_the_mask_do_not_count() -> None:
+    eps, m_z = randn(1, 4, 3, 3), torch.zeros(1, 1, 3, 3)
+    m_z[..., 1, 1] = 1
+    off = eps + torch.where(m_z > 0, 0.0, 9.0)
+    assert masked_loss(off, eps, m_z, torch.ones(1, 1, 1, 1), "mask").item() == 0
+
+
+@pytest.mark.parametrize("normalisation", ["mask", "released"])
+def test_a_one_pixel_defect_has_a_loss_and_gradients(fake_base: LatentDiffusion, normalisation: Any) -> None:
+    pool = make_pool(fake_base, 1)
+    pool.masks.zero_()
+    pool.masks[0, 0, 37, 21] = 1
+    assert latent_mask(pool.masks, 8).nonzero().tolist() == [[0, 0, 4, 2]]
+    pool = replace(pool, names=["thing/a"])
+    task = AnomalyTask(fake_base, pool, small_encoder(), replace(CONFIG, normalisation=normalisation))
+    loss = task.loss(pool, torch.tensor([0]), torch.tensor([500]), randn(1, 4, 8, 8), 0)
+    assert loss.item() > 0
+    loss.sum().backward()
+    grad = task.tokens["clip_l"].grad
+    assert grad is not None
+    assert grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@torch.no_grad()
+def test_a_task_s_loss_is_eq_5_in_units_of_what_the_base_predicts(
+    make_fake_base: Callable[..., LatentDiffusion], prediction: str
+) -> None:
+    base = make_fake_base(prediction=prediction)
+    task, t, noise = make_task(base), torch.tensor([100, 700]), randn(2, 4, 8, 8)
+    rows = torch.tensor([3, 0])
+    losses = task.loss(task.pool, rows, t, noise, 14)
+    for b, row in enumerate(rows.tolist()):
+        z, mask, kind = task.pool.latents[row], task.pool.masks[row], int(task.pool.types[row])
+        abar = base.schedule.alphas_cumprod[t[b]]
+        noisy = (abar.sqrt() * z + (1 - abar).sqrt() * noise[b])[None]
+        context = anomaly_context(
+            base,
+            PHOTO_TEMPLATES[14 % len(PHOTO_TEMPLATES)],
+            {"clip_l": task.tokens["clip_l"][kind]},
+            task.encoders,
+            mask[None],
+        )
+        eps_hat = base.predict_noise(noisy, t[b : b + 1], context.hidden)[0]
+        cells = [
+            (i, j) for i in range(8) for j in range(8) if mask[0, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].any()
+        ]
+        errors = [float((eps_hat[:, i, j] - noise[b, :, i, j]).square().mean()) for i, j in cells]
+        expected = sum(errors) / len(cells) / (1 if prediction == "epsilon" else float(abar))
+        assert losses[b].item() == pytest.approx(expected, rel=1e-3)
+
+
+@torch.no_grad()
+def test_mask_embeddings_are_trained_on_the_whole_picture(fake_base: LatentDiffusion) -> None:
+    task, t, noise = MaskTask(fake_base, make_pool(fake_base), CONFIG), torch.tensor([300]), randn(1, 4, 8, 8)
+    loss = task.loss(task.pool, torch.tensor([1]), t, noise, 0)
+    noisy = fake_base.schedule.add_noise(task.pool.latents[1:2], noise, t)
+    context = fake_base.encode_prompts(
+        ["a black and white mask of a {}"], {"clip_l": task.tokens["clip_l"][1:2]}
+    )
+    eps_hat = fake_base.predict_noise(noisy, t, context.hidden)
+    assert loss.item() == pytest.approx((eps_hat - noise).square().mean().item(), rel=1e-4)
+
+
+# --- fitting
+
+
+def test_the_loss_falls_and_only_embeddings_and_spatial_encoder_change(fake_base: LatentDiffusion) -> None:
+    before = {name: value.clone() for name, value in vars(fake_base).items() if isinstance(value, Tensor)}
+    config = replace(CONFIG, steps=60, token_rate=0.2, encoder_rate=1e-3)
+    task = make_task(fake_base, config)
+    tokens = task.tokens["clip_l"].detach().clone()
+    encoder = copy.deepcopy(task.encoders["clip_l"].state_dict())
+    validation = Validation(task.pool)
+    start = validation.measure(task)
+    history = fit(task, config)
+    end = validation.measure(task)
+    assert len(history.loss) == 60
+    assert end.mean() < 0.97 * start.mean()
+    assert ((task.tokens["clip_l"] - tokens).abs().amax(-1) > 0).all()
+    assert any(not torch.equal(v, encoder[k]) for k, v in task.encoders["clip_l"].state_dict().items())
+    assert len(before) > 5
+    assert all(torch.equal(getattr(fake_base, name), value) for name, value in before.items())
+
+
+def test_training_leaves_a_diffusers_base_untouched(small_base: DiffusersModel) -> None:
+    modules = small_base.unet, small_base.text_encoder
+    before = [copy.deepcopy(module.state_dict()) for module in modules]
+    task = make_task(small_base)
+    tokens = task.tokens["clip_l"].detach().clone()
+    fit(task, replace(CONFIG, steps=2))
+    assert not torch.equal(task.tokens["clip_l"], tokens)
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_the_same_seed_learns_the_same_and_another_seed_does_not(fake_base: LatentDiffusion) -> None:
+    def learned(seed: int, global_seed: int) -> Tensor:
+        config = replace(CONFIG, seed=seed)
+        task = make_task(fake_base, config)
+        torch.manual_seed(global_seed)  # plays no part
+        fit(task, config)
+        return task.tokens["clip_l"].detach()
+
+    assert torch.equal(learned(0, 1), learned(0, 2))
+    assert not torch.equal(learned(0, 1), learned(1, 1))
+
+
+def test_measurements_pair_up_and_cover_the_timesteps_evenly(fake_base: LatentDiffusion) -> None:
+    task = make_task(fake_base)
+    one, other = Validation(task.pool, draws=4), Validation(task.pool, draws=4)
+    assert torch.equal(one.measure(task), other.measure(task))
+    assert one.rows.tolist() == [row for row in range(4) for _ in range(4)]
+    assert (one.t.view(4, 4) // 250).tolist() == [[0, 1, 2, 3]] * 4
+
+
+def test_validation_is_recorded_before_and_after(fake_base: LatentDiffusion) -> None:
+    task = make_task(fake_base)
+    validation = Validation(task.pool)
+    first = float(validation.measure(task).mean())
+    history = fit(task, CONFIG, validation)
+    assert history.validation == [(0, first), (6, float(validation.measure(task).mean()))]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_with_a_remedy(fake_base: LatentDiffusion, value: float) -> None:
+    class Diverging(AnomalyTask):
+        calls = 0
+
+        def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
+            self.calls += 1
+            return super().loss(pool, rows, t, noise, template) * (value if self.calls == 3 else 1.0)
+
+    task = Diverging(fake_base, make_pool(fake_base), small_encoder(), CONFIG)
+    with pytest.raises(ValueError, match=f"became {value} at step 3: lower the learning rates"):
+        fit(task, CONFIG)
+
+
+# --- on a dataset
+
+
+def test_training_on_a_dataset_learns_every_type(fake_base: LatentDiffusion, dataset: Path) -> None:
+    model = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=2, share=0.5).model
+    assert sorted(model.anomaly) == sorted(model.mask) == ["thing/scratch", "thing/stain"]
+    assert all(tokens["clip_l"].shape == (3, 16) for tokens in model.anomaly.values())
+    assert all(tokens["clip_l"].shape == (2, 16) for tokens in model.mask.values())
+    assert set(model.spatial_encoders) == {"clip_l"}
+
+
+def repaint(dataset: Path, defect: str, stems: list[str], write_image: Callable[..., Path]) -> None:
+    for stem in stems:
+        pixels = np.random.default_rng(7).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        write_image(dataset / "thing/test" / defect / f"{stem}.png", pixels)
+
+
+def test_no_training_image_is_measured_and_no_measured_image_is_trained_on(
+    fake_base: LatentDiffusion, dataset: Path, write_image: Callable[..., Path]
+) -> None:
+    def run() -> tuple[Tensor, float]:
+        outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=0, share=0.5)
+        assert outcome.improvement is not None
+        return outcome.model.anomaly["thing/scratch"]["clip_l"], outcome.improvement.before
+
+    tokens, before = run()
+    repaint(dataset, "scratch", ["002", "003"], write_image)  # the second half is held out
+    same_tokens, other_before = run()
+    assert torch.equal(same_tokens, tokens)
+    assert other_before != before
+    repaint(dataset, "scratch", ["000", "001"], write_image)
+    other_tokens, same_before = run()
+    assert same_before == other_before
+    assert not torch.equal(other_tokens, tokens)
+
+
+def test_nothing_is_held_out_with_a_share_of_one(fake_base: LatentDiffusion, dataset: Path) -> None:
+    outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=0, share=1.0)
+    assert outcome.improvement is None
+    assert not outcome.interrupted
+
+
+def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset: Path) -> None:
+    def stop(stage: str, done: int, total: int, note: str) -> None:
+        if stage == "train" and done == 3:
+            raise KeyboardInterrupt
+
+    outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, on_stage=stop)
+    assert outcome.interrupted
+    assert outcome.model.training["anomaly"]["steps"] == 3  # type: ignore[index]
+    still = replace(CONFIG, steps=1, token_rate=0.0, encoder_rate=0.0)
+    untrained = train_model(fake_base, find_dataset(dataset), still, 0, 0.5).model
+    for name, tokens in outcome.model.anomaly.items():
+        assert not torch.equal(tokens["clip_l"], untrained.anomaly[name]["clip_l"])
+    assert not outcome.model.mask
+
+
+def test_an_improvement_is_the_ratio_of_means_inside_its_interval() -> None:
+    before = np.array([1.0, 2.0, 3.0, 4.0] * 5)
+    improvement = paired_improvement(before, before * 0.8)
+    assert improvement.relative == pytest.approx(-0.2)
+    assert improvement.low == pytest.approx(-0.2)  # every resample has the same ratio
+    assert improvement.high == pytest.approx(-0.2)
+    noisy = paired_improvement(before, before - np.resize([0.5, -0.1, 0.3], 20))
+    assert noisy.low < noisy.relative < noisy.high
+    assert (noisy.before, noisy.after) == (2.5, pytest.approx(2.5 - np.resize([0.5, -0.1, 0.3], 20).mean()))

@@ -1,0 +1,69 @@
+"""The pool of views: which masks, types and latents training draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.views import latent_mask, make_views, read_pair
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_pool_holds_the_pair_itself_first_then_views_of_it(fake_base: Any, dataset: Path) -> None:
+    pairs = find_dataset(dataset).by_type()
+    pool = make_views(fake_base, pairs, 3, 64, generator())
+    assert len(pool) == 3 * 7 and pool.names == ["thing/scratch", "thing/stain"]
+    assert pool.types.tolist() == [0] * 12 + [1] * 9
+    assert pool.latents.shape == (21, 4, 8, 8) and pool.masks.shape == (21, 1, 64, 64)
+    for row, pair in zip(range(0, 21, 3), [p for name in pool.names for p in pairs[name]], strict=True):
+        photo, mask = read_pair(pair)
+        assert torch.equal(pool.masks[row], mask)
+        # pooling by hand: 8 x 8 blocks of the photo
+        blocks = (photo.pixels / 127.5 - 1).reshape(8, 8, 8, 8, 3).mean((1, 3)).transpose(2, 0, 1)
+        np.testing.assert_allclose(pool.latents[row, :3], blocks, atol=1e-5)
+        assert not torch.equal(pool.latents[row], pool.latents[row + 1])
+
+
+def test_masks_as_pictures_are_encoded_black_and_white(fake_base: Any, dataset: Path) -> None:
+    pairs = find_dataset(dataset, defects=["stain"]).by_type()
+    pool = make_views(fake_base, pairs, 2, 64, generator(), masks_as_pictures=True)
+    expected = pool.masks.numpy().reshape(6, 8, 8, 8, 8).mean((2, 4)) * 2 - 1
+    for channel in range(4):
+        np.testing.assert_allclose(pool.latents[:, channel], expected, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_pool(fake_base: Any, dataset: Path) -> None:
+    pairs = find_dataset(dataset).by_type()
+    one, two = (make_views(fake_base, pairs, 4, 64, generator()) for _ in range(2))
+    assert torch.equal(one.latents, two.latents) and torch.equal(one.masks, two.masks)
+
+
+def test_a_size_that_splits_a_latent_cell_is_refused(fake_base: Any, dataset: Path) -> None:
+    with pytest.raises(ValueError, match="Size 100 is no multiple of 8"):
+        make_views(fake_base, find_dataset(dataset).by_type(), 1, 100, generator())
+
+
+def test_a_mask_of_another_size_is_named(
+    fake_base: Any, dataset: Path, write_image: Callable[[Path, np.ndarray], Path]
+) -> None:
+    small = np.zeros((32, 64), np.uint8)
+    small[4:9, 4:9] = 255
+    write_image(dataset / "thing/ground_truth/stain/001_mask.png", small)
+    with pytest.raises(ValueError, match=r"stain/001_mask\.png is 64x32 but its image is 64x64"):
+        make_views(fake_base, find_dataset(dataset).by_type(), 1, 64, generator())
+
+
+def test_a_latent_mask_marks_every_cell_that_the_defect_touches() -> None:
+    mask = torch.zeros(1, 1, 32, 24)
+    mask[0, 0, 7, 8] = mask[0, 0, 31, 0] = 1  # cell (0, 1), and cell (3, 0)
+    assert latent_mask(mask, 8).tolist() == [[[[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]]]]
+    assert latent_mask(mask.to(torch.uint8), 8).dtype == torch.float32
