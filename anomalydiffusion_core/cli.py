@@ -118,7 +118,7 @@ def train(
 def masks(
     artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for <category>/<defect>/NNN_mask.png; must not exist yet.")
+        Path, typer.Option(help="Folder for <category>/<defect>/NNNNN_mask.png; must not exist yet.")
     ],
     count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
     defect_type: Annotated[

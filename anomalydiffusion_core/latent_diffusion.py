@@ -34,14 +34,13 @@ class NoiseSchedule:
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise factors (B,1,1,1) at timesteps t (B,), fractional ones interpolated in log SNR."""
-        table = self.alphas_cumprod.to(t.device).double()
-        log_snr = (table / (1 - table)).log()
-        position = t.double().clamp(0, self.steps - 1)
+        table = self.alphas_cumprod.double()
+        log_snr = (table / (1 - table)).log().float().to(t.device)
+        position = t.float().clamp(0, self.steps - 1)
         low = position.floor().long()
         high = (low + 1).clamp(max=self.steps - 1)
-        mixed = torch.lerp(log_snr[low], log_snr[high], position - low)
-        alpha_squared = torch.sigmoid(mixed).float()[:, None, None, None]
-        return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        mixed = torch.lerp(log_snr[low], log_snr[high], position - low)[:, None, None, None]
+        return torch.sigmoid(mixed).sqrt(), torch.sigmoid(-mixed).sqrt()
 
     def add_noise(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """q(z_t | z_0) with the given noise; shapes (B,C,h,w), t (B,)."""

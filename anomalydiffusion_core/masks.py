@@ -15,6 +15,7 @@ from scipy.ndimage import binary_closing, label
 from anomalydiffusion_core.conditioning import empty_context, mask_context
 from anomalydiffusion_core.dataset.photos import write_png
 from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.export.mvtec import DIGITS
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample
@@ -187,7 +188,9 @@ def write_masks(
         )
     for name, pictures in drawn.items():
         for number, mask in enumerate(pictures):
-            write_png(Image.fromarray(mask.astype(np.uint8) * 255), out / name / f"{number:03d}_mask.png")
+            write_png(
+                Image.fromarray(mask.astype(np.uint8) * 255), out / name / f"{number:0{DIGITS}d}_mask.png"
+            )
     rows = [
         np.concatenate(
             [np.pad(mask.astype(np.uint8) * 255, 1, constant_values=96) for mask in pictures[:10]], 1

@@ -128,7 +128,7 @@ def load_single_file(path: Path) -> StableDiffusionPipeline:
     """Loads an SD 1.x or 2.x checkpoint (.safetensors) in float32, without any download.
 
     SD 2.x exists as an epsilon model (base, 512 px) and as a v-prediction model (768 px) with tensors of
-    equal names and shapes: it is taken for v-prediction unless metadata, or else the file name, say otherwise.
+    equal names and shapes: it is taken for v-prediction unless metadata, or else its name, say otherwise.
     Raises ValueError for pickles and for whatever is no plain text-to-image checkpoint of these families.
     """
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline

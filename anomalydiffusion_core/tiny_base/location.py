@@ -51,8 +51,13 @@ def scenes_with_gap(seed: int, count: int, size: int) -> tuple[Tensor, Tensor, l
 
 
 def train_location(
-    base: LatentDiffusion, minutes: float, scenes: int = 6_000, batch: int = 12, rate: float = 1e-3, seed:
-    int = 1 ) -> SpatialEncoder:
+    base: LatentDiffusion,
+    minutes: float,
+    scenes: int,
+    batch: int = 12,
+    rate: float = 1e-3,
+    seed: int = 1,
+) -> SpatialEncoder:
     """Trains E on the frozen base for about `minutes` of wall-clock time, text-encoder gradients included."""
     torch.manual_seed(seed)
     encoder = SpatialEncoder(arch.SPATIAL_ENCODER).to(base.device)

@@ -28,7 +28,7 @@ from anomalydiffusion_core.tiny_base import architecture as arch
 from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.tiny_base.location import add_spatial_encoder, train_location
 from anomalydiffusion_core.tiny_base.sample_sheet import sample_sheet
-from anomalydiffusion_core.tiny_base.scenes import draw_scene
+from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,11 @@ class Recipe:
     ema_decay: float = 0.999
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     defect_weight: float = 4.0  # loss weight of latent cells that a defect touches
+    autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
     save_minutes: float = 5.0
     location_minutes: float = 12.0  # of spatial-encoder training, after the rest
+    location_scenes: int = 6_000
     seed: int = 1
 
 
@@ -103,7 +105,7 @@ def scene_batches(
 
 def caption_vocabulary(tokenizer: Any, captions: list[str]) -> Tensor:
     """Sorted CLIP token ids that occur, with start and end of text last."""
-    ids = {i for caption in sorted(set(captions)) for i in tokenizer(caption).input_ids}
+    ids = {i for caption in captions for i in tokenizer(caption.replace("{}", " ")).input_ids}
     return torch.tensor(sorted(ids | {49406, 49407}), dtype=torch.int32)
 
 
@@ -142,7 +144,7 @@ def pretrain(
         token_ids = arch.read_weights(resume, "text_encoder")["token_ids"]
     else:
         vae = _fresh_autoencoder(recipe)
-        token_ids = caption_vocabulary(tokenizer, [draw_scene(0, i, 32).caption for i in range(8_000)])
+        token_ids = caption_vocabulary(tokenizer, caption_words())
     pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
     model = nn.ModuleDict(
         {"unet": arch.build_unet(), "text_encoder": arch.build_text_encoder(len(token_ids))}
@@ -170,7 +172,9 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.location_minutes:
-        add_spatial_encoder(path, train_location(base, recipe.location_minutes, seed=recipe.seed))
+        add_spatial_encoder(
+            path, train_location(base, recipe.location_minutes, recipe.location_scenes, seed=recipe.seed)
+        )
     draw_curve(json.loads((out / "curve.json").read_text())["curve"], out / "curve.png")
     sample_sheet(base, arch.NATIVE_SIZE).save(out / "sheet.png")
 
@@ -187,7 +191,7 @@ def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
 
 
 def _fresh_autoencoder(recipe: Recipe) -> LappedAutoencoder:
-    batches = list(scene_batches(recipe.seed + 1, 4_000, 128))
+    batches = list(scene_batches(recipe.seed + 1, recipe.autoencoder_scenes, 128))
     vae = LappedAutoencoder(arch.LATENT_CHANNELS)
     generator = torch.Generator().manual_seed(recipe.seed)
     losses = train_autoencoder(vae, torch.cat([b[0] for b in batches]), recipe.autoencoder_steps, generator)

@@ -40,6 +40,22 @@ class Scene:
     is_mask_picture: bool = False
 
 
+def caption_words() -> list[str]:
+    """Phrases that hold every word a caption can have."""
+    words = [
+        *COLOURS,
+        *MATERIALS,
+        *OBJECTS,
+        *DEFECTS,
+        *SIZES,
+        *ROWS,
+        *COLUMNS,
+        *PHOTO_TEMPLATES,
+        *MASK_TEMPLATES,
+    ]
+    return [*words, "flawless", "with a and at the"]
+
+
 def place_in_words(mask: np.ndarray) -> str:
     """The mask's centre of mass on a 5 x 5 grid of words, such as "upper left"."""
     ys, xs = np.nonzero(mask)

@@ -160,7 +160,7 @@ def test_written_masks_are_black_and_white_files_and_an_overview(
     )
     for name in types:
         files = sorted((tmp_path / name).iterdir())
-        assert [file.name for file in files] == ["000_mask.png", "001_mask.png", "002_mask.png"]
+        assert [file.name for file in files] == [f"0000{i}_mask.png" for i in range(3)]
         for file, mask in zip(files, generate_masks(painter, model, name, 3, 3, CONFIG), strict=True):
             assert np.array_equal(np.asarray(Image.open(file)), mask * 255)
     assert Image.open(tmp_path / "overview.png").size == (3 * 66, 2 * 66)

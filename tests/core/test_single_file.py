@@ -103,7 +103,7 @@ def _resnet(kind: str, rest: str) -> str:
 
 
 def original_autoencoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' AutoencoderKL -> CompVis': levels of the decoder count down, attention is 1x1 convolutions."""
+    """diffusers' AutoencoderKL -> CompVis': decoder levels count down, attention is 1x1 convolutions."""
     attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
     result = {}
     for name, tensor in state.items():

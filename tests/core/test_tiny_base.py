@@ -1,0 +1,169 @@
+"""The embedded base: its generator, autoencoder, pre-training loop, and the committed weights."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomalydiffusion_core.dataset.photos import list_images, read_photo
+from anomalydiffusion_core.tiny_base import architecture, few_shot, pretraining
+from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
+from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
+from anomalydiffusion_core.tiny_base.location import PLACE, scenes_with_gap
+from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
+from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, caption_words, draw_scene, place_in_words
+
+needs_weights = pytest.mark.skipif(
+    not architecture.WEIGHTS.is_file(), reason="the embedded base's weights are absent"
+)
+
+
+def scene_tensor(seed, count, size=64):
+    images = np.stack([draw_scene(seed, i, size).image for i in range(count)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def psnr(a, b):
+    return float((10 * torch.log10(4 / (a - b).square().mean((1, 2, 3)))).mean())
+
+
+def test_a_scene_depends_on_seed_index_and_size_alone():
+    again = [draw_scene(3, i, 64) for i in (5, 2, 5)]
+    assert np.array_equal(again[0].image, again[2].image) and again[0].caption == again[2].caption
+    assert not np.array_equal(again[0].image, again[1].image)
+    assert not np.array_equal(draw_scene(4, 5, 64).image, again[0].image)
+
+
+def test_there_are_enough_materials_and_defect_families_and_each_material_draws_a_full_frame():
+    assert len(MATERIALS) >= 8 and len(DEFECTS) >= 6
+    for draw, tints in MATERIALS.values():
+        rng = np.random.default_rng(0)
+        surface = draw(rng, 48, 1.0, colour(rng, tints[0]))
+        assert surface.albedo.shape == (48, 48, 3) and surface.height.shape == (48, 48)
+        assert np.isfinite(surface.albedo).all() and np.isfinite(surface.height).all()
+
+
+@pytest.mark.parametrize("family", DEFECTS)
+def test_a_defect_changes_the_surface_inside_its_mask_and_nothing_far_outside(family):
+    rng = np.random.default_rng(1)
+    draw, tints = MATERIALS["painted metal"]
+    surface = draw(rng, 96, 1.0, colour(rng, "green"))
+    albedo, height = surface.albedo.copy(), surface.height.copy()
+    canvas = Canvas(surface, np.ones((96, 96), np.float32))
+    mask, words = apply_defect(rng, canvas, family, (48.0, 48.0), 14.0)
+    changed = (np.abs(canvas.surface.albedo - albedo).max(-1) > 0.05) | (
+        np.abs(canvas.surface.height - height) > 0.3
+    )
+    assert words.endswith(family)
+    assert mask.sum() > 20 and changed[mask].mean() > 0.7
+    assert (changed & ~mask).sum() < 0.25 * mask.sum() + 30
+    assert not changed[:8].any() and not changed[-8:].any()
+
+
+def test_captions_say_where_and_masks_are_pictures_of_themselves():
+    mask = np.zeros((50, 50), bool)
+    mask[0:8, 44:50] = True
+    assert place_in_words(mask) == "top far right"
+    scenes = [draw_scene(11, i, 48) for i in range(300)]
+    pictures = [s for s in scenes if s.is_mask_picture]
+    assert 10 < len(pictures) < 80
+    for scene in pictures:
+        assert (
+            np.array_equal(scene.image[..., 0] == 255, scene.mask) and "black and white mask" in scene.caption
+        )
+    for scene in scenes:
+        assert (" at the " in scene.caption) == bool(scene.mask.any())
+    single = next(s for s in scenes if len(PLACE.findall(s.caption)) == 1)
+    assert place_in_words(single.mask) in single.caption
+
+
+def test_every_word_of_a_caption_is_in_the_vocabulary():
+    tokenizer = architecture.load_tokenizer()
+    known = set(pretraining.caption_vocabulary(tokenizer, caption_words()).tolist())
+    captions = {draw_scene(5, i, 32).caption for i in range(400)}
+    assert {i for caption in captions for i in tokenizer(caption).input_ids} <= known
+
+
+def test_captions_with_a_gap_hold_it_exactly_once_and_no_place():
+    images, masks, captions = scenes_with_gap(1, 12, 32)
+    assert images.shape == (12, 3, 32, 32) and masks.shape == (12, 1, 32, 32)
+    for caption in captions:
+        assert caption.count("{}") == 1
+        assert not any(f" {row} {column}" in caption for row in ROWS for column in COLUMNS)
+
+
+def test_the_autoencoder_is_a_lapped_transform_with_decorrelated_ordered_channels():
+    images = scene_tensor(1, 96)
+    vae = LappedAutoencoder(8)
+    losses = train_autoencoder(vae, images, 60, torch.Generator().manual_seed(0))
+    assert np.mean(losses[-10:]) < np.mean(losses[:3])
+    with torch.no_grad():
+        latent = vae.encode(images)
+        assert latent.shape == (96, 8, 8, 8)
+        covariance = torch.cov(latent.transpose(0, 1).flatten(1))
+        off_diagonal = covariance - torch.diag(covariance.diagonal())
+        assert float(off_diagonal.abs().max()) < 0.02 * float(covariance.diagonal().max())
+        assert (covariance.diagonal()[:-1] >= covariance.diagonal()[1:] - 1e-4).all()
+        assert float(latent.square().mean()) == pytest.approx(1, abs=0.02)
+        # linear: the decoder of a sum is the sum of the decoders
+        a, b = latent[:2], latent[2:4]
+        assert torch.allclose(vae.decode(a + b), vae.decode(a) + vae.decode(b), atol=1e-4)
+    plain = LappedAutoencoder(8)
+    plain.start_from_principal_components(images)
+    held_out = scene_tensor(2, 32)
+    with torch.no_grad():
+        assert psnr(vae.decode(vae.encode(held_out)), held_out) > psnr(
+            plain.decode(plain.encode(held_out)), held_out
+        )
+
+
+def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_encoder(tmp_path, monkeypatch):
+    recipe = pretraining.Recipe(
+        minutes=0.02, scenes=24, large_scenes=4, batch_size=4, location_minutes=0.005, location_scenes=16,
+        autoencoder_scenes=32, autoencoder_steps=4,
+    )  # fmt: skip
+    monkeypatch.setattr(pretraining, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
+    path = pretraining.pretrain(recipe, tmp_path / "a", bf16=False)
+    first = architecture.load_tiny_base(path)
+    resumed = pretraining.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)
+    assert architecture.is_tiny_base(path) and first.spatial_encoder is not None
+    second = architecture.load_tiny_base(resumed)
+    assert torch.equal(first.vae.analysis.weight, second.vae.analysis.weight)
+    assert not torch.equal(first.unet.conv_in.weight, second.unet.conv_in.weight)
+    table = first.text_encoder.get_input_embeddings().weight
+    assert table.shape == (49408, 192)
+
+
+def test_the_few_shot_dataset_has_defects_the_base_never_saw_and_is_written_once(tmp_path):
+    few_shot.write_few_shot_dataset(tmp_path, 48, pairs=2, normals=3)
+    for category, (_, _, defects) in few_shot.CATEGORIES.items():
+        assert not set(defects) & set(DEFECTS)
+        assert len(list_images(tmp_path / category / "train" / "good")) == 3
+        for defect in defects:
+            for path in list_images(tmp_path / category / "test" / defect):
+                mask = read_photo(tmp_path / category / "ground_truth" / defect / f"{path.stem}_mask.png")
+                assert set(np.unique(mask.pixels)) == {0, 255}
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.png")}
+    few_shot.write_few_shot_dataset(tmp_path, 48, pairs=2, normals=3, seed=9)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.png")} == before
+
+
+@needs_weights
+def test_the_committed_weights_are_small_and_rebuild_every_part():
+    assert architecture.WEIGHTS.stat().st_size <= 40e6
+    tiny = architecture.load_tiny_base()
+    assert tiny.spatial_encoder is not None
+    images = scene_tensor(77, 24, 128)
+    with torch.no_grad():
+        assert psnr(tiny.vae.decode(tiny.vae.encode(images)), images) > 27
+
+
+@needs_weights
+def test_the_autoencoder_reaches_29_db_on_real_photos(shared_data):
+    tiny = architecture.load_tiny_base()
+    for name in ("leather", "screw"):
+        paths = list_images(shared_data / "mvtec" / name / "train" / "good")
+        photos = torch.stack([read_photo(path).tensor() for path in paths])
+        photos = torch.nn.functional.interpolate(photos, (256, 256), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            assert psnr(tiny.vae.decode(tiny.vae.encode(photos)), photos) >= 29
