@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -10,6 +11,12 @@ from torch import Tensor
 def blend(sample: Tensor, noised_normal: Tensor, m_z: Tensor) -> Tensor:
     """Eq. 1: x <- m x + (1 - m) q(z_y, t), latents (B,C,h,w), m (B,1,h,w)."""
     return m_z * sample + (1 - m_z) * noised_normal
+
+
+def widened(m_z: Tensor, share: float) -> Tensor:
+    """m_z (B,1,h,w) dilated by a square of radius `share` of the longer side."""
+    radius = round(share * max(m_z.shape[-2:]))
+    return F.max_pool2d(m_z, 2 * radius + 1, stride=1, padding=radius) if radius else m_z
 
 
 def soft_mask(mask: np.ndarray, feather: float) -> np.ndarray:

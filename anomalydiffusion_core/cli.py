@@ -175,7 +175,7 @@ def generate(
         str, typer.Option(help="ddim, euler, heun, dpmpp_2m, unipc, or a diffusers class.")
     ] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.5,
     smallest_fill: Annotated[
         float, typer.Option(min=0, max=1, help="Pairs that show less are tried again.")
     ] = 0.3,

@@ -11,7 +11,6 @@ from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.generation import GenerationConfig
 from anomalydiffusion_core.pipeline import OnStage, generate_all, train_model
 from anomalydiffusion_core.report import write_report
-from anomalydiffusion_core.sampling import SamplingConfig
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 from anomalydiffusion_core.training import TrainingConfig
 
@@ -36,7 +35,7 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)
     improvement = model.training.get("improvement")
-    config = GenerationConfig(SamplingConfig(guidance=2.0), seed=seed)
+    config = GenerationConfig(seed=seed)
     rows = generate_all(base, model, artifact, few_shot, None, None, count, generated, config, on_stage)
     figures = write_report(generated, generated / "report.html", model)
     return {

@@ -31,7 +31,7 @@ NOISE_PHOTOS = 16  # normal photos that the autoencoder's noise is measured on, 
 class GenerationConfig:
     """How pairs are made and which are accepted."""
 
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig = SamplingConfig(guidance=2.5)
     masks: MaskConfig = MaskConfig()
     seed: int = 0
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.blending import blend
+from anomalydiffusion_core.blending import blend, widened
 from anomalydiffusion_core.dataset.views import latent_mask
 from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from anomalydiffusion_core.reweighting import (
@@ -45,6 +45,9 @@ class SamplingConfig:
     steps: int = 25
     eta: float = 1.0  # DDIM's noise: 1 = ancestral, as released; 0 = deterministic
     guidance: float = 1.0  # classifier-free guidance against the empty prompt; 1 = none, as released
+    widening: float = (
+        0.5  # the blend mask reaches this share of the side beyond m at full noise, none at the end
+    )
     aar: AARConfig = field(default_factory=AARConfig)
 
 
@@ -135,11 +138,15 @@ class Inpainting:
     normal: Tensor  # z_y (B,C,h,w)
     m_z: Tensor  # (B,1,h,w)
 
-    def blend_region(self, t: int, config: SamplingConfig) -> Tensor:
-        """The mask that Eq. 1 blends with at timestep t: m_z, or the dilated M of the authors' code."""
+    def blend_region(self, t: int, total: int, config: SamplingConfig) -> Tensor:
+        """The mask that Eq. 1 blends with at timestep t of `total`: m_z, widened while noise is high.
+
+        In mode `released` it is the dilated M of the authors' code. Without widening, a base that is bound
+        to the photo from the first step on tends to continue the photo instead of drawing the defect.
+        """
         if config.aar.mode is AARMode.RELEASED and config.aar.strength != 0:
             return released_region(self.m_z, t, config.steps == 50)
-        return self.m_z
+        return widened(self.m_z, config.widening * t / total)
 
 
 def _denoise(
@@ -162,7 +169,7 @@ def _denoise(
         for i, t in enumerate(scheduler.timesteps):
             region = None
             if target:
-                region = target.blend_region(int(t), config)
+                region = target.blend_region(int(t), base.schedule.steps, config)
                 x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
             z_t = scheduler.scale_model_input(x, t)
             times = t.to(z_t.dtype).expand(len(z_t))

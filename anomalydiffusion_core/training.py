@@ -37,7 +37,7 @@ class TrainingConfig:
     views_per_pair: int = 16  # the pair itself and random views of it
     anomaly_tokens: int = 8  # k
     mask_tokens: int = 4  # k'
-    token_rate: float = 0.05
+    token_rate: float = 0.3
     encoder_rate: float = 1e-4  # of the spatial encoder
     warmup_steps: int = 20
     normalisation: Normalisation = "mask"  # "released": mean over all cells, as the authors' code has it

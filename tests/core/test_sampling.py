@@ -169,6 +169,14 @@ def test_progress_is_told_once_per_model_evaluation(fake_base: LatentDiffusion) 
 # --- DDIM by hand
 
 
+def within(m_z: Tensor, reach: int) -> Tensor:
+    """The cells at most `reach` rows and columns away from a marked one, by looking at each."""
+    out = torch.zeros_like(m_z)
+    for image, _, row, column in m_z.nonzero().tolist():
+        out[image, 0, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = 1
+    return out
+
+
 def ddim(
     base: LatentDiffusion,
     hidden: Tensor,
@@ -188,7 +196,8 @@ def ddim(
         a, a_next = abar[t], torch.tensor(1.0) if after is None else abar[after]
         if normal is not None and m_z is not None:
             noised = a.sqrt() * normal + (1 - a).sqrt() * start
-            x = torch.where(m_z > 0, x, noised.double())
+            region = within(m_z, round(config.widening * max(shape) * t / 1000))
+            x = torch.where(region > 0, x, noised.double())
         time = torch.full((len(x),), float(t))
         eps = base.predict_noise(x.float(), time, hidden).double()
         if config.guidance != 1:
