@@ -52,16 +52,16 @@ def save_artifact(model: AnomalyModel, path: Path) -> None:
         "dataset_fingerprint": model.dataset_fingerprint,
         "package_version": __version__,
     }
-    write_atomically(path, tensors, metadata)
+    write_atomically(path, {key: value.float() for key, value in tensors.items()}, metadata)
 
 
 def write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """float32 safetensors to a temporary file in the same folder, then a rename; whole or not at all.
+    """safetensors to a temporary file in the same folder, then a rename; whole or not at all.
 
     Raises OSError naming `path` where it cannot be written.
     """
     # a copy of each, since safetensors refuses tensors that share memory
-    copies = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in tensors.items()}
+    copies = {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
     copies = {key: value.contiguous() for key, value in copies.items()}
     temporary = None
     try:
@@ -153,4 +153,4 @@ def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) 
     """
     tokens = model.anomaly_tokens(defect_type)
     tensors = {"emb_params": next(iter(tokens.values()))} if len(tokens) == 1 else tokens
-    write_atomically(path, tensors, {})
+    write_atomically(path, {key: value.float() for key, value in tensors.items()}, {})

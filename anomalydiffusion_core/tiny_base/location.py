@@ -7,6 +7,7 @@ E(mask) is inserted, and E learns to make the base put the defect there.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -58,12 +59,11 @@ def train_location(
     rate: float = 1e-3,
     seed: int = 1,
 ) -> SpatialEncoder:
-    """Trains E on the frozen base for about `minutes` of wall-clock time, text-encoder gradients included."""
+    """Trains E, the base's own or a fresh one, on the frozen base for about `minutes` of wall-clock time."""
     torch.manual_seed(seed)
-    encoder = SpatialEncoder(arch.SPATIAL_ENCODER).to(base.device)
     name = next(iter(base.token_widths))
-    words = base.word_vectors("upper left lower right middle center")[name]
-    encoder.set_scale(float(words.square().mean().sqrt()))
+    encoder = copy.deepcopy(base.spatial_encoders.get(name)) or _fresh_encoder(base, name)
+    encoder.to(base.device).train()
     images, masks, captions = scenes_with_gap(seed + 100, scenes, arch.NATIVE_SIZE)
     with torch.no_grad():
         latents = torch.cat([base.encode(part) for part in images.split(64)])
@@ -94,6 +94,13 @@ def train_location(
     return encoder.eval()
 
 
+def _fresh_encoder(base: LatentDiffusion, name: str) -> SpatialEncoder:
+    encoder = SpatialEncoder(arch.SPATIAL_ENCODER)
+    words = base.word_vectors("upper left lower right middle center")[name]
+    encoder.set_scale(float(words.square().mean().sqrt()))
+    return encoder
+
+
 def add_spatial_encoder(path: Path, encoder: SpatialEncoder) -> None:
     """Puts a spatial encoder into a base file, in float16, replacing one that it has."""
     tensors = {key: value for key, value in load_file(path).items() if not key.startswith("spatial_encoder.")}
@@ -101,4 +108,4 @@ def add_spatial_encoder(path: Path, encoder: SpatialEncoder) -> None:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     metadata["spatial_encoder"] = json.dumps(json.loads(encoder.config.to_json()))
-    write_atomically(path, {key: value.contiguous() for key, value in tensors.items()}, metadata)
+    write_atomically(path, tensors, metadata)

@@ -133,7 +133,8 @@ def pretrain(
     """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) with its loss curve,
     its spatial encoder, and a sample sheet.
 
-    With `resume`, autoencoder, words and weights are taken from that base file (its latent space stays).
+    With `resume`, all weights, the autoencoder and the words are taken from that base file (its latent space
+    stays).
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -153,13 +154,13 @@ def pretrain(
         model["unet"].load_state_dict(arch.read_weights(resume, "unet"))
         arch.load_text_state(model["text_encoder"], arch.read_weights(resume, "text_encoder"))  # type: ignore
     trainer = _Trainer(recipe, model.to(device), pools, token_ids, device, bf16)
+    encoder = arch.read_weights(resume, "spatial_encoder") if resume else {}
     curve: list[dict[str, float]] = []
     for row in trainer.run():
         curve.append(row)
         if row["save"]:
-            save_base(
-                out / "tiny_base.safetensors", trainer.average, vae, token_ids, recipe, int(row["step"])
-            )
+            path = out / "tiny_base.safetensors"
+            save_base(path, trainer.average, vae, token_ids, recipe, int(row["step"]), encoder)
             (out / "curve.json").write_text(json.dumps({"recipe": asdict(recipe), "curve": curve}))
     finish(out, recipe, device)
     return out / "tiny_base.safetensors"
@@ -212,12 +213,19 @@ def _cached_pools(
 
 
 def save_base(
-    path: Path, model: nn.ModuleDict, vae: LappedAutoencoder, token_ids: Tensor, recipe: Recipe, step: int
+    path: Path,
+    model: nn.ModuleDict,
+    vae: LappedAutoencoder,
+    token_ids: Tensor,
+    recipe: Recipe,
+    step: int,
+    encoder: dict[str, Tensor],
 ) -> None:
-    """Writes a base file atomically, without a spatial encoder."""
+    """Writes a base file atomically; `encoder` is the state of a spatial encoder, or empty."""
     state = {f"unet.{k}": v for k, v in model["unet"].state_dict().items()}
     state |= {f"text_encoder.{k}": v for k, v in arch.text_state(model["text_encoder"]).items()}  # type: ignore
     state |= {f"vae.{k}": v for k, v in vae.state_dict().items()}
+    state |= {f"spatial_encoder.{k}": v for k, v in encoder.items()}
     half = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
     half["text_encoder.token_ids"] = token_ids
     metadata = {"format": arch.FORMAT, "step": str(step), "recipe": json.dumps(asdict(recipe))}
