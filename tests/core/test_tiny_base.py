@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.tiny_base import architecture, few_shot, pretraining
@@ -132,6 +133,7 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
     assert not torch.equal(first.unet.conv_in.weight, second.unet.conv_in.weight)
     table = first.text_encoder.get_input_embeddings().weight
     assert table.shape == (49408, 192)
+    assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int32}
 
 
 def test_the_few_shot_dataset_has_defects_the_base_never_saw_and_is_written_once(tmp_path):
