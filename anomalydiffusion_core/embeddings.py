@@ -5,7 +5,6 @@ base.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -59,12 +58,3 @@ def starting_tokens(word_vectors: TokensByEncoder, count: int, generator: torch.
         noise = torch.randn((count, mean.shape[1]), generator=generator)
         tokens[encoder] = mean + 0.1 * mean.square().mean().sqrt() * noise
     return tokens
-
-
-def defect_types(model: AnomalyModel, category: str | None = None) -> list[str]:
-    """The types that have an anomaly embedding, all or one category's, sorted."""
-    return sorted(_of_category(model.anomaly, category))
-
-
-def _of_category(names: Iterable[str], category: str | None) -> list[str]:
-    return [name for name in names if category is None or name.partition("/")[0] == category]
