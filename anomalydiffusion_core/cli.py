@@ -26,6 +26,7 @@ Base = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best one found.")]
+DefectTypes = Annotated[list[str] | None, typer.Option("--type", help="Only these category/defect (repeat).")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 
 
@@ -121,9 +122,7 @@ def masks(
         Path, typer.Option(help="Folder for <category>/<defect>/NNNNN_mask.png; must not exist yet.")
     ],
     count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
-    defect_type: Annotated[
-        list[str] | None, typer.Option("--type", help="Only these category/defect.")
-    ] = None,
+    defect_type: DefectTypes = None,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance (Eq. 10).")] = 5.0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     base: Base = None,
@@ -159,9 +158,7 @@ def generate(
     dataset: Annotated[Path, typer.Argument(help="Where the normal photos are: the dataset trained on.")],
     out: Annotated[Path, typer.Option(help="Dataset to write or to continue (MVTec layout + manifest).")],
     count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type, in all.")] = 20,
-    defect_type: Annotated[
-        list[str] | None, typer.Option("--type", help="Only these category/defect.")
-    ] = None,
+    defect_type: DefectTypes = None,
     mask_folder: Annotated[
         Path | None,
         typer.Option(

@@ -27,10 +27,10 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     few_shot, artifact, generated = out / "few_shot", out / "demo.safetensors", out / "generated"
     write_few_shot_dataset(few_shot, SIZE, seed=seed)
     base = load_base("tiny")
-    improvement = None
     if not artifact.exists():
         outcome = train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, on_stage)
-        if outcome.interrupted:
+        if outcome.interrupted:  # kept, but not taken for a finished training by the next run
+            save_artifact(outcome.model, out / "interrupted.safetensors")
             raise KeyboardInterrupt
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)

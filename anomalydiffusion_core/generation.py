@@ -113,7 +113,7 @@ class PairGenerator:
         while done < count and tries < limit:
             drafts: list[_Draft] = []
             while len(drafts) < self.config.batch_size and tries < limit:
-                draft, problem = self._draft(index, masks)
+                draft, problem = self._draft(defect_type, index, masks)
                 index, tries = index + 1, tries + (draft is not None)
                 if draft:
                     drafts.append(draft)
@@ -139,7 +139,7 @@ class PairGenerator:
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
         """One pair per index whose mask is usable, whatever its fill: for comparing settings."""
-        drafts = [draft for index in indices if (draft := self._draft(index, masks)[0])]
+        drafts = [draft for index in indices if (draft := self._draft(defect_type, index, masks)[0])]
         size = self.config.batch_size
         return [
             pair
@@ -147,8 +147,8 @@ class PairGenerator:
             for pair in self.make(defect_type, drafts[start : start + size])
         ]
 
-    def _draft(self, index: int, masks: MaskSource) -> tuple[_Draft | None, str | None]:
-        generator = image_generator(self.config.seed, index)
+    def _draft(self, defect_type: str, index: int, masks: MaskSource) -> tuple[_Draft | None, str | None]:
+        generator = image_generator(self.config.seed, index, defect_type)
 
         def pick(count: int) -> int:
             return int(torch.randint(count, (), generator=generator))

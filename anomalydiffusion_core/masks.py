@@ -81,7 +81,7 @@ def draw_masks(
     config: MaskConfig,
 ) -> list[np.ndarray]:
     """One try per index: masks (S,S) bool, not yet checked; the same (seed, index) gives the same mask."""
-    generators = [image_generator(seed, index) for index in indices]
+    generators = [image_generator(seed, index, f"{defect_type} masks") for index in indices]
     context = mask_context(base, MASK_TEMPLATES[0], model.mask_tokens(defect_type), len(indices))
     cells = model.image_size // base.factor
     latent = sample(

@@ -218,25 +218,25 @@ def generate_dataset(
     generator = PairGenerator(run.base, model, list(category.normals), run.config)
     identity, settings = run.identity(), run.settings()
     rows: list[dict[str, Any]] = []
-    with MVTecWriter(out) as writer:
-        normals: list[str] = []
-        sources = [file_hash(path) for path in category.normals]
-        for defect, defect_masks in masks.items():
-            name = f"{category.name}/{defect}"
-            finished = writer.done(category.name, defect, identity)
-            rows += finished
-            missing = count - len(finished)
-            if missing <= 0:
-                continue
-            first = 1 + max((int(row["index"]) for row in finished), default=-1)
+    writer = MVTecWriter(out)
+    normals: list[str] = []
+    sources = [file_hash(path) for path in category.normals]
+    for defect, defect_masks in masks.items():
+        name = f"{category.name}/{defect}"
+        finished = writer.done(category.name, defect, identity)
+        rows += finished
+        missing = count - len(finished)
+        if missing <= 0:
+            continue
+        first = 1 + max((int(row["index"]) for row in finished), default=-1)
 
-            def report(accepted: int, tries: int, name: str = name, had: int = len(finished)) -> None:
-                on_stage(name, had + accepted, count, f"{tries} tried")
+        def report(accepted: int, tries: int, name: str = name, had: int = len(finished)) -> None:
+            on_stage(name, had + accepted, count, f"{tries} tried")
 
-            for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
-                normals = normals or writer.add_normals(category.name, list(category.normals))
-                row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
-                rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
+        for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
+            normals = normals or writer.add_normals(category.name, list(category.normals))
+            row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
+            rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
     return rows
 
 

@@ -24,6 +24,7 @@ from anomalydiffusion_core.quality import change
 
 THUMBNAIL = 128  # pixels
 COLUMNS = 8
+ManifestPair = tuple[dict[str, Any], Path, Path]  # row, image, mask
 ROW_KEYS = ("normal", "fill", "noise", "config", "base_family", "base_weights", "artifact_sha256")
 
 
@@ -34,18 +35,7 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    groups: dict[str, list[tuple[dict[str, Any], Path, Path]]] = defaultdict(list)
-    for row, image, mask in manifest_pairs(root):
-        if missing := [key for key in ROW_KEYS if key not in row]:
-            raise ValueError(
-                f"{root / 'manifest.jsonl'} has a row without {', '.join(missing)}: "
-                "write the dataset with 'anomalydiffusion generate'."
-            )
-        groups[f"{row['category']}/{row['defect']}"].append((row, image, mask))
-    if not groups:
-        raise ValueError(
-            f"{root} has no generated pairs (no rows in manifest.jsonl): run 'anomalydiffusion generate'."
-        )
+    groups = _read_groups(root)
     changed = 0
     sheets = []
     for name, pairs in sorted(groups.items()):
@@ -93,7 +83,24 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
     }
 
 
-def _contact_sheet(root: Path, pairs: list[tuple[dict[str, Any], Path, Path]]) -> tuple[str, int]:
+def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
+    """The manifest's pairs by category/defect."""
+    groups: dict[str, list[ManifestPair]] = defaultdict(list)
+    for row, image, mask in manifest_pairs(root):
+        if missing := [key for key in ROW_KEYS if key not in row]:
+            raise ValueError(
+                f"{root / 'manifest.jsonl'} has a row without {', '.join(missing)}: "
+                "write the dataset with 'anomalydiffusion generate'."
+            )
+        groups[f"{row['category']}/{row['defect']}"].append((row, image, mask))
+    if not groups:
+        raise ValueError(
+            f"{root} has no generated pairs (no rows in manifest.jsonl): run 'anomalydiffusion generate'."
+        )
+    return groups
+
+
+def _contact_sheet(root: Path, pairs: list[ManifestPair]) -> tuple[str, int]:
     """The sheet of the first pairs as a data URI, and how many pixels changed outside masks in all pairs."""
     outside, columns = 0, []
     for number, (row, image_path, mask_path) in enumerate(pairs):
@@ -115,7 +122,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     )
 
 
-def _mean_area(pairs: list[tuple[dict[str, Any], Path, Path]]) -> float:
+def _mean_area(pairs: list[ManifestPair]) -> float:
     return float(np.mean([read_mask(mask).mean() for _, _, mask in pairs]))
 
 

@@ -54,9 +54,11 @@ class SamplingConfig:
 OnStep = Callable[[int, int, Tensor], None]
 
 
-def image_generator(run_seed: int, index: int) -> torch.Generator:
-    """The generator of image `index`: the same whatever the batch, the order or the host."""
-    digest = hashlib.sha256(f"{run_seed}/{index}".encode()).digest()
+def image_generator(run_seed: int, index: int, series: str = "") -> torch.Generator:
+    """The generator of image `index` of a series (a defect type, say): the same whatever the batch, the order
+    or the host.
+    """
+    digest = hashlib.sha256(f"{run_seed}/{index}/{series}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 

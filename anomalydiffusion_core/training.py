@@ -186,7 +186,7 @@ def fit(
 
 
 def _progress(step: int, start: float, config: TrainingConfig) -> float:
-    by_steps = step / config.steps
+    by_steps = step / config.steps if config.steps else 1.0
     by_time = (time.monotonic() - start) / (60 * config.minutes) if config.minutes else 0.0
     return max(by_steps, by_time)
 

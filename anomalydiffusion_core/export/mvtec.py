@@ -84,11 +84,12 @@ def check_output(root: Path) -> None:
 class MVTecWriter:
     """Appends pairs to a dataset root. Raises ValueError when the root is somebody else's dataset.
 
-    Nothing is made on disk before the first file is written.
+    Nothing is made on disk before the first file is written; a pair is on disk when `write` returns.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._numbers: dict[Path, int] = {}  # next id by folder of images
         check_output(root)
         self.rows, self._size, half_done = _complete_rows(root)
         if half_done:
@@ -125,7 +126,8 @@ class MVTecWriter:
         """
         images = self.root / category / "test" / defect
         masks = self.root / category / "ground_truth" / defect
-        name = f"{_next_number(images, masks):0{DIGITS}d}"
+        number = self._numbers.get(images) or _next_number(images, masks)
+        name = f"{number:0{DIGITS}d}"
         mask_path, image_path = masks / f"{name}_mask.png", images / f"{name}.png"
         for path in (mask_path, image_path):
             if path.exists():  # so that what is taken back below is never another's
@@ -152,6 +154,7 @@ class MVTecWriter:
             if (self.root / MANIFEST).is_file():
                 os.truncate(self.root / MANIFEST, self._size)
             raise
+        self._numbers[images] = number + 1
         self._size += len(line)
         self.rows.append(row)
         return row
@@ -185,15 +188,6 @@ class MVTecWriter:
                 write_new(png_bytes(photo.image()), known[content])
             names.append(known[content].relative_to(self.root).as_posix())
         return names
-
-    def close(self) -> None:
-        """Every pair is on disk when `write` returns, so that nothing is left to do."""
-
-    def __enter__(self) -> MVTecWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _content(photo: Photo) -> tuple[bool, tuple[int, int], bytes]:

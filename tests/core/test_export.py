@@ -31,12 +31,12 @@ def pixels(shade: int) -> np.ndarray:
 def write_pairs(
     root: Path, count: int, run: str = "r1", gray: bool = False, defect: str = "dent"
 ) -> list[dict[str, Any]]:
-    with MVTecWriter(root) as writer:
-        had = len(writer.rows)
-        return [
-            writer.write("bolt", defect, pixels(had + i), MASK, gray, {"run": run, "index": had + i})
-            for i in range(count)
-        ]
+    writer = MVTecWriter(root)
+    had = len(writer.rows)
+    return [
+        writer.write("bolt", defect, pixels(had + i), MASK, gray, {"run": run, "index": had + i})
+        for i in range(count)
+    ]
 
 
 def tree(root: Path) -> list[str]:
@@ -45,8 +45,8 @@ def tree(root: Path) -> list[str]:
 
 def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path) -> None:
     out = tmp_path / "out"
-    with MVTecWriter(out) as writer:
-        writer.add_normals("bolt", find_dataset(dataset).categories["thing"].normals[:2])  # type: ignore[arg-type]
+    writer = MVTecWriter(out)
+    writer.add_normals("bolt", find_dataset(dataset).categories["thing"].normals[:2])  # type: ignore[arg-type]
     write_pairs(out, 2)
     assert tree(out) == [
         "bolt/ground_truth/dent/00000_mask.png",
@@ -62,8 +62,8 @@ def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path
 
 def test_pictures_are_png_with_the_exact_pixels_and_masks_of_0_and_255(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
-    with MVTecWriter(tmp_path / "out") as writer:
-        row = writer.write("bolt", "dent", random, MASK, False, {"run": "r"})
+    writer = MVTecWriter(tmp_path / "out")
+    row = writer.write("bolt", "dent", random, MASK, False, {"run": "r"})
     image, mask = (Image.open(tmp_path / "out" / row[key]) for key in ("image", "mask"))
     assert (image.format, image.mode, mask.format, mask.mode) == ("PNG", "RGB", "PNG", "L")
     np.testing.assert_array_equal(np.asarray(image), random)
@@ -73,8 +73,8 @@ def test_pictures_are_png_with_the_exact_pixels_and_masks_of_0_and_255(tmp_path:
 def test_gray_photos_stay_one_channel(tmp_path: Path, write_image: Write) -> None:
     source = write_image(tmp_path / "gray.jpg", np.full((6, 9), 77, np.uint8))
     row = write_pairs(tmp_path / "out", 1, gray=True)[0]
-    with MVTecWriter(tmp_path / "out") as writer:
-        normal = writer.add_normals("bolt", [source])[0]
+    writer = MVTecWriter(tmp_path / "out")
+    normal = writer.add_normals("bolt", [source])[0]
     for name in (row["image"], normal):
         assert Image.open(tmp_path / "out" / name).mode == "L"
 
@@ -129,13 +129,13 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(
 
 def test_normals_are_written_once_and_named_by_what_they_show(tmp_path: Path, write_image: Write) -> None:
     a, b, c = (write_image(tmp_path / f"in/{shade}.bmp", pixels(shade)) for shade in (10, 20, 30))
-    with MVTecWriter(tmp_path / "out") as writer:
-        assert writer.add_normals("bolt", [a, b]) == [
-            "bolt/train/good/00000.png",
-            "bolt/train/good/00001.png",
-        ]
-    with MVTecWriter(tmp_path / "out") as writer:  # another list, another order
-        names = writer.add_normals("bolt", [b, c, a])
+    writer = MVTecWriter(tmp_path / "out")
+    assert writer.add_normals("bolt", [a, b]) == [
+        "bolt/train/good/00000.png",
+        "bolt/train/good/00001.png",
+    ]
+    writer = MVTecWriter(tmp_path / "out")  # another list, another order
+    names = writer.add_normals("bolt", [b, c, a])
     assert names == [f"bolt/train/good/{number:05d}.png" for number in (1, 2, 0)]
     for name, source in zip(names, (b, c, a), strict=True):
         np.testing.assert_array_equal(read_photo(tmp_path / "out" / name).pixels, read_photo(source).pixels)
@@ -160,7 +160,7 @@ def test_other_peoples_folders_are_refused_and_left_alone(tmp_path: Path) -> Non
 
 
 def test_opening_makes_nothing_and_an_empty_folder_serves(tmp_path: Path) -> None:
-    MVTecWriter(tmp_path / "new").close()
+    MVTecWriter(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty").mkdir()
     write_pairs(tmp_path / "empty", 1)

@@ -44,14 +44,14 @@ def generated(tmp_path: Path, write_image: Write) -> Path:
     defective[MASK] = (180, 40, 40)
     leaking = defective.copy()
     leaking[0, 0] = leaking[39, 5] = 101
-    with MVTecWriter(root) as writer:
-        writer.add_normals("bolt", [write_image(tmp_path / "normal.png", NORMAL)])
-        for defect, pixels, fill in (
-            ("dent", defective, 0.5),
-            ("dent", defective, 0.9),
-            ("stain", leaking, 0.4),
-        ):
-            writer.write("bolt", defect, pixels, MASK, False, settings(fill))
+    writer = MVTecWriter(root)
+    writer.add_normals("bolt", [write_image(tmp_path / "normal.png", NORMAL)])
+    for defect, pixels, fill in (
+        ("dent", defective, 0.5),
+        ("dent", defective, 0.9),
+        ("stain", leaking, 0.4),
+    ):
+        writer.write("bolt", defect, pixels, MASK, False, settings(fill))
     return root
 
 
@@ -97,9 +97,9 @@ def test_a_sheet_shows_normal_mask_result_and_change_of_each_pair(generated: Pat
 
 
 def test_sheets_show_the_first_pairs_and_figures_count_all(generated: Path) -> None:
-    with MVTecWriter(generated) as writer:
-        for _ in range(COLUMNS + 1):
-            writer.write("bolt", "dent", NORMAL, MASK, False, settings(1.0))
+    writer = MVTecWriter(generated)
+    for _ in range(COLUMNS + 1):
+        writer.write("bolt", "dent", NORMAL, MASK, False, settings(1.0))
     figures = write_report(generated, generated / "report.html")
     assert figures["pairs"] == 3 + COLUMNS + 1
     assert pictures((generated / "report.html").read_text())[0].width == COLUMNS * (THUMBNAIL + 2)
@@ -121,8 +121,8 @@ def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, mod
 
 
 def test_names_are_escaped(generated: Path) -> None:
-    with MVTecWriter(generated) as writer:
-        writer.write("bolt", "<b>bad", NORMAL, MASK, False, settings(1.0))
+    writer = MVTecWriter(generated)
+    writer.write("bolt", "<b>bad", NORMAL, MASK, False, settings(1.0))
     write_report(generated, generated / "report.html")
     page = (generated / "report.html").read_text()
     assert "bolt/&lt;b&gt;bad" in page and "<b>bad" not in page
@@ -141,8 +141,8 @@ def test_what_cannot_be_reported_is_told_in_one_sentence(generated: Path, tmp_pa
     image.unlink()
     with pytest.raises(ValueError, match=r"00001\.png does not exist"):
         write_report(generated, page)
-    with MVTecWriter(tmp_path / "foreign") as writer:
-        writer.write("bolt", "dent", NORMAL, MASK, False, {"run": "by hand"})
+    writer = MVTecWriter(tmp_path / "foreign")
+    writer.write("bolt", "dent", NORMAL, MASK, False, {"run": "by hand"})
     with pytest.raises(ValueError, match="has a row without normal, fill"):
         write_report(tmp_path / "foreign", page)
     assert not page.exists() and not list(tmp_path.glob("*.tmp"))

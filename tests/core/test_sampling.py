@@ -57,15 +57,16 @@ def generate(base: LatentDiffusion, indices: list[int], config: SamplingConfig, 
 # --- randomness
 
 
-def test_an_image_s_generator_depends_on_run_seed_and_index_alone() -> None:
-    def draws(seed: int, index: int) -> tuple[float, ...]:
-        return tuple(torch.randn(4, generator=image_generator(seed, index)).tolist())
+def test_an_image_s_generator_depends_on_run_seed_index_and_series_alone() -> None:
+    def draws(seed: int, index: int, series: str = "") -> tuple[float, ...]:
+        return tuple(torch.randn(4, generator=image_generator(seed, index, series)).tolist())
 
     torch.manual_seed(123)
     first = {(seed, index): draws(seed, index) for seed in range(3) for index in range(3)}
     assert len(set(first.values())) == 9
     assert first[1, 2] == draws(1, 2)
     assert draws(1, 11) != draws(11, 1)
+    assert draws(1, 2, "a/hole") == draws(1, 2, "a/hole") != draws(1, 2, "b/hole")
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral", "dpmpp_2m"])
