@@ -1,0 +1,46 @@
+"""The demo, shortened: to its end, continued, and interrupted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from anomalydiffusion_core import demo
+from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.generation import GenerationConfig
+from anomalydiffusion_core.masks import MaskConfig
+from anomalydiffusion_core.sampling import SamplingConfig
+
+
+@pytest.fixture(autouse=True)
+def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "TRAINING", replace(demo.TRAINING, steps=2, views_per_pair=2))
+    monkeypatch.setattr(demo, "MASK_STEPS", 1)
+    quick = SamplingConfig(steps=6)
+    masks = MaskConfig(replace(quick, guidance=3.0), largest=0.9, border=1.0)
+    lenient = partial(GenerationConfig, quick, masks, smallest_fill=0.0, tries_per_pair=30)
+    monkeypatch.setattr(demo, "GenerationConfig", lenient)
+
+
+def test_it_ends_with_the_asked_pairs_and_a_report_and_continues_where_it_was(tmp_path: Path) -> None:
+    stages: list[str] = []
+    summary = demo.run_demo(tmp_path, 1, 0, lambda stage, *_: stages.append(stage))
+    assert summary["pairs"] == 4 and summary["changed_outside"] == 0 and "train" in stages
+    assert "data:image/png" in Path(summary["report"]).read_text()
+    stages.clear()
+    again = demo.run_demo(tmp_path, 2, 0, lambda stage, *_: stages.append(stage))
+    assert again["pairs"] == 8 and "train" not in stages
+
+
+def test_an_interrupt_keeps_what_was_learned_beside_the_finished_artifact(tmp_path: Path) -> None:
+    def interrupt(stage: str, *_: object) -> None:
+        if stage == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path, 1, 0, interrupt)
+    assert not (tmp_path / "demo.safetensors").exists()
+    assert load_artifact(tmp_path / "interrupted.safetensors").training["anomaly"]["steps"] == 1  # type: ignore[index]
