@@ -43,9 +43,7 @@ OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
 
 @dataclass(frozen=True)
 class Improvement:
-    """Held-out loss before and after training, paired over (pair, timestep): mean change with its 95 %
-    interval.
-    """
+    """Held-out loss before and after training, paired: mean change with its 95 % interval over pairs."""
 
     before: float
     after: float
@@ -90,15 +88,14 @@ def train_model(
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, starting_encoders(base), config)
-    before = validation.measure(task) if validation else None
     history, interrupted = _run(task, config, validation, "train", on_stage)
     task.into(model)
     model.training["anomaly"] = training_record(config, history)
     improvement = None
+    if len(history.validation) == 2:
+        improvement = paired_improvement(*(losses.numpy() for _, losses in history.validation))
+        model.training["improvement"] = asdict(improvement)
     try:
-        if validation and before is not None and not interrupted:
-            improvement = paired_improvement(before.numpy(), validation.measure(task).numpy())
-            model.training["improvement"] = asdict(improvement)
         if mask_steps and not interrupted:
             mask_config = TrainingConfig(**{**asdict(config), "steps": mask_steps})
             pictures = make_views(base, training, config.views_per_pair, config.image_size, generator, True)
@@ -158,8 +155,9 @@ def _run(
 
 
 def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4000) -> Improvement:
-    """Relative change of the mean loss, with a 95 % bootstrap interval over the paired measurements."""
+    """Relative change of the mean loss (N, draws), with a 95 % bootstrap interval over the N pairs."""
     rng = np.random.default_rng(0)
+    before, after = before.mean(1), after.mean(1)
     rows = rng.integers(0, len(before), (resamples, len(before)))
     ratios = after[rows].mean(1) / before[rows].mean(1) - 1
     low, high = np.quantile(ratios, [0.025, 0.975])

@@ -48,10 +48,10 @@ class TrainingConfig:
 
 @dataclass
 class History:
-    """Losses by step: every training step, and validation means where they were measured."""
+    """Losses by step: of every training step, and (N, draws) of the held-out pairs where measured."""
 
     loss: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 class Task(Protocol):
@@ -164,7 +164,7 @@ def fit(
     generator = torch.Generator().manual_seed(config.seed)
     start, step = time.monotonic(), 0
     if validation:
-        history.validation.append((0, float(validation.measure(task).mean())))
+        history.validation.append((0, validation.measure(task)))
     while (done := _progress(step, start, config)) < 1:
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             ramp = min(1.0, (step + 1) / max(1, config.warmup_steps))
@@ -181,7 +181,7 @@ def fit(
             raise ValueError(f"The loss became {history.loss[-1]} at step {step}: lower the learning rates.")
         on_step(step, config.steps, history.loss[-1])
     if validation:
-        history.validation.append((step, float(validation.measure(task).mean())))
+        history.validation.append((step, validation.measure(task)))
     return history
 
 
@@ -209,7 +209,7 @@ class Validation:
 
     def __init__(self, pool: ViewPool, draws: int = 4, seed: int = 1234) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.pool = pool
+        self.pool, self.draws = pool, draws
         self.rows = torch.arange(len(pool)).repeat_interleave(draws)
         strata = torch.arange(draws).repeat(len(pool))
         self.t = ((strata + torch.rand(len(self.rows), generator=generator)) / draws * 1000).long()
@@ -217,13 +217,13 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, task: Task) -> Tensor:
-        """Loss of every (pair, timestep), (N * draws,), always in the same order."""
+        """Loss of every pair at each of its timesteps, (N, draws)."""
         device = self.pool.latents.device
         parts = [
             task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
             for part in torch.arange(len(self.rows)).split(8)
         ]
-        return torch.cat(parts).cpu()
+        return torch.cat(parts).cpu().view(-1, self.draws)
 
 
 def _token_table(
@@ -257,5 +257,5 @@ def training_record(config: TrainingConfig, history: History) -> dict[str, objec
         "config": asdict(config),
         "steps": len(history.loss),
         "loss": [round(x, 5) for x in history.loss],
-        "validation": history.validation,
+        "validation": [(step, float(losses.mean())) for step, losses in history.validation],
     }

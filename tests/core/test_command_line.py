@@ -400,10 +400,10 @@ def test_an_interrupted_training_keeps_what_was_learned(
     # 3 + 2 pairs are held out, 2 + 1 train; a measurement is 4 draws of each of the held-out in parts of 8
     held_out, training = 4, 3
     measure = -(-4 * held_out // 8)
-    assert calls["predict_noise"] == 2 * measure + 3 + 2 * measure + 2
+    assert calls["predict_noise"] == measure + 3 + measure + 2
     name, number = {
-        "first step": ("predict_noise", 2 * measure + 1),
-        "measuring": ("predict_noise", 2 * measure + 3 + measure),
+        "first step": ("predict_noise", measure + 1),
+        "measuring": ("predict_noise", measure + 3 + 1),
         "views of masks": ("encode", calls["encode"] - training),
         "mask steps": ("predict_noise", calls["predict_noise"] - 1),
     }[moment]

@@ -29,6 +29,7 @@ from anomalydiffusion_core.training import (
     Validation,
     fit,
     masked_loss,
+    training_record,
 )
 
 CONFIG = TrainingConfig(
@@ -198,9 +199,15 @@ def test_measurements_pair_up_and_cover_the_timesteps_evenly(fake_base: LatentDi
 def test_validation_is_recorded_before_and_after(fake_base: LatentDiffusion) -> None:
     task = make_task(fake_base)
     validation = Validation(task.pool)
-    first = float(validation.measure(task).mean())
+    first = validation.measure(task)
     history = fit(task, CONFIG, validation)
-    assert history.validation == [(0, first), (6, float(validation.measure(task).mean()))]
+    assert first.shape == (4, 4) and [step for step, _ in history.validation] == [0, 6]
+    assert torch.equal(history.validation[0][1], first)
+    assert torch.equal(history.validation[1][1], validation.measure(task)) and not torch.equal(
+        history.validation[1][1], first
+    )
+    record = training_record(CONFIG, history)
+    assert record["validation"] == [(0, float(first.mean())), (6, float(history.validation[1][1].mean()))]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -275,11 +282,15 @@ def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset
 
 
 def test_an_improvement_is_the_ratio_of_means_inside_its_interval() -> None:
-    before = np.array([1.0, 2.0, 3.0, 4.0] * 5)
+    before = np.array([1.0, 2.0, 3.0, 4.0] * 5)[:, None] * [0.5, 1.5]  # two draws of each pair
     improvement = paired_improvement(before, before * 0.8)
     assert improvement.relative == pytest.approx(-0.2)
     assert improvement.low == pytest.approx(-0.2)  # every resample has the same ratio
     assert improvement.high == pytest.approx(-0.2)
-    noisy = paired_improvement(before, before - np.resize([0.5, -0.1, 0.3], 20))
+    gain = np.resize([0.5, -0.1, 0.3], 20)[:, None]
+    noisy = paired_improvement(before, before - gain)
     assert noisy.low < noisy.relative < noisy.high
-    assert (noisy.before, noisy.after) == (2.5, pytest.approx(2.5 - np.resize([0.5, -0.1, 0.3], 20).mean()))
+    assert (noisy.before, noisy.after) == (2.5, pytest.approx(2.5 - gain.mean()))
+    # more draws of the same pairs say nothing new about other pairs
+    repeated = paired_improvement(np.repeat(before, 9, 1), np.repeat(before - gain, 9, 1))
+    assert (repeated.low, repeated.high) == pytest.approx((noisy.low, noisy.high))
