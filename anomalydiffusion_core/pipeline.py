@@ -93,7 +93,8 @@ def train_model(
     model.training["anomaly"] = training_record(config, history)
     improvement = None
     if len(history.validation) == 2:
-        improvement = paired_improvement(*(losses.numpy() for _, losses in history.validation))
+        (_, before), (_, after) = history.validation
+        improvement = paired_improvement(before.numpy(), after.numpy())
         model.training["improvement"] = asdict(improvement)
     try:
         if mask_steps and not interrupted:
