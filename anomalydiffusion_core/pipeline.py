@@ -306,7 +306,10 @@ def _hash_masks(given: dict[str, list[np.ndarray]]) -> str:
 
 
 def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:
-    return lambda accepted, tries: on_stage(f"{stage} masks", min(accepted, total), total, f"{tries} tried")
+    """Progress of masks drawn on the way: at least one per pair, more where pairs are tried again."""
+    return lambda accepted, tries: on_stage(
+        f"{stage} masks", accepted, max(accepted, total), f"{tries} tried"
+    )
 
 
 def read_mask_folder(folder: Path, category: str, defect: str) -> list[np.ndarray]:

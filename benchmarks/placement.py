@@ -1,10 +1,10 @@
 """Does the spatial encoder place? With blending switched off, the generated change must follow the mask.
 
 Example: python benchmarks/placement.py leather.safetensors data/leather --draws 40
-A normal photo is noised to 80 % of the schedule and denoised twice from the same noise: once with the
-defect's
-tokens and E(mask), once with the empty prompt. The centre of mass of the difference must lie in the same
-half, left or right, as a mask drawn in the middle of that half. Prints one JSON object.
+A normal photo is noised to 80 % of the schedule and denoised twice from the same noise: once guided by the
+defect's tokens and E(mask), as in generation, once with the empty prompt. The centre of mass of the squared
+difference must lie in the same half, left or right, as a mask drawn in the middle of that half. Prints one
+JSON object.
 """
 
 from __future__ import annotations
@@ -30,15 +30,23 @@ from anomalydiffusion_core.sampling import image_generator
 
 @torch.no_grad()
 def denoise_from(
-    base: LatentDiffusion, normal: Tensor, noise: Tensor, context: Tensor, start: float, steps: int
+    base: LatentDiffusion,
+    normal: Tensor,
+    noise: Tensor,
+    context: Tensor,
+    empty: Tensor,
+    guidance: float,
+    start: float,
+    steps: int,
 ) -> Tensor:
-    """Deterministic DDIM from q(z_y, start * T) to z_0, latents (B,C,h,w)."""
+    """Deterministic guided DDIM from q(z_y, start * T) to z_0, latents (1,C,h,w)."""
     times = torch.linspace(start * (base.schedule.steps - 1), 0, steps + 1)
-    x = base.schedule.add_noise(normal, noise, times[:1].expand(len(normal)))
-    for now, following in zip(times[:-1], times[1:], strict=True):
-        t = now.expand(len(x))
-        eps = base.predict_noise(x, t, context)
-        x = base.schedule.add_noise(base.schedule.clean_latent(x, eps, t), eps, following.expand(len(x)))
+    x = base.schedule.add_noise(normal, noise, times[:1])
+    for t, following in zip(times[:-1, None], times[1:, None], strict=True):
+        eps = base.predict_noise(x, t, empty)
+        if guidance:
+            eps = eps + guidance * (base.predict_noise(x, t, context) - eps)
+        x = base.schedule.add_noise(base.schedule.clean_latent(x, eps, t), eps, following)
     return x
 
 
@@ -58,6 +66,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--start", type=float, default=0.8)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
@@ -81,16 +90,14 @@ def main() -> None:
             context = anomaly_context(
                 base, model.templates[0], model.anomaly_tokens(name), model.spatial_encoders, mask
             )
-        contexts = torch.cat([context.hidden, empty_context(base, 1).hidden])
-        made = denoise_from(
-            base,
-            normal.repeat(2, 1, 1, 1),
-            noise.repeat(2, 1, 1, 1),
-            contexts,
-            arguments.start,
-            arguments.steps,
+        empty = empty_context(base, 1).hidden
+        defective, plain = (
+            denoise_from(
+                base, normal, noise, context.hidden, empty, guidance, arguments.start, arguments.steps
+            )
+            for guidance in (arguments.guidance, 0.0)
         )
-        change = (made[0] - made[1]).square().sum(0)
+        change = (defective - plain)[0].square().sum(0)
         columns = torch.arange(change.shape[1]) + 0.5
         centre = float((change.sum(0) * columns).sum() / change.sum()) / change.shape[1]
         hits[name].append((centre < 0.5) == left)

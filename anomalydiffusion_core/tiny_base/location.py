@@ -2,7 +2,8 @@
 alone.
 
 The base is frozen. Captions of procedural scenes say what the defect is; in place of the words for where,
-E(mask) is inserted, and E learns to make the base put the defect there.
+E(mask) is inserted, and E learns to make the base put the defect there. Half of each batch is mask pictures
+at the noisiest timesteps.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, draw_scene
 
 log = logging.getLogger(__name__)
 PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")
+# Below this timestep a noisy mask picture still shows where the defect is, so that a model ignores words and
+# tokens that say it.
+PLACE_FROM = 900
 DEFECT_WEIGHT = 8.0  # of latent cells that the defect touches
 
 
-def scenes_with_gap(seed: int, count: int, size: int) -> tuple[Tensor, Tensor, list[str]]:
+def scenes_with_gap(seed: int, count: int, size: int) -> tuple[Tensor, Tensor, list[str], Tensor]:
     """Scenes with one defect: images (N,3,n,n) in [-1,1], masks (N,1,n,n) uint8, captions with {} for the
-    place.
+    place, and which are mask pictures (N,) bool.
     """
-    images, masks, captions = [], [], []
+    images, masks, captions, pictured = [], [], [], []
     index = 0
     while len(images) < count:
         scene = draw_scene(seed, index, size)
@@ -47,8 +51,10 @@ def scenes_with_gap(seed: int, count: int, size: int) -> tuple[Tensor, Tensor, l
             images.append(torch.from_numpy(scene.image))
             masks.append(torch.from_numpy(scene.mask.astype(np.uint8))[None])
             captions.append(caption)
+            pictured.append(scene.is_mask_picture)
     # BHWC -> BCHW
-    return torch.stack(images).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.stack(masks), captions
+    pixels = torch.stack(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels, torch.stack(masks), captions, torch.tensor(pictured)
 
 
 def train_location(
@@ -64,17 +70,20 @@ def train_location(
     name = next(iter(base.token_widths))
     encoder = copy.deepcopy(base.spatial_encoders.get(name)) or _fresh_encoder(base, name)
     encoder.to(base.device).train()
-    images, masks, captions = scenes_with_gap(seed + 100, scenes, arch.NATIVE_SIZE)
+    images, masks, captions, pictured = scenes_with_gap(seed + 100, scenes, arch.NATIVE_SIZE)
     with torch.no_grad():
         latents = torch.cat([base.encode(part) for part in images.split(64)])
+    pictures = torch.nonzero(pictured)[:, 0]
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.01)
     generator = torch.Generator().manual_seed(seed)
     start, step, losses = time.monotonic(), 0, []
     while (done := (time.monotonic() - start) / 60 / minutes) < 1:
         optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * done))
         rows = torch.randint(len(latents), (batch,), generator=generator)
-        # places are decided at high noise: timesteps from the upper 80 %
-        t = 200 + 800 * (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        t = 200 + 800 * torch.rand(batch, generator=generator)
+        half = batch // 2 if len(pictures) else 0
+        rows[:half] = pictures[torch.randint(max(1, len(pictures)), (half,), generator=generator)]
+        t[:half] = PLACE_FROM + (1000 - PLACE_FROM) * torch.rand(half, generator=generator)
         t = t.long().to(base.device)
         noise = torch.randn(latents[rows].shape, generator=generator).to(base.device)
         chosen = masks[rows].to(base.device)

@@ -2,7 +2,8 @@
 v-prediction.
 
 Latents of a pool of procedural scenes are computed once; most steps see 128 px, some 256 px at a quarter of
-the batch. Runs are bounded by wall-clock time, save every few minutes, and resume.
+the batch. A share of each batch is for learning places (see `location.PLACE_FROM`). Runs are bounded by
+wall-clock time, save every few minutes, and resume.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from torch import Tensor, nn
 
 from anomalydiffusion_core.artifact import write_atomically
 from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.templates import MASK_TEMPLATES
 from anomalydiffusion_core.tiny_base import architecture as arch
 from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
-from anomalydiffusion_core.tiny_base.location import add_spatial_encoder, train_location
+from anomalydiffusion_core.tiny_base.location import PLACE_FROM, add_spatial_encoder, train_location
 from anomalydiffusion_core.tiny_base.sample_sheet import sample_sheet
 from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene
 
 log = logging.getLogger(__name__)
+MASK_WORDS = MASK_TEMPLATES[0].partition("{")[0]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Recipe:
     warmup_steps: int = 300
     ema_decay: float = 0.999
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
+    place_share: float = 0.25  # of each batch: mask pictures at the noisiest timesteps
     defect_weight: float = 4.0  # loss weight of latent cells that a defect touches
     autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
@@ -73,12 +77,13 @@ RECIPES = {
 @dataclass
 class Pool:
     """`latents` (N,C,h,w) half, `touched` (N,1,h,w) bool = cells a defect touches, `ids` (N,77) rows of
-    `token_ids`.
+    `token_ids`, `pictured` (N,) bool = mask pictures.
     """
 
     latents: Tensor
     touched: Tensor
     ids: Tensor
+    pictured: Tensor
 
 
 class _Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
@@ -115,16 +120,17 @@ def make_pool(
     """Draws `count` scenes of `size` pixels and keeps their latents and captions."""
     rows = torch.zeros(arch.VOCABULARY, dtype=torch.int16)
     rows[token_ids.long()] = torch.arange(len(token_ids), dtype=torch.int16)
-    latents, touched, ids = [], [], []
+    latents, touched, ids, pictured = [], [], [], []
     for images, masks, captions in scene_batches(seed, count, size):
         with torch.no_grad():
             latents.append(vae.encode(images).half().contiguous())
         touched.append(F.max_pool2d(masks.float(), 8) > 0)
         tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True).input_ids
         ids.append(rows[torch.tensor(tokens)])
+        pictured.append(torch.tensor([MASK_WORDS in caption for caption in captions]))
         if len(latents) % 50 == 0:
             log.info("pool %d px: %d of %d scenes", size, len(latents) * 64, count)
-    return Pool(torch.cat(latents), torch.cat(touched), torch.cat(ids))
+    return Pool(torch.cat(latents), torch.cat(touched), torch.cat(ids), torch.cat(pictured))
 
 
 def pretrain(
@@ -292,12 +298,18 @@ class _Trainer:
             (self.pools[1], max(1, recipe.batch_size // 4)) if large else (self.pools[0], recipe.batch_size)
         )
         rows = torch.randint(len(pool.latents), (batch,), generator=g)
+        # stratified timesteps: one in each of B equal strata
+        t = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000
+        pictures = torch.nonzero(pool.pictured)[:, 0]
+        places = round(recipe.place_share * batch) if len(pictures) else 0
+        rows[:places] = pictures[torch.randint(max(1, len(pictures)), (places,), generator=g)]
+        t = t[torch.randperm(batch, generator=g)]
+        t[:places] = PLACE_FROM + (1000 - PLACE_FROM) * torch.rand(places, generator=g)
         ids = pool.ids[rows].long()
         ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
         z0 = pool.latents[rows].float().to(self.device)
         weight = 1 + (recipe.defect_weight - 1) * pool.touched[rows].float().to(self.device)
-        # stratified timesteps: one in each of B equal strata
-        t = ((torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000).long().to(self.device)
+        t = t.long().to(self.device)
         noise = torch.randn(z0.shape, generator=g).to(self.device)
         alpha = self.alphas_cumprod[t].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[t]).sqrt()[:, None, None, None]

@@ -86,8 +86,11 @@ def test_every_word_of_a_caption_is_in_the_vocabulary():
 
 
 def test_captions_with_a_gap_hold_it_exactly_once_and_no_place():
-    images, masks, captions = scenes_with_gap(1, 12, 32)
-    assert images.shape == (12, 3, 32, 32) and masks.shape == (12, 1, 32, 32)
+    images, masks, captions, pictured = scenes_with_gap(1, 40, 32)
+    assert images.shape == (40, 3, 32, 32) and masks.shape == (40, 1, 32, 32)
+    assert torch.equal(pictured, torch.tensor(["black and white mask" in caption for caption in captions]))
+    assert 1 <= int(pictured.sum()) < 20
+    assert torch.equal((images[pictured] > 0)[:, :1], masks[pictured] > 0)
     for caption in captions:
         assert caption.count("{}") == 1
         assert not any(f" {row} {column}" in caption for row in ROWS for column in COLUMNS)
