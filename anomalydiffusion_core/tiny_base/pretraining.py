@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from anomalydiffusion_core.tiny_base.sample_sheet import sample_sheet
 from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene
 
 log = logging.getLogger(__name__)
+LARGE = 0.05  # of the latent cells: smaller defects say little about their place at the noisiest timesteps
+PHOTO_PLACE_FROM = 600  # the same of photos, whose defects noise hides sooner (see `PLACE_FROM`)
 MASK_WORDS = MASK_TEMPLATES[0].partition("{")[0]
 
 
@@ -46,10 +49,11 @@ class Recipe:
     large_share: float = 0.2  # of steps at 256 px, with a quarter of the batch
     batch_size: int = 16
     learning_rate: float = 8e-4
+    text_share: float = 0.2  # of that rate for the text encoder (see `fresh_text_encoder`)
     warmup_steps: int = 300
     ema_decay: float = 0.999
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
-    place_share: float = 0.25  # of each batch: mask pictures at the noisiest timesteps
+    place_share: float = 0.5  # of each batch: large defects, half pictures of masks, at noisy timesteps
     defect_weight: float = 4.0  # loss weight of latent cells that a defect touches
     autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
@@ -84,6 +88,20 @@ class Pool:
     touched: Tensor
     ids: Tensor
     pictured: Tensor
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """Rows (K,) of pictures of large masks."""
+        return torch.nonzero(self.pictured & self._large)[:, 0]
+
+    @cached_property
+    def photos(self) -> Tensor:
+        """Rows (K,) of photos of large defects."""
+        return torch.nonzero(~self.pictured & self._large)[:, 0]
+
+    @property
+    def _large(self) -> Tensor:
+        return self.touched.float().mean((1, 2, 3)) > LARGE
 
 
 class _Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
@@ -153,9 +171,7 @@ def pretrain(
         vae = _fresh_autoencoder(recipe)
         token_ids = caption_vocabulary(tokenizer, caption_words())
     pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
-    model = nn.ModuleDict(
-        {"unet": arch.build_unet(), "text_encoder": arch.build_text_encoder(len(token_ids))}
-    )
+    model = nn.ModuleDict({"unet": arch.build_unet(), "text_encoder": fresh_text_encoder(len(token_ids))})
     if resume:
         model["unet"].load_state_dict(arch.read_weights(resume, "unet"))
         arch.load_text_state(model["text_encoder"], arch.read_weights(resume, "text_encoder"))  # type: ignore
@@ -170,6 +186,20 @@ def pretrain(
             (out / "curve.json").write_text(json.dumps({"recipe": asdict(recipe), "curve": curve}))
     finish(out, recipe, device)
     return out / "tiny_base.safetensors"
+
+
+def fresh_text_encoder(vocabulary: int) -> nn.Module:
+    """CLIP's initialisation, with token and position vectors large enough to be seen.
+
+    CLIP's own start at a twentieth of what the first attention layer adds to them. Trained so at the
+    U-Net's rate, the layers add one huge constant vector, beside which words, and inserted vectors, vanish.
+    """
+    text_encoder = arch.build_text_encoder(vocabulary)
+    for name, parameter in text_encoder.named_parameters():
+        for table, std in (("token_embedding", 0.4), ("position_embedding", 0.2)):
+            if f"{table}.weight" in name:
+                nn.init.normal_(parameter, std=std)
+    return text_encoder
 
 
 def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
@@ -250,9 +280,11 @@ class _Trainer:
     ) -> None:
         self.recipe, self.model, self.pools, self.device, self.bf16 = recipe, model, pools, device, bf16
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        groups = [
+            {"params": model["unet"].parameters(), "share": 1.0},
+            {"params": model["text_encoder"].parameters(), "share": recipe.text_share},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         betas = (
             torch.linspace(arch.SCHEDULE["beta_start"] ** 0.5, arch.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
         )
@@ -300,11 +332,15 @@ class _Trainer:
         rows = torch.randint(len(pool.latents), (batch,), generator=g)
         # stratified timesteps: one in each of B equal strata
         t = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000
-        pictures = torch.nonzero(pool.pictured)[:, 0]
-        places = round(recipe.place_share * batch) if len(pictures) else 0
-        rows[:places] = pictures[torch.randint(max(1, len(pictures)), (places,), generator=g)]
         t = t[torch.randperm(batch, generator=g)]
-        t[:places] = PLACE_FROM + (1000 - PLACE_FROM) * torch.rand(places, generator=g)
+        places = round(recipe.place_share * batch / 2)
+        for part, from_t, choice in (
+            (slice(places), PLACE_FROM, pool.pictures),
+            (slice(places, 2 * places), PHOTO_PLACE_FROM, pool.photos),
+        ):
+            if len(choice):
+                rows[part] = choice[torch.randint(len(choice), (places,), generator=g)]
+                t[part] = from_t + (1000 - from_t) * torch.rand(places, generator=g)
         ids = pool.ids[rows].long()
         ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
         z0 = pool.latents[rows].float().to(self.device)
@@ -314,7 +350,7 @@ class _Trainer:
         alpha = self.alphas_cumprod[t].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[t]).sqrt()[:, None, None, None]
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
             context = self.model["text_encoder"](ids.to(self.device)).last_hidden_state
             v = self.model["unet"](alpha * z0 + sigma * noise, t, context).sample

@@ -7,10 +7,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
+from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.tiny_base import architecture, few_shot, pretraining
 from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
-from anomalydiffusion_core.tiny_base.location import PLACE, scenes_with_gap
+from anomalydiffusion_core.tiny_base.location import PLACE, imitate_words, placed_scenes
 from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
 from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, caption_words, draw_scene, place_in_words
 
@@ -86,14 +88,27 @@ def test_every_word_of_a_caption_is_in_the_vocabulary():
 
 
 def test_captions_with_a_gap_hold_it_exactly_once_and_no_place():
-    images, masks, captions, pictured = scenes_with_gap(1, 40, 32)
-    assert images.shape == (40, 3, 32, 32) and masks.shape == (40, 1, 32, 32)
-    assert torch.equal(pictured, torch.tensor(["black and white mask" in caption for caption in captions]))
-    assert 1 <= int(pictured.sum()) < 20
-    assert torch.equal((images[pictured] > 0)[:, :1], masks[pictured] > 0)
-    for caption in captions:
+    scenes = placed_scenes(1, 40, 32)
+    assert scenes.images.shape == (40, 3, 32, 32) and scenes.masks.shape == (40, 1, 32, 32)
+    is_picture = torch.tensor(["black and white mask" in caption for caption in scenes.captions])
+    assert torch.equal(scenes.pictured, is_picture)
+    assert 1 <= int(is_picture.sum()) < 20
+    assert torch.equal((scenes.images[is_picture] > 0)[:, :1], scenes.masks[is_picture] > 0)
+    for caption, place, mask in zip(scenes.captions, scenes.places, scenes.masks, strict=True):
         assert caption.count("{}") == 1
         assert not any(f" {row} {column}" in caption for row in ROWS for column in COLUMNS)
+        assert place == f" at the {place_in_words(mask[0].numpy())}"
+
+
+def test_the_spatial_encoder_learns_the_words_for_a_place():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros((2, 1, 32, 32))
+    masks[0, :, 12:20, :8], masks[1, :, 12:20, 24:] = 1, 1
+    vectors = torch.randn((2, 4, 192), generator=generator)
+    encoder = SpatialEncoder(architecture.SPATIAL_ENCODER)
+    encoder.set_scale(1.0)
+    assert imitate_words(encoder, masks, vectors, 0.05, generator) < 0.3
 
 
 def test_the_autoencoder_is_a_lapped_transform_with_decorrelated_ordered_channels():
@@ -137,6 +152,36 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
     table = first.text_encoder.get_input_embeddings().weight
     assert table.shape == (49408, 192)
     assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int32}
+
+
+def test_words_are_seen_through_a_fresh_text_encoder():
+    torch.manual_seed(0)
+    text_encoder = pretraining.fresh_text_encoder(32).eval()
+    ids = torch.randint(30, (1, 16))
+    other = ids.clone()
+    other[0, 9] = (ids[0, 9] + 1) % 30
+    with torch.no_grad():
+        before = text_encoder(ids).last_hidden_state[0]
+        after = text_encoder(other).last_hidden_state[0]
+    assert torch.equal(before[:9], after[:9])
+    assert (after[9] - before[9]).norm() > 0.5 * before[9].norm()
+
+
+@needs_weights
+@torch.no_grad()
+def test_the_committed_weights_know_places():
+    base = load_base("tiny")
+    sides = ("left", "right")
+    prompts = [f"a black and white mask of a large hole at the middle {side}" for side in sides]
+    noise = torch.randn((8, 8, 16, 16), generator=torch.Generator().manual_seed(0))
+    t = torch.full((8,), 980)
+    centres = []
+    for prompt in prompts:
+        eps = base.predict_noise(noise, t, base.encode_prompts([prompt] * 8).hidden)
+        white = (base.decode(base.schedule.clean_latent(noise, eps, t)).mean(1) + 1).clamp(min=0)
+        columns = torch.linspace(0, 1, white.shape[-1])
+        centres.append(((white.sum(1) * columns).sum(1) / white.sum((1, 2))).mean())
+    assert centres[0] < 0.4 and centres[1] > 0.6
 
 
 def test_the_few_shot_dataset_has_defects_the_base_never_saw_and_is_written_once(tmp_path):
