@@ -127,7 +127,8 @@ class DrawnMasks:
                 reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
                 raise TriesExhausted(
                     f"Only {len(self.accepted)} of {number + 1} masks of {self.defect_type} were usable "
-                    f"after {self.tries} tries ({reasons}): train the masks longer, or use real masks."
+                    f"after {self.tries} tries ({reasons}): train the masks on "
+                    f"more pairs (a larger share) or longer, or use real masks."
                 )
             indices = list(range(self.tries, self.tries + self.batch))
             for mask in draw_masks(self.base, self.model, self.defect_type, indices, self.seed, self.config):
