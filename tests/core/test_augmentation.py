@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import combinations
 from math import cos, floor, radians, sin
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from scipy import ndimage
@@ -81,13 +82,14 @@ def test_every_speck_is_in_every_view(seed: int) -> None:
     random = np.random.default_rng(seed)
     mask = np.zeros((64, 80), bool)
     spots = [(int(random.integers(4, 60)), int(random.integers(4, 76))) for _ in range(3)]
+    # nearer ones may grow together when turned
+    assume(all(max(abs(np.subtract(a, b))) >= 4 for a, b in combinations(spots, 2)))
     image, marked = painted(mask)
     for number, (y, x) in enumerate(spots):
         marked[0, y, x] = 1
         image[0, y - 2 : y + 3, x - 2 : x + 3] = float(number)
-    count = ndimage.label(marked[0].numpy(), np.ones((3, 3)))[1]
     _, view_mask = random_view(image, marked, 128, torch.Generator().manual_seed(seed))
-    assert ndimage.label(view_mask[0].numpy(), np.ones((3, 3)))[1] >= count
+    assert ndimage.label(view_mask[0].numpy(), np.ones((3, 3)))[1] >= len(spots)
 
 
 def test_views_differ_and_the_same_seed_gives_the_same_view() -> None:
