@@ -52,19 +52,21 @@ class PlacedScenes:
 
 def placed_scenes(seed: int, count: int, size: int) -> PlacedScenes:
     """The first `count` scenes of the stream `seed` whose caption names one place."""
-    scenes = []
+    scenes, places = [], []
     index = 0
     while len(scenes) < count:
         scene = draw_scene(seed, index, size)
         index += 1
-        if len(PLACE.findall(scene.caption)) == 1:
+        named = PLACE.findall(scene.caption)
+        if len(named) == 1:
             scenes.append(scene)
+            places += named
     pixels = torch.from_numpy(np.stack([scene.image for scene in scenes]))
     return PlacedScenes(
         pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,  # BHWC -> BCHW
         torch.from_numpy(np.stack([scene.mask for scene in scenes]).astype(np.uint8))[:, None],
         [PLACE.sub(f" {PLACEHOLDER}", scene.caption) for scene in scenes],
-        [PLACE.findall(scene.caption)[0] for scene in scenes],
+        places,
         torch.tensor([scene.is_mask_picture for scene in scenes]),
     )
 
