@@ -150,6 +150,12 @@ def expand_vocabulary(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**{key: tensor for key, tensor in state.items() if key != "token_ids"}, TOKEN_TABLE: table}
 
 
+def select_vocabulary(state: dict[str, Tensor], token_ids: Tensor) -> dict[str, Tensor]:
+    """Makes the short token table hold the rows of `token_ids`; words it lacked start as all unknown ones."""
+    full = expand_vocabulary(state)
+    return {**full, TOKEN_TABLE: full[TOKEN_TABLE][token_ids.long()]}
+
+
 def load_text_state(text_encoder: CLIPTextModel, state: dict[str, Tensor]) -> None:
     """Loads keys named as in CLIP's releases; transformers 5 dropped the `text_model.` prefix."""
     text_encoder.load_state_dict(

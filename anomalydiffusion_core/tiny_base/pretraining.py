@@ -36,6 +36,7 @@ from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene
 log = logging.getLogger(__name__)
 LARGE = 0.05  # of the latent cells: smaller defects say little about their place at the noisiest timesteps
 PHOTO_PLACE_FROM = 600  # the same of photos, whose defects noise hides sooner (see `PLACE_FROM`)
+SMALLEST = 6  # latent cells (see `loss_weights`)
 MASK_WORDS = MASK_TEMPLATES[0].partition("{")[0]
 
 
@@ -45,8 +46,8 @@ class Recipe:
 
     minutes: float = 120.0  # of U-Net training
     scenes: int = 40_000  # 128 px scenes in the pool
-    large_scenes: int = 4_000  # 256 px scenes in the pool
-    large_share: float = 0.2  # of steps at 256 px, with a quarter of the batch
+    large_scenes: int = 10_000  # 256 px scenes in the pool
+    large_share: float = 0.4  # of steps at 256 px, with a quarter of the batch
     batch_size: int = 16
     learning_rate: float = 8e-4
     text_share: float = 0.2  # of that rate for the text encoder (see `fresh_text_encoder`)
@@ -54,7 +55,7 @@ class Recipe:
     ema_decay: float = 0.999
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     place_share: float = 0.5  # of each batch: large defects, half pictures of masks, at noisy timesteps
-    defect_weight: float = 4.0  # loss weight of latent cells that a defect touches
+    defect_share: float = 0.5  # of the loss: mean over the defect's cells beside that over all cells
     autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
     save_minutes: float = 5.0
@@ -157,24 +158,27 @@ def pretrain(
     """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) with its loss curve,
     its spatial encoder, and a sample sheet.
 
-    With `resume`, all weights, the autoencoder and the words are taken from that base file (its latent space
-    stays).
+    With `resume`, all weights and the autoencoder are taken from that base file (its latent space stays).
     """
+    from diffusers.models.attention_processor import AttnProcessor
+
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = arch.load_tokenizer()
+    token_ids = caption_vocabulary(tokenizer, caption_words())
     if resume:
         vae = LappedAutoencoder(arch.LATENT_CHANNELS)
         vae.load_state_dict(arch.read_weights(resume, "vae"))
-        token_ids = arch.read_weights(resume, "text_encoder")["token_ids"]
     else:
         vae = _fresh_autoencoder(recipe)
-        token_ids = caption_vocabulary(tokenizer, caption_words())
     pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
     model = nn.ModuleDict({"unet": arch.build_unet(), "text_encoder": fresh_text_encoder(len(token_ids))})
     if resume:
         model["unet"].load_state_dict(arch.read_weights(resume, "unet"))
-        arch.load_text_state(model["text_encoder"], arch.read_weights(resume, "text_encoder"))  # type: ignore
+        words = arch.select_vocabulary(arch.read_weights(resume, "text_encoder"), token_ids)
+        arch.load_text_state(model["text_encoder"], words)  # type: ignore
+    if device == "cpu":  # the fused kernel's backward is slow there: a step takes 0.83 of the time without it
+        model["unet"].set_attn_processor(AttnProcessor())  # type: ignore[operator]
     trainer = _Trainer(recipe, model.to(device), pools, token_ids, device, bf16)
     encoder = arch.read_weights(resume, "spatial_encoder") if resume else {}
     curve: list[dict[str, float]] = []
@@ -268,6 +272,17 @@ def save_base(
     write_atomically(path, half, metadata)
 
 
+def loss_weights(touched: Tensor, share: float) -> Tensor:
+    """Weights (B,1,h,w) of mean 1 a sample: `share` of the loss from the cells `touched` (B,1,h,w) by a
+    defect, so that a scratch counts as much as a stain, the rest from all cells alike.
+
+    Defects below `SMALLEST` cells count as that large; without a defect all weights are 1.
+    """
+    area = touched.sum((1, 2, 3), keepdim=True).clamp(min=SMALLEST)
+    weight = 1 - share + share * touched * touched[0].numel() / area
+    return weight / weight.mean((1, 2, 3), keepdim=True)
+
+
 class _Trainer:
     def __init__(
         self,
@@ -344,7 +359,7 @@ class _Trainer:
         ids = pool.ids[rows].long()
         ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
         z0 = pool.latents[rows].float().to(self.device)
-        weight = 1 + (recipe.defect_weight - 1) * pool.touched[rows].float().to(self.device)
+        weight = loss_weights(pool.touched[rows].to(self.device), recipe.defect_share)
         t = t.long().to(self.device)
         noise = torch.randn(z0.shape, generator=g).to(self.device)
         alpha = self.alphas_cumprod[t].sqrt()[:, None, None, None]
@@ -354,7 +369,7 @@ class _Trainer:
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
             context = self.model["text_encoder"](ids.to(self.device)).last_hidden_state
             v = self.model["unet"](alpha * z0 + sigma * noise, t, context).sample
-        loss = (weight * (v.float() - (alpha * noise - sigma * z0)).square()).mean() / weight.mean()
+        loss = (weight * (v.float() - (alpha * noise - sigma * z0)).square()).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

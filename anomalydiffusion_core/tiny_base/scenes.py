@@ -1,7 +1,7 @@
 """Captioned procedural inspection photos with exact defect masks: what the embedded base model learns from.
 
-A scene is fixed by (seed, index, size) alone. Its caption says material, defect, size and place in words;
-a share of the scenes shows the mask itself as a black-and-white picture.
+A scene is fixed by (seed, index, size) alone. Its caption says material, defect, size and place in words, or
+the defect alone; a share of the scenes shows the mask itself as a black-and-white picture.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ COLUMNS = ("far left", "left", "center", "right", "far right")
 SIZES = {"tiny": (0.035, 0.055), "small": (0.055, 0.09), "medium": (0.09, 0.14), "large": (0.14, 0.22)}
 OBJECT_MATERIALS = ("brushed metal", "cast metal", "painted metal", "printed plastic", "wood", "rubber")
 
+GENERIC = "defect"
+
 TEXTURE_SHARE = 0.65
 NORMAL_SHARE = 0.22
 TWO_DEFECTS_SHARE = 0.12
 MASK_PICTURE_SHARE = 0.13
+GENERIC_SHARE = 0.15  # of defects that are called just that: where few-shot tokens start
+BARE_SHARE = 0.3  # of photos whose caption tells the defect alone, as few-shot prompts do
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def caption_words() -> list[str]:
         *PHOTO_TEMPLATES,
         *MASK_TEMPLATES,
     ]
-    return [*words, "flawless", "with a and at the"]
+    return [*words, GENERIC, "flawless", "with a and at the"]
 
 
 def place_in_words(mask: np.ndarray) -> str:
@@ -73,6 +77,8 @@ def draw_scene(seed: int, index: int, size: int) -> Scene:
     if words and rng.random() < MASK_PICTURE_SHARE:
         picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
         return Scene(picture, mask, MASK_TEMPLATES[0].format(words.removeprefix("a ")), is_mask_picture=True)
+    if words and rng.random() < BARE_SHARE:
+        phrase = words.removeprefix("a ")
     return Scene(light_and_photograph(rng, canvas), mask, str(rng.choice(PHOTO_TEMPLATES)).format(phrase))
 
 
@@ -111,6 +117,7 @@ def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
         region, name = apply_defect(rng, canvas, family, centre, reach)
         if region.sum() >= 8:
             mask |= region
+            name = GENERIC if rng.random() < GENERIC_SHARE else name
             words.append(f"a {size} {name} at the {place_in_words(region)}")
     return mask, " and ".join(words)
 
