@@ -7,17 +7,15 @@ the share of masks filled over half, and the mean paired difference to `off` wit
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from trained import load_trained, trained_parser
 
-from anomalydiffusion_core.artifact import load_artifact
-from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
+from anomalydiffusion_core.dataset.layout import split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.generation import GenerationConfig, PairGenerator
 from anomalydiffusion_core.masks import masks_in_turn
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
@@ -25,22 +23,13 @@ from anomalydiffusion_core.sampling import SamplingConfig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--base", default="tiny")
+    parser = trained_parser(str(__doc__), guidance=2.5, steps=25)
     parser.add_argument("--count", type=int, default=24, help="pairs per defect type")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--share", type=float, default=1 / 3, help="as in training; masks come from the rest")
     parser.add_argument("--modes", nargs="+", default=[mode.value for mode in AARMode])
     parser.add_argument("--sheet", type=Path, help="save a picture: photo, mask, one row per mode")
     arguments = parser.parse_args()
-    base = load_base(arguments.base)
-    model = load_artifact(arguments.artifact, base.fingerprint)
-    dataset = find_dataset(arguments.dataset)
+    base, model, dataset = load_trained(arguments)
     fills: dict[str, list[float]] = {}
     rows: dict[str, list[np.ndarray]] = {"photo": [], "mask": []}
     for mode in map(AARMode, arguments.modes):

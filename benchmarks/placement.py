@@ -9,20 +9,16 @@ JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
+from trained import load_trained, trained_parser
 
-from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.conditioning import anomaly_context, empty_context
-from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_photo
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.generation import fit_image
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.sampling import image_generator
@@ -59,20 +55,12 @@ def half_mask(size: int, left: bool, generator: torch.Generator) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--base", default="tiny")
+    parser = trained_parser(str(__doc__), guidance=2.5, steps=20)
     parser.add_argument("--draws", type=int, default=40)
-    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--start", type=float, default=0.8)
-    parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    base = load_base(arguments.base)
-    model = load_artifact(arguments.artifact, base.fingerprint)
-    categories = find_dataset(arguments.dataset).categories
+    base, model, dataset = load_trained(arguments)
+    categories = dataset.categories
     types = [name for name in sorted(model.anomaly) if name.partition("/")[0] in categories]
     hits: dict[str, list[bool]] = {name: [] for name in types}
     for draw in range(arguments.draws):

@@ -1,0 +1,30 @@
+"""What the benchmarks of a trained artifact are given: the artifact, its base, and a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
+from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.embeddings import AnomalyModel
+
+
+def trained_parser(description: str, guidance: float, steps: int) -> argparse.ArgumentParser:
+    """A command line with artifact, dataset, base, and the sampler's settings."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--guidance", type=float, default=guidance)
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser
+
+
+def load_trained(arguments: argparse.Namespace) -> tuple[DiffusersModel, AnomalyModel, Dataset]:
+    """Base, trained model and dataset that `trained_parser`'s arguments name."""
+    base = load_base(arguments.base)
+    return base, load_artifact(arguments.artifact, base.fingerprint), find_dataset(arguments.dataset)
