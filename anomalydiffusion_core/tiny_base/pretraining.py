@@ -54,7 +54,7 @@ class Recipe:
     warmup_steps: int = 300
     ema_decay: float = 0.999
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
-    place_share: float = 0.5  # of each batch: large defects, half pictures of masks, at noisy timesteps
+    place_share: float = 0.5  # of each batch: large defects, a quarter pictures of masks, at noisy timesteps
     defect_share: float = 0.5  # of the loss: mean over the defect's cells beside that over all cells
     autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
@@ -348,14 +348,16 @@ class _Trainer:
         # stratified timesteps: one in each of B equal strata
         t = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000
         t = t[torch.randperm(batch, generator=g)]
-        places = round(recipe.place_share * batch / 2)
+        places = round(recipe.place_share * batch)
+        pictures = -(-places // 4)
         for part, from_t, choice in (
-            (slice(places), PLACE_FROM, pool.pictures),
-            (slice(places, 2 * places), PHOTO_PLACE_FROM, pool.photos),
+            (slice(pictures), PLACE_FROM, pool.pictures),
+            (slice(pictures, places), PHOTO_PLACE_FROM, pool.photos),
         ):
             if len(choice):
-                rows[part] = choice[torch.randint(len(choice), (places,), generator=g)]
-                t[part] = from_t + (1000 - from_t) * torch.rand(places, generator=g)
+                count = len(rows[part])
+                rows[part] = choice[torch.randint(len(choice), (count,), generator=g)]
+                t[part] = from_t + (1000 - from_t) * torch.rand(count, generator=g)
         ids = pool.ids[rows].long()
         ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
         z0 = pool.latents[rows].float().to(self.device)
