@@ -50,6 +50,7 @@ def save_artifact(model: AnomalyModel, path: Path) -> None:
         ),
         "training": model.training_json(),
         "dataset_fingerprint": model.dataset_fingerprint,
+        "mask_areas": json.dumps(model.mask_areas),
         "package_version": __version__,
     }
     write_atomically(path, {key: value.float() for key, value in tensors.items()}, metadata)
@@ -121,6 +122,7 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         tuple(json.loads(metadata["templates"])),
         training=json.loads(metadata["training"]),
         dataset_fingerprint=metadata["dataset_fingerprint"],
+        mask_areas=json.loads(metadata.get("mask_areas", "{}")),
     )
     for key, tensor in tensors.items():
         kind, _, rest = key.partition("/")

@@ -30,6 +30,7 @@ class AnomalyModel:
         default_factory=dict
     )  # configuration, step and losses, for the record
     dataset_fingerprint: str = ""
+    mask_areas: dict[str, float] = field(default_factory=dict)  # smallest training mask, share of the photo
 
     def anomaly_tokens(self, defect_type: str) -> TokensByEncoder:
         """e_a of one defect type; raises ValueError naming those that exist."""

@@ -20,7 +20,7 @@ from anomalydiffusion_core.dataset.photos import Photo, read_photo
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.foreground import object_foreground
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.masks import MaskConfig, MaskSource, TriesExhausted, mask_problem
+from anomalydiffusion_core.masks import MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
 from anomalydiffusion_core.quality import NOISE_QUANTILE, change, fill
 from anomalydiffusion_core.sampling import OnStep, SamplingConfig, image_generator, sample_into
 
@@ -156,7 +156,8 @@ class PairGenerator:
         normal, template = pick(len(self.normals)), pick(len(self.model.templates))
         known = self._normal(normal)
         mask = _fit_mask(masks(index), known.photo.size)
-        problem = mask_problem(mask, self.config.masks, known.foreground)
+        usable = usable_for(self.config.masks, self.model, defect_type)
+        problem = mask_problem(mask, usable, known.foreground)
         if problem:
             return None, problem
         return _Draft(index, normal, self.model.templates[template], mask, generator), None

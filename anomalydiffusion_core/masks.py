@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ class MaskConfig:
 
     sampling: SamplingConfig = SamplingConfig(guidance=5.0, aar=AARConfig(AARMode.OFF))
     threshold: float = 0.0  # on the mean of the channels in [-1,1]; released: 0.8
-    smallest: float = 0.001
+    smallest: float = 0.001  # or half the type's smallest training mask, where that is less
     largest: float = 0.5
     border: float = 1 / 3  # greatest covered share of any border line, as released
     speck: float = 0.1  # components smaller than this share of the largest are dropped
@@ -59,6 +59,12 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
     if foreground is not None and mask[foreground].sum() < config.on_object * mask.sum():
         return "off the object"
     return None
+
+
+def usable_for(config: MaskConfig, model: AnomalyModel, defect_type: str) -> MaskConfig:
+    """`config` with `smallest` as low as the defect type's own training masks ask for."""
+    own = model.mask_areas.get(defect_type, 2 * config.smallest)
+    return replace(config, smallest=min(config.smallest, own / 2))
 
 
 def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
@@ -113,7 +119,8 @@ class DrawnMasks:
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     ) -> None:
         self.base, self.model, self.defect_type, self.seed = base, model, defect_type, seed
-        self.config, self.foreground, self.batch, self.on_mask = config, foreground, batch, on_mask
+        self.config = usable_for(config, model, defect_type)
+        self.foreground, self.batch, self.on_mask = foreground, batch, on_mask
         self.accepted: list[np.ndarray] = []
         self.tries = 0
         self.problems: Counter[str] = Counter()

@@ -119,6 +119,7 @@ class AnomalyTask:
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""
         model.anomaly |= _by_type(self.pool.names, self.tokens)
+        model.mask_areas |= self.pool.smallest_areas()
         model.spatial_encoders |= {name: encoder.eval() for name, encoder in self.encoders.items()}
 
 

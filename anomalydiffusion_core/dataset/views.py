@@ -26,6 +26,11 @@ class ViewPool:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def smallest_areas(self) -> dict[str, float]:
+        """The least covered share of a view, by type."""
+        areas = self.masks.float().mean((1, 2, 3)).cpu()
+        return {name: float(areas[self.types == i].min()) for i, name in enumerate(self.names)}
+
 
 def read_pair(pair: Pair) -> tuple[Photo, Tensor]:
     """The photo and its mask (1,H,W) uint8 in {0,1}; raises ValueError naming the file at fault."""

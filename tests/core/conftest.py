@@ -170,6 +170,7 @@ def model(fake_base: FakeBase) -> AnomalyModel:
             }
         },
         dataset_fingerprint="feedfacecafebeef",
+        mask_areas={"thing/scratch": 0.0125, "thing/stain": 0.25},
     )
 
 

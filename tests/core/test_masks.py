@@ -21,6 +21,7 @@ from anomalydiffusion_core.masks import (
     generate_masks,
     mask_problem,
     masks_in_turn,
+    usable_for,
     write_masks,
 )
 from anomalydiffusion_core.sampling import SamplingConfig
@@ -52,6 +53,15 @@ def rectangle(top: int, left: int, height: int, width: int, size: int = 100) -> 
 )
 def test_empty_tiny_full_and_border_filling_masks_are_refused(mask: np.ndarray, problem: str | None) -> None:
     assert mask_problem(mask, MaskConfig()) == problem
+
+
+def test_small_defects_have_small_masks(model: AnomalyModel) -> None:
+    model.mask_areas = {"toy/speck": 0.0008, "toy/patch": 0.03}
+    speck = usable_for(MaskConfig(), model, "toy/speck")
+    assert mask_problem(rectangle(50, 50, 1, 4), speck) is None  # 4 of 10,000 pixels, half the smallest
+    assert mask_problem(rectangle(50, 50, 1, 3), speck) == "tiny"
+    for name in ("toy/patch", "toy/unknown"):
+        assert usable_for(MaskConfig(), model, name) == MaskConfig()
 
 
 def test_a_mask_must_lie_on_the_object_where_there_is_one() -> None:

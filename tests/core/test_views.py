@@ -31,6 +31,8 @@ def test_a_pool_holds_the_pair_itself_first_then_views_of_it(fake_base: Any, dat
         blocks = (photo.pixels / 127.5 - 1).reshape(8, 8, 8, 8, 3).mean((1, 3)).transpose(2, 0, 1)
         np.testing.assert_allclose(pool.latents[row, :3], blocks, atol=1e-5)
         assert not torch.equal(pool.latents[row], pool.latents[row + 1])
+    smallest = [min(int(m.sum()) for m in part) / 64**2 for part in (pool.masks[:12], pool.masks[12:])]
+    assert list(pool.smallest_areas().values()) == pytest.approx(smallest)
 
 
 def test_masks_as_pictures_are_encoded_black_and_white(fake_base: Any, dataset: Path) -> None:
