@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anomalydiffusion_core import __version__
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.latent_diffusion import Fingerprint
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from . import __version__
+from .embeddings import AnomalyModel
+from .latent_diffusion import Fingerprint
+from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
 log = logging.getLogger(__name__)
 FORMAT = "anomalydiffusion/1"

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from anomalydiffusion_core.console import check_new, check_writable, progress, run_command, say
-from anomalydiffusion_core.reweighting import AARMode
+from .console import check_new, check_writable, progress, run_command, say
+from .reweighting import AARMode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ def demo(
     json: Json = None,
 ) -> None:
     """Makes a few-shot dataset, trains on it, generates labelled pairs and writes a report."""
-    from anomalydiffusion_core import demo as job
+    from . import demo as job
 
     def command() -> dict[str, Any]:
         with progress() as on_stage:
@@ -84,11 +84,11 @@ def train(
     json: Json = None,
 ) -> None:
     """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs."""
-    from anomalydiffusion_core.artifact import save_artifact
-    from anomalydiffusion_core.dataset.layout import find_dataset
-    from anomalydiffusion_core.diffusers_model import load_base
-    from anomalydiffusion_core.pipeline import train_model
-    from anomalydiffusion_core.training import TrainingConfig
+    from .artifact import save_artifact
+    from .dataset.layout import find_dataset
+    from .diffusers_model import load_base
+    from .pipeline import train_model
+    from .training import TrainingConfig
 
     def command() -> dict[str, Any]:
         check_new(out)
@@ -131,9 +131,9 @@ def masks(
     json: Json = None,
 ) -> None:
     """Invents masks; empty, tiny, full and border-filling ones are drawn again."""
-    from anomalydiffusion_core.masks import MaskConfig, write_masks
-    from anomalydiffusion_core.reweighting import AARConfig
-    from anomalydiffusion_core.sampling import SamplingConfig
+    from .masks import MaskConfig, write_masks
+    from .reweighting import AARConfig
+    from .sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         check_new(out)
@@ -183,11 +183,11 @@ def generate(
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
-    from anomalydiffusion_core.export.mvtec import check_output
-    from anomalydiffusion_core.generation import GenerationConfig
-    from anomalydiffusion_core.pipeline import generate_all
-    from anomalydiffusion_core.reweighting import AARConfig
-    from anomalydiffusion_core.sampling import SamplingConfig
+    from .export.mvtec import check_output
+    from .generation import GenerationConfig
+    from .pipeline import generate_all
+    from .reweighting import AARConfig
+    from .sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         check_output(out)
@@ -216,8 +216,8 @@ def report(
     json: Json = None,
 ) -> None:
     """Writes one HTML page: contact sheets, fill, loss curves, settings, versions."""
-    from anomalydiffusion_core.artifact import load_artifact
-    from anomalydiffusion_core.report import write_report
+    from .artifact import load_artifact
+    from .report import write_report
 
     def command() -> dict[str, Any]:
         page = out or generated / "report.html"
@@ -243,7 +243,7 @@ def pretrain_tiny(
     import dataclasses
     import logging
 
-    from anomalydiffusion_core.tiny_base.pretraining import RECIPES, pretrain
+    from .tiny_base.pretraining import RECIPES, pretrain
 
     def command() -> dict[str, Any]:
         if recipe not in RECIPES:
@@ -263,7 +263,7 @@ def pretrain_tiny(
 @app.command(epilog="Example: anomalydiffusion doctor")
 def doctor(base: Base = None, json: Json = None) -> None:
     """Says what is installed, which devices are found, and whether a base model loads."""
-    from anomalydiffusion_core.doctor import examine
+    from .doctor import examine
 
     def command() -> dict[str, Any]:
         findings = examine(base or "tiny")
@@ -289,8 +289,8 @@ def _device(name: str | None) -> str:
 
 
 def _load(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
-    from anomalydiffusion_core.artifact import load_artifact
-    from anomalydiffusion_core.diffusers_model import load_base
+    from .artifact import load_artifact
+    from .diffusers_model import load_base
 
     trained_on = load_artifact(artifact).base.family
     if base is None and trained_on != "tiny":

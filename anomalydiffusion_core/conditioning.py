@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.embeddings import TokensByEncoder
-from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from .embeddings import TokensByEncoder
+from .latent_diffusion import Context, LatentDiffusion
+from .spatial_encoder import SpatialEncoder
 
 
 def spatial_tokens(encoders: dict[str, SpatialEncoder], mask: Tensor) -> TokensByEncoder:

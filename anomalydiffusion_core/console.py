@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anomalydiffusion_core.pipeline import OnStage
+    from .pipeline import OnStage
 
 PLAIN_EVERY = 0.1  # share of a stage between two plain lines
 

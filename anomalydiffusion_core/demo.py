@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion_core.artifact import load_artifact, save_artifact
-from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.generation import GenerationConfig
-from anomalydiffusion_core.pipeline import OnStage, generate_all, train_model
-from anomalydiffusion_core.report import write_report
-from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
-from anomalydiffusion_core.training import TrainingConfig
+from .artifact import load_artifact, save_artifact
+from .dataset.layout import find_dataset
+from .diffusers_model import load_base
+from .generation import GenerationConfig
+from .pipeline import OnStage, generate_all, train_model
+from .report import write_report
+from .tiny_base.few_shot import write_few_shot_dataset
+from .training import TrainingConfig
 
 SIZE = 128  # pixels per side
 TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure

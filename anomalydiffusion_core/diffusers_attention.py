@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anomalydiffusion_core.reweighting import (
+from .reweighting import (
     AARMode,
     AttentionWeights,
     attend,

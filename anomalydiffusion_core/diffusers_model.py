@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from anomalydiffusion_core.diffusers_attention import reweighted
-from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
-from anomalydiffusion_core.reweighting import AttentionWeights, Columns
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from .diffusers_attention import reweighted
+from .latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
+from .reweighting import AttentionWeights, Columns
+from .spatial_encoder import SpatialEncoder
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -205,7 +205,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
 
     Raises ValueError, in one sentence, when `base` is none of these.
     """
-    from anomalydiffusion_core.tiny_base.architecture import is_tiny_base
+    from .tiny_base.architecture import is_tiny_base
 
     if base == "tiny":
         return _load_tiny(device)
@@ -227,7 +227,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
 
 
 def _load_tiny(device: torch.device | str, path: Path | None = None) -> DiffusersModel:
-    from anomalydiffusion_core.tiny_base import architecture
+    from .tiny_base import architecture
 
     tiny = architecture.load_tiny_base(path or architecture.WEIGHTS)
     codec = Codec(tiny.vae, tiny.vae.encode, tiny.vae.decode, architecture.FACTOR)
@@ -259,7 +259,7 @@ def _folder_pipeline(base: str) -> Any:
 
 
 def _single_file_pipeline(path: Path) -> Any:
-    from anomalydiffusion_core.single_file import load_single_file
+    from .single_file import load_single_file
 
     return load_single_file(path)
 

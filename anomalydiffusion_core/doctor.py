@@ -39,7 +39,7 @@ def examine(base: str) -> dict[str, Any]:
 
 
 def _base_finding(base: str) -> str:
-    from anomalydiffusion_core.diffusers_model import load_base
+    from .diffusers_model import load_base
 
     try:
         model = load_base(base)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.latent_diffusion import Fingerprint
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from .latent_diffusion import Fingerprint
+from .spatial_encoder import SpatialEncoder
 
 TokensByEncoder = dict[str, Tensor]  # {"clip_l": (k, d)}
 

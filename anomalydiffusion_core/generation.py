@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalydiffusion_core.blending import paste, restore_detail
-from anomalydiffusion_core.conditioning import anomaly_context, empty_context
-from anomalydiffusion_core.dataset.augmentation import resize_mask
-from anomalydiffusion_core.dataset.photos import Photo, read_photo
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.foreground import object_foreground
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.masks import MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
-from anomalydiffusion_core.quality import NOISE_QUANTILE, change, fill
-from anomalydiffusion_core.sampling import OnStep, SamplingConfig, image_generator, sample_into
+from .blending import paste, restore_detail
+from .conditioning import anomaly_context, empty_context
+from .dataset.augmentation import resize_mask
+from .dataset.photos import Photo, read_photo
+from .embeddings import AnomalyModel
+from .foreground import object_foreground
+from .latent_diffusion import LatentDiffusion
+from .masks import MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
+from .quality import NOISE_QUANTILE, change, fill
+from .sampling import OnStep, SamplingConfig, image_generator, sample_into
 
 NOISE_PHOTOS = 16  # normal photos that the autoencoder's noise is measured on, at most
 

@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.reweighting import AttentionWeights, Columns
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from .reweighting import AttentionWeights, Columns
+from .spatial_encoder import SpatialEncoder
 
 PLACEHOLDER = "{}"
 

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_closing, label
 
-from anomalydiffusion_core.conditioning import empty_context, mask_context
-from anomalydiffusion_core.dataset.photos import write_png
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.export.mvtec import DIGITS
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample
-from anomalydiffusion_core.templates import MASK_TEMPLATES
+from .conditioning import empty_context, mask_context
+from .dataset.photos import write_png
+from .embeddings import AnomalyModel
+from .export.mvtec import DIGITS
+from .latent_diffusion import LatentDiffusion
+from .reweighting import AARConfig, AARMode
+from .sampling import SamplingConfig, image_generator, sample
+from .templates import MASK_TEMPLATES
 
 
 @dataclass(frozen=True)

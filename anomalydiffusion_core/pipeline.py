@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomalydiffusion_core import __version__
-from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
-from anomalydiffusion_core.dataset.photos import file_hash, list_images, read_mask
-from anomalydiffusion_core.dataset.views import ViewPool, make_views
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.export.mvtec import MVTecWriter
-from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.masks import DrawnMasks, MaskSource, masks_in_turn
-from anomalydiffusion_core.sampling import OnStep
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training import (
+from . import __version__
+from .dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
+from .dataset.photos import file_hash, list_images, read_mask
+from .dataset.views import ViewPool, make_views
+from .embeddings import AnomalyModel
+from .export.mvtec import MVTecWriter
+from .generation import GeneratedPair, GenerationConfig, PairGenerator
+from .latent_diffusion import LatentDiffusion
+from .masks import DrawnMasks, MaskSource, masks_in_turn
+from .sampling import OnStep
+from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from .templates import PHOTO_TEMPLATES
+from .training import (
     AnomalyTask,
     History,
     MaskTask,

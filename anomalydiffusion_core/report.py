@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomalydiffusion_core import __version__
-from anomalydiffusion_core.dataset.photos import read_mask, read_photo
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.export.mvtec import manifest_pairs
-from anomalydiffusion_core.quality import change
+from . import __version__
+from .dataset.photos import read_mask, read_photo
+from .embeddings import AnomalyModel
+from .export.mvtec import manifest_pairs
+from .quality import change
 
 THUMBNAIL = 128  # pixels
 COLUMNS = 8
@@ -33,7 +33,7 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
 
     Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     groups = _read_groups(root)
     changed = 0
@@ -55,7 +55,7 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
     rows = [row for pairs in groups.values() for row, _, _ in pairs]
     background = f"{changed} changed pixels in {len(rows)} pairs."
     environment = Environment(
-        loader=PackageLoader("anomalydiffusion_core", "."), autoescape=select_autoescape(["j2"])
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])
     )
     mean_fill = float(np.mean([row["fill"] for row in rows]))
     page = environment.get_template("report.html.j2").render(

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.blending import blend, widened
-from anomalydiffusion_core.dataset.views import latent_mask
-from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion, NoiseSchedule
-from anomalydiffusion_core.reweighting import (
+from .blending import blend, widened
+from .dataset.views import latent_mask
+from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
+from .reweighting import (
     AARConfig,
     AARMode,
     AttentionWeights,

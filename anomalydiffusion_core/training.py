@@ -15,12 +15,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from anomalydiffusion_core.conditioning import anomaly_context, mask_context
-from anomalydiffusion_core.dataset.views import ViewPool, latent_mask
-from anomalydiffusion_core.embeddings import AnomalyModel, TokensByEncoder, starting_tokens
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
-from anomalydiffusion_core.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+from .conditioning import anomaly_context, mask_context
+from .dataset.views import ViewPool, latent_mask
+from .embeddings import AnomalyModel, TokensByEncoder, starting_tokens
+from .latent_diffusion import LatentDiffusion
+from .spatial_encoder import SpatialEncoder
+from .templates import MASK_TEMPLATES, PHOTO_TEMPLATES
 
 Normalisation = Literal["mask", "released"]
 

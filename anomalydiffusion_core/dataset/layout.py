@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalydiffusion_core.dataset.photos import file_hash, list_images
+from .photos import file_hash, list_images
 
 
 @dataclass(frozen=True)

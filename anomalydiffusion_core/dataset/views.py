@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalydiffusion_core.dataset.augmentation import random_view, whole_view
-from anomalydiffusion_core.dataset.layout import Pair
-from anomalydiffusion_core.dataset.photos import Photo, read_mask, read_photo
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from ..latent_diffusion import LatentDiffusion
+from .augmentation import random_view, whole_view
+from .layout import Pair
+from .photos import Photo, read_mask, read_photo
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomalydiffusion_core.dataset.photos import (
+from ..dataset.photos import (
     Photo,
     file_hash,
     list_images,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from anomalydiffusion_core.tiny_base.autoencoder import FACTOR, LappedAutoencoder
+from ..spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from .autoencoder import FACTOR, LappedAutoencoder
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

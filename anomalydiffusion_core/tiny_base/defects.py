@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from anomalydiffusion_core.tiny_base.materials import Surface, colour
-from anomalydiffusion_core.tiny_base.noise import Rng, blob, smoothstep, spectral, stroke, wandering_path
+from .materials import Surface, colour
+from .noise import Rng, blob, smoothstep, spectral, stroke, wandering_path
 
 
 @dataclass

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from anomalydiffusion_core.dataset.photos import write_png
-from anomalydiffusion_core.tiny_base.defects import Canvas, Centre
-from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
-from anomalydiffusion_core.tiny_base.noise import Rng, band, blob, stroke
-from anomalydiffusion_core.tiny_base.scenes import light_and_photograph
+from ..dataset.photos import write_png
+from .defects import Canvas, Centre
+from .materials import MATERIALS, colour
+from .noise import Rng, band, blob, stroke
+from .scenes import light_and_photograph
 
 
 def burn(rng: Rng, canvas: Canvas, centre: Centre, reach: float) -> np.ndarray:

@@ -22,12 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anomalydiffusion_core.artifact import write_atomically
-from anomalydiffusion_core.dataset.views import latent_mask
-from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, LatentDiffusion
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
-from anomalydiffusion_core.tiny_base import architecture as arch
-from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, draw_scene
+from ..artifact import write_atomically
+from ..dataset.views import latent_mask
+from ..latent_diffusion import PLACEHOLDER, LatentDiffusion
+from ..spatial_encoder import SpatialEncoder
+from . import architecture as arch
+from .scenes import COLUMNS, ROWS, draw_scene
 
 log = logging.getLogger(__name__)
 PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")

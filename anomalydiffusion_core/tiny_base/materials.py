@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from anomalydiffusion_core.tiny_base.noise import Rng, band, pixel_grid, smoothstep, spectral
+from .noise import Rng, band, pixel_grid, smoothstep, spectral
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.09, 0.09, 0.10),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
-from anomalydiffusion_core.tiny_base.noise import Rng, pixel_grid, smoothstep
+from .noise import Rng, pixel_grid, smoothstep
 
 
 @dataclass

@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from anomalydiffusion_core.artifact import write_atomically
-from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.templates import MASK_TEMPLATES
-from anomalydiffusion_core.tiny_base import architecture as arch
-from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
-from anomalydiffusion_core.tiny_base.location import PLACE_FROM, add_spatial_encoder, train_location
-from anomalydiffusion_core.tiny_base.sample_sheet import sample_sheet
-from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene
+from ..artifact import write_atomically
+from ..diffusers_model import load_base
+from ..templates import MASK_TEMPLATES
+from . import architecture as arch
+from .autoencoder import LappedAutoencoder, train_autoencoder
+from .location import PLACE_FROM, add_spatial_encoder, train_location
+from .sample_sheet import sample_sheet
+from .scenes import caption_words, draw_scene
 
 log = logging.getLogger(__name__)
 LARGE = 0.05  # of the latent cells: smaller defects say little about their place at the noisiest timesteps

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from anomalydiffusion_core.conditioning import empty_context
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample
+from ..conditioning import empty_context
+from ..latent_diffusion import LatentDiffusion
+from ..reweighting import AARConfig, AARMode
+from ..sampling import SamplingConfig, image_generator, sample
 
 MATERIALS = (
     "grey brushed metal",

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from anomalydiffusion_core.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
-from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
-from anomalydiffusion_core.tiny_base.materials import COLOURS, MATERIALS, Surface, colour
-from anomalydiffusion_core.tiny_base.noise import Rng, pixel_grid, spectral
-from anomalydiffusion_core.tiny_base.objects import OBJECTS
+from ..templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+from .defects import DEFECTS, Canvas, apply_defect
+from .materials import COLOURS, MATERIALS, Surface, colour
+from .noise import Rng, pixel_grid, spectral
+from .objects import OBJECTS
 
 ROWS = ("top", "upper", "middle", "lower", "bottom")
 COLUMNS = ("far left", "left", "center", "right", "far right")
