@@ -1,1 +1,11 @@
-"""ComfyUI entry of the pack. The nodes follow; outside ComfyUI this module does nothing."""
+"""ComfyUI entry of the pack. Outside ComfyUI (where `comfy_api` does not import) this module does nothing."""
+
+try:
+    import comfy_api  # noqa: F401
+except ModuleNotFoundError:
+    pass
+else:
+    from .nodes import AnomalyDiffusion
+
+    async def comfy_entrypoint() -> AnomalyDiffusion:
+        return AnomalyDiffusion()

@@ -1,0 +1,39 @@
+"""Loading base models: the embedded one. Ordinary checkpoints come through ComfyUI's own loaders."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+CATEGORY = "AnomalyDiffusion/base"
+
+
+class LoadTinyBase(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_LoadTinyBase",
+            display_name="Load Tiny Base",
+            category=CATEGORY,
+            description="The small base model that comes with the pack, so that every workflow runs without a "
+            "download. It has only seen procedural surfaces: for real work load a Stable Diffusion checkpoint.",
+            inputs=[],
+            outputs=[
+                io.Model.Output("base_model", display_name="MODEL"),
+                io.Clip.Output("base_clip", display_name="CLIP"),
+                io.Vae.Output("base_vae", display_name="VAE"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        import folder_paths
+
+        from ..anomalydiffusion_core.tiny_base.architecture import WEIGHTS
+        from . import comfy_tiny_base as tiny
+
+        autoencoder = tiny.load_autoencoder(WEIGHTS)
+        return io.NodeOutput(
+            tiny.load_model(WEIGHTS, autoencoder),
+            tiny.load_clip(WEIGHTS, folder_paths.get_folder_paths("embeddings")),
+            tiny.as_vae(autoencoder),
+        )
