@@ -8,14 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .reweighting import (
-    AARMode,
-    AttentionWeights,
-    attend,
-    attend_all,
-    attend_logits,
-    to_queries,
-)
+from .reweighting import AttentionWeights, merge_heads, reweighted_attention, split_heads
 
 
 class _ReweightedCrossAttention:
@@ -36,28 +29,15 @@ class _ReweightedCrossAttention:
         if weights.w is None or encoder_hidden_states is None:
             return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         query, key, value = (
-            _split_heads(x, attn.heads)
+            split_heads(x, attn.heads)
             for x in (
                 attn.to_q(hidden_states),
                 attn.to_k(encoder_hidden_states),
                 attn.to_v(encoder_hidden_states),
             )
         )
-        w = to_queries(weights.w, query.shape[2]).to(query.dtype)
-        if weights.mode is AARMode.PAPER:
-            out = attend_all(query, key, value, w)
-        elif weights.mode is AARMode.RELEASED:
-            out = attend_logits(query, key, value, w, weights.columns)
-        else:
-            out = attend(query, key, value, w, weights.columns)
-        # (B,H,N,c) -> (B,N,H*c)
-        merged = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        merged = merge_heads(reweighted_attention(query, key, value, weights)).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](merged))
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    # (B,N,H*c) -> (B,H,N,c)
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,8 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from .diffusers_attention import reweighted
-from .latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
-from .reweighting import AttentionWeights, Columns
+from .latent_diffusion import (
+    PLACEHOLDER,
+    Context,
+    Fingerprint,
+    NoiseSchedule,
+    common_columns,
+    hash_weights,
+)
+from .reweighting import AttentionWeights
 from .spatial_encoder import SpatialEncoder
 
 if TYPE_CHECKING:
@@ -52,7 +58,9 @@ class DiffusersModel:
         self.token_widths = {self.encoder_name: width}
         self.spatial_encoders = {self.encoder_name: spatial_encoder} if spatial_encoder else {}
         self.length = int(self.text_encoder.config.max_position_embeddings)
-        self.fingerprint = Fingerprint(family, hash_weights(self.unet, self.text_encoder))
+        self.fingerprint = Fingerprint(
+            family, hash_weights(self.unet.state_dict(), self.text_encoder.state_dict())
+        )
 
     def encode(self, image: Tensor) -> Tensor:
         return self.codec.encode(image.to(self.device))
@@ -95,7 +103,7 @@ class DiffusersModel:
         ids = torch.tensor(rows, device=self.device)
         with _inserting(self._table, vectors, starts):
             hidden = self.text_encoder(ids).last_hidden_state
-        return Context(hidden, _columns(starts, count))
+        return Context(hidden, common_columns(starts, count))
 
     def _fitting(self, inserted: dict[str, Tensor], rows: int) -> Tensor:
         """The vectors (B,k,d) of this base's text encoder; raises ValueError when they do not fit."""
@@ -121,11 +129,6 @@ class DiffusersModel:
 
 def _frozen(module: Any, device: torch.device | str) -> Any:
     return module.to(device).eval().requires_grad_(False)
-
-
-def _columns(starts: list[int], count: int) -> Columns:
-    slices = tuple(slice(start, start + count) for start in starts)
-    return slices[0] if len(set(starts)) == 1 else slices
 
 
 @contextmanager
@@ -174,19 +177,6 @@ def kl_codec(vae: Any) -> Codec:
         lambda latent: vae.decode(latent / scale).sample,
         2 ** (len(vae.config.block_out_channels) - 1),
     )
-
-
-def hash_weights(*modules: nn.Module) -> str:
-    """SHA-256 (16 hex digits) over parameter names, shapes and a thin sample of values: quick and stable."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, parameter in module.state_dict().items():
-            flat = parameter.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-            # transformers 5 dropped the prefix
-            plain_name = name.removeprefix("text_model.")
-            digest.update(f"{plain_name}{tuple(parameter.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def scaled_linear_schedule(config: dict[str, Any]) -> NoiseSchedule:

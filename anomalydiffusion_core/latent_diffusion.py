@@ -5,6 +5,8 @@ Everything in this package talks to a base only through `LatentDiffusion`; each 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -67,6 +69,26 @@ class Fingerprint:
 
     family: str
     weights: str
+
+
+def hash_weights(*states: Mapping[str, Tensor]) -> str:
+    """SHA-256 (16 hex digits) over names, shapes and a thin sample of values of state dicts in diffusers' and
+    transformers' names: quick, and the same in every host.
+    """
+    digest = hashlib.sha256()
+    for state in states:
+        # transformers 5 dropped the prefix
+        for name, tensor in sorted((key.removeprefix("text_model."), value) for key, value in state.items()):
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def common_columns(starts: list[int], count: int) -> Columns:
+    """Where `count` inserted vectors stand: row by row, or one slice where that is the same in all rows."""
+    slices = tuple(slice(start, start + count) for start in starts)
+    return slices[0] if len(set(starts)) == 1 else slices
 
 
 @dataclass(frozen=True)

@@ -142,3 +142,28 @@ def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns:
 def attend_all(query: Tensor, key: Tensor, value: Tensor, w: Tensor) -> Tensor:
     """Eq. 7's site: the whole post-softmax map times w, which scales the output of every query."""
     return w[:, None] * F.scaled_dot_product_attention(query, key, value)
+
+
+def reweighted_attention(query: Tensor, key: Tensor, value: Tensor, weights: AttentionWeights) -> Tensor:
+    """Attention as the mode of `weights` has it; `weights.w` must be set.
+
+    q (B,H,N,c), k and v (B,H,T,c) -> (B,H,N,c).
+    """
+    if weights.w is None:
+        raise ValueError("There is no weight map: use the plain attention.")
+    w = to_queries(weights.w, query.shape[2]).to(query.dtype)
+    if weights.mode is AARMode.PAPER:
+        return attend_all(query, key, value, w)
+    if weights.mode is AARMode.RELEASED:
+        return attend_logits(query, key, value, w, weights.columns)
+    return attend(query, key, value, w, weights.columns)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B,N,H*c) -> (B,H,N,c)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B,H,N,c) -> (B,N,H*c)."""
+    return x.transpose(1, 2).flatten(2)

@@ -13,19 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blending import blend, widened
+from .blending import blend
 from .dataset.views import latent_mask
+from .inpainting import Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
-from .reweighting import (
-    AARConfig,
-    AARMode,
-    AttentionWeights,
-    adaptive_weight,
-    paper_weight,
-    released_region,
-    released_weight,
-    strengthened,
-)
+from .reweighting import AARConfig, AttentionWeights
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -121,34 +113,10 @@ def sample_into(
             f"Masks are {tuple(mask.shape)}, images {tuple(image.shape)}: "
             "they must be of equal count and size."
         )
-    target = Inpainting(
-        image.to(base.device),
-        mask.to(base.device),
-        base.encode(image),
-        latent_mask(mask.to(base.device), base.factor),
-    )
+    image, mask = image.to(base.device), mask.to(base.device)
+    target = Inpainting(base.encode(image), latent_mask(mask, base.factor), image, mask)
     noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
     return _denoise(base, context, unconditional, noise, target, config, generators, on_step)
-
-
-@dataclass(frozen=True)
-class Inpainting:
-    """Where to generate: normal photo y and its mask in pixels, and both at latent size."""
-
-    image: Tensor  # (B,3,H,W) in [-1,1]
-    mask: Tensor  # (B,1,H,W) in {0,1}
-    normal: Tensor  # z_y (B,C,h,w)
-    m_z: Tensor  # (B,1,h,w)
-
-    def blend_region(self, t: int, total: int, config: SamplingConfig) -> Tensor:
-        """The mask that Eq. 1 blends with at timestep t of `total`: m_z, widened while noise is high.
-
-        In mode `released` it is the dilated M of the authors' code. Without widening, a base that is bound
-        to the photo from the first step on tends to continue the photo instead of drawing the defect.
-        """
-        if config.aar.mode is AARMode.RELEASED and config.aar.strength != 0:
-            return released_region(self.m_z, t, config.steps == 50)
-        return widened(self.m_z, config.widening * t / total)
 
 
 def _denoise(
@@ -171,13 +139,14 @@ def _denoise(
         for i, t in enumerate(scheduler.timesteps):
             region = None
             if target:
-                region = target.blend_region(int(t), base.schedule.steps, config)
+                progress = int(t) / base.schedule.steps
+                region = target.blend_region(progress, config.steps, config.widening, config.aar)
                 x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
             z_t = scheduler.scale_model_input(x, t)
             times = t.to(z_t.dtype).expand(len(z_t))
             weights.w = None
             if target and region is not None and config.aar.acts(i / total):
-                weights.w = _weight_map(base, target, region, z_t, clean_hat, config.aar)
+                weights.w = target.weight_map(region, z_t, clean_hat, config.aar, base.decode)
             eps = _guided_noise(base, z_t, times, context, unconditional, config.guidance, weights)
             clean_hat = base.schedule.clean_latent(z_t, eps, times)
             x = scheduler.step(eps, t, x, **extra).prev_sample
@@ -201,26 +170,6 @@ def _guided_noise(
         return eps
     eps_empty = base.predict_noise(z_t, t, unconditional.hidden)
     return eps_empty + guidance * (eps - eps_empty)
-
-
-def _weight_map(
-    base: LatentDiffusion,
-    target: Inpainting,
-    region: Tensor,
-    z_t: Tensor,
-    clean_hat: Tensor | None,
-    aar: AARConfig,
-) -> Tensor | None:
-    """AAR's weights for the coming evaluation; None before the first estimate of z0."""
-    if aar.mode is AARMode.RELEASED:
-        w = released_weight(z_t, target.normal, region)
-    elif clean_hat is None:
-        return None
-    elif aar.mode is AARMode.ADAPTIVE:
-        w = adaptive_weight(clean_hat, target.normal, target.m_z, aar.maximum)
-    else:
-        w = paper_weight(target.image, base.decode(clean_hat), target.mask, aar.temperature)
-    return strengthened(w, aar.strength)
 
 
 def _noise(base: LatentDiffusion, shape: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
