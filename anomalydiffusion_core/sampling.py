@@ -133,7 +133,7 @@ def _denoise(
     scheduler.set_timesteps(config.steps, device=base.device)
     extra = _step_arguments(scheduler, config, generators)
     weights = AttentionWeights(config.aar.mode, context.columns)
-    x, clean_hat = noise * scheduler.init_noise_sigma, None
+    x, clean_hat = _start(base.schedule, scheduler, noise, target), None
     total = len(scheduler.timesteps)
     with base.reweighted(weights):  # once for all steps: installing it costs a walk through the U-Net
         for i, t in enumerate(scheduler.timesteps):
@@ -170,6 +170,21 @@ def _guided_noise(
         return eps
     eps_empty = base.predict_noise(z_t, t, unconditional.hidden)
     return eps_empty + guidance * (eps - eps_empty)
+
+
+def _start(schedule: NoiseSchedule, scheduler: Any, noise: Tensor, target: Inpainting | None) -> Tensor:
+    """Where a run starts: unit noise, and upon it the noised photo's share of signal, as ComfyUI has it.
+
+    Schedulers that count in sigma have unit signal. Their `init_noise_sigma` is sigma_max, with which the
+    first model input would be short of unit variance.
+    """
+    sigma = float(scheduler.init_noise_sigma)
+    counts_in_sigma = sigma != 1
+    x = noise * (1 + sigma**2) ** 0.5 if counts_in_sigma else noise
+    if target is None:
+        return x
+    signal = 1.0 if counts_in_sigma else schedule.alpha_sigma(scheduler.timesteps[:1])[0]
+    return x + signal * target.normal
 
 
 def _noise(base: LatentDiffusion, shape: tuple[int, int], generators: list[torch.Generator]) -> Tensor:

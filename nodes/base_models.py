@@ -14,8 +14,8 @@ class LoadTinyBase(io.ComfyNode):
             node_id="ADiff_LoadTinyBase",
             display_name="Load Tiny Base",
             category=CATEGORY,
-            description="The small base model that comes with the pack, so that every workflow runs without a "
-            "download. It has only seen procedural surfaces: for real work load a Stable Diffusion checkpoint.",
+            description="The small base model that comes with the pack, so that every workflow runs without "
+            "a download. It has seen only procedural surfaces: for real work load Stable Diffusion.",
             inputs=[],
             outputs=[
                 io.Model.Output("base_model", display_name="MODEL"),

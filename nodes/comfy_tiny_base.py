@@ -20,6 +20,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from ..anomalydiffusion_core.tiny_base import architecture as arch
 from ..anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder
 
@@ -47,7 +48,7 @@ def unet_config() -> dict[str, Any]:
 
 
 class TinyLatent(comfy.latent_formats.LatentFormat):
-    """Latents as they are (scale 1); colours for previews come from the linear decoder (`with_colours_of`)."""
+    """Latents as they are (scale 1), with the linear decoder's colours for previews (`with_colours_of`)."""
 
     scale_factor = 1.0
     latent_channels = arch.LATENT_CHANNELS
@@ -117,6 +118,11 @@ def load_model(path: Path, vae: LappedAutoencoder) -> ModelPatcher:
     model = config.get_model({}, device=offload_device)
     model.diffusion_model.load_state_dict({names[key]: tensor for key, tensor in weights.items()})
     return ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def tiny_spatial_encoder() -> SpatialEncoder | None:
+    """The E that comes with the embedded base."""
+    return arch.load_spatial_encoder(arch.WEIGHTS)
 
 
 def load_clip(path: Path, embeddings: list[str]) -> comfy.sd.CLIP:

@@ -127,10 +127,13 @@ def load_tiny_base(path: Path = WEIGHTS) -> TinyBase:
     load_text_state(text_encoder, expand_vocabulary(read_weights(path, "text_encoder")))
     vae = LappedAutoencoder(LATENT_CHANNELS)
     vae.load_state_dict(read_weights(path, "vae"))
-    return TinyBase(unet.eval(), text_encoder.eval(), load_tokenizer(), vae.eval(), _spatial_encoder(path))
+    return TinyBase(
+        unet.eval(), text_encoder.eval(), load_tokenizer(), vae.eval(), load_spatial_encoder(path)
+    )
 
 
-def _spatial_encoder(path: Path) -> SpatialEncoder | None:
+def load_spatial_encoder(path: Path) -> SpatialEncoder | None:
+    """E as pre-trained with the base, or None where the file has none."""
     state = read_weights(path, "spatial_encoder")
     if not state:
         return None

@@ -412,21 +412,21 @@ def test_with_guidance_only_the_conditional_prediction_is_reweighted(small_base:
     config = SamplingConfig(steps=1, eta=0.0, guidance=4.0, aar=AARConfig(AARMode.RELEASED))
     latent = sample_into(small_base, photo, mask, context, empty, config, [image_generator(3, 0)])
 
-    noise = torch.randn((4, 8, 8), generator=image_generator(3, 0))[None]
     z_y, m_z, t = small_base.encode(photo), latent_mask(mask, 8), torch.tensor([999.0])
-    region = released_region(m_z, 999)
-    assert region.all()  # the dilation of radius 8 covers the whole latent, so z_T is pure noise
-    weights = AttentionWeights(AARMode.RELEASED, slice(5, 8), released_weight(noise, z_y, region))
     abar = small_base.schedule.alphas_cumprod
+    z_t = torch.randn((4, 8, 8), generator=image_generator(3, 0))[None] + abar[999].sqrt() * z_y
+    region = released_region(m_z, 999)
+    assert region.all()  # the dilation of radius 8 covers the whole latent: nothing is blended in
+    weights = AttentionWeights(AARMode.RELEASED, slice(5, 8), released_weight(z_t, z_y, region))
 
     def z0(eps_empty: Tensor) -> Tensor:
-        conditional = reweighted_noise(small_base, noise, t, context.hidden, weights)
+        conditional = reweighted_noise(small_base, z_t, t, context.hidden, weights)
         eps = eps_empty + 4.0 * (conditional - eps_empty)
-        clean = (noise - (1 - abar[999]).sqrt() * eps) / abar[999].sqrt()
+        clean = (z_t - (1 - abar[999]).sqrt() * eps) / abar[999].sqrt()
         # diffusers' last step goes to abar = 1 (set_alpha_to_one)
         return torch.where(m_z > 0, clean, z_y)
 
-    expected = z0(small_base.predict_noise(noise, t, empty.hidden))
+    expected = z0(small_base.predict_noise(z_t, t, empty.hidden))
     torch.testing.assert_close(latent, expected, rtol=1e-3, atol=1e-3)
-    both = z0(reweighted_noise(small_base, noise, t, empty.hidden, weights))
+    both = z0(reweighted_noise(small_base, z_t, t, empty.hidden, weights))
     assert (latent - both).abs().max() > 0.05

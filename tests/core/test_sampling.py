@@ -191,7 +191,7 @@ def ddim(
     """Song et al. (2021), Eq. 12 and 16, with Eq. 1 of the paper before every step and after the last."""
     abar = base.schedule.alphas_cumprod.double()
     start = torch.stack([torch.randn((4, *shape), generator=g) for g in generators])
-    x = start.double()
+    x = start.double() if normal is None else start.double() + abar[-1].sqrt() * normal
     times = [round(1000 - i * 1000 / config.steps) - 1 for i in range(config.steps)]
     for t, after in zip(times, [*times[1:], None], strict=True):
         a, a_next = abar[t], torch.tensor(1.0) if after is None else abar[after]

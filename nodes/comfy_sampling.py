@@ -1,0 +1,219 @@
+"""Adaptive attention re-weighting (AAR) and the narrowing blend mask on a MODEL clone, for any sampler.
+
+All of ComfyUI's sampling quirks live here. Each run of a sampler has state of its own (`_Run`); the weights
+of the moment travel in a copy of `transformer_options`, where the attention of every block finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..anomalydiffusion_core.blending import blend
+from ..anomalydiffusion_core.inpainting import Inpainting
+from ..anomalydiffusion_core.reweighting import (
+    AARConfig,
+    AttentionWeights,
+    Columns,
+    merge_heads,
+    reweighted_attention,
+    split_heads,
+)
+
+KEY = "anomalydiffusion"  # of our wrappers
+RUN = "anomalydiffusion_run"  # in transformer_options: the state of a sampler's run
+WEIGHTS = "anomalydiffusion_weights"  # in transformer_options: what attention reads
+CONDITIONAL = 0  # in cond_or_uncond
+Decode = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class _Run:
+    """One run of a sampler: its target, its noise levels, and the last estimate of z0."""
+
+    target: Inpainting
+    sigmas: Tensor
+    clean_hat: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    def done(self, sigma: float) -> float:
+        """Share of the steps that came before noise level `sigma`."""
+        return float((self.sigmas[:-1] > sigma * (1 + 1e-4)).sum()) / self.steps
+
+
+@dataclass(frozen=True)
+class Reweighting:
+    """AAR on one MODEL clone. Mode `paper` needs `image` (B,3,H,W) in [-1,1], `mask` (B,1,H,W), `decode`."""
+
+    config: AARConfig
+    columns: Columns
+    widening: float
+    image: Tensor | None = None
+    mask: Tensor | None = None
+    decode: Decode | None = None
+
+    def patch(self, model: ModelPatcher) -> ModelPatcher:
+        """A clone of `model` whose samplers blend with a narrowing mask and re-weight attention.
+
+        Patches, LoRAs and wrappers that `model` has stay in force.
+        """
+        clone = with_reweighted_attention(model)
+        clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, self._around_sampler)
+        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._around_prediction)
+        clone.set_model_denoise_mask_function(
+            _Narrowing(self, clone.model_options.get("denoise_mask_function"))
+        )
+        return clone
+
+    def _around_sampler(
+        self,
+        sampler: Callable[..., Tensor],
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        if latent_image is None or denoise_mask is None:
+            raise ValueError(
+                "Attention re-weighting compares with a normal photo: give the sampler the encoded photo "
+                "with its noise mask (Set Latent Noise Mask)."
+            )
+        target = Inpainting(latent_image, (denoise_mask[:, :1] > 0).to(latent_image), self.image, self.mask)
+        options = extra_args["model_options"]
+        options["transformer_options"] = {**options["transformer_options"], RUN: _Run(target, sigmas)}
+        samples = sampler(
+            guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs
+        )
+        # the region of the last step may still be wider than m_z
+        return blend(samples, latent_image, target.m_z)
+
+    def _around_prediction(
+        self,
+        predict: Callable[..., Tensor],
+        x: Tensor,
+        sigma: Tensor,
+        model_options: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        options = model_options["transformer_options"]
+        run: _Run = options[RUN]
+        guider = predict.class_obj  # type: ignore[attr-defined]
+        weights = self._weights(run, x, sigma, guider.inner_model.model_sampling)
+        model_options = {**model_options, "transformer_options": {**options, WEIGHTS: weights}}
+        # before blending, unlike what a sampler's callback is given
+        run.clean_hat = predict(x, sigma, model_options, *args, **kwargs)
+        return run.clean_hat
+
+    def _weights(self, run: _Run, x: Tensor, sigma: Tensor, model_sampling: Any) -> AttentionWeights:
+        weights = AttentionWeights(self.config.mode, self.columns)
+        level = sigma.flatten()[:1]
+        if self.config.acts(run.done(float(level))):
+            z_t = x / (1 + level**2).sqrt()  # x has unit signal, z_t unit variance
+            region = self.blend_region(run.target, level, run.steps, model_sampling)
+            weights.w = run.target.weight_map(region, z_t, run.clean_hat, self.config, self._decode)
+        return weights
+
+    def blend_region(self, target: Inpainting, sigma: Tensor, steps: int, model_sampling: Any) -> Tensor:
+        """The mask of Eq. 1 (B,1,h,w) at noise level `sigma` (1,)."""
+        progress = float(model_sampling.timestep(sigma)) / len(model_sampling.sigmas)
+        return target.blend_region(progress, steps, self.widening, self.config)
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        if self.decode is None:
+            raise ValueError("AAR mode 'paper' compares pixels: connect the VAE.")
+        return self.decode(latent)
+
+
+@dataclass(frozen=True)
+class _Narrowing:
+    """ComfyUI's denoise mask at a noise level: an earlier function's, else ours, which narrows to m_z."""
+
+    reweighting: Reweighting
+    earlier: Callable[..., Tensor] | None
+
+    def __call__(self, sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        if self.earlier is not None:
+            return self.earlier(sigma, denoise_mask, extra_options=extra_options)
+        m_z = (denoise_mask[:, :1] > 0).to(denoise_mask)
+        steps = len(extra_options["sigmas"]) - 1
+        model_sampling = extra_options["model"].inner_model.model_sampling
+        region = self.reweighting.blend_region(
+            Inpainting(m_z, m_z), sigma.flatten()[:1], steps, model_sampling
+        )
+        return region.expand_as(denoise_mask)
+
+
+def with_reweighted_attention(model: ModelPatcher) -> ModelPatcher:
+    """A clone whose cross-attention, in every block, obeys `transformer_options[WEIGHTS]` where it is set.
+
+    A replacement that is there stays: what re-weighting adds to plain attention is added to its result.
+    """
+    clone = model.clone()
+    unet = model.model.diffusion_model
+    keys: set[tuple] = {("middle", 0)}
+    keys |= {("input", i) for i in range(len(unet.input_blocks))}
+    keys |= {("output", i) for i in range(len(unet.output_blocks))}
+    earlier = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    for key in sorted(keys | set(earlier), key=str):
+        attention = _ReweightedAttention(earlier.get(key, earlier.get(key[:2])))
+        clone.set_model_attn2_replace(attention, *key)
+    return clone
+
+
+@dataclass(frozen=True)
+class _ReweightedAttention:
+    """ComfyUI's attention replacement: q (N,n,H*c), k and v (N,T,H*c), N rows = chunks x images."""
+
+    earlier: Callable[..., Tensor] | None
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], *args: Any, **kw: Any
+    ) -> Tensor:
+        weights: AttentionWeights | None = options.get(WEIGHTS)
+        if weights is None or weights.w is None:
+            if self.earlier is None:
+                return _optimized(q, k, v, options)
+            return self.earlier(q, k, v, options, *args, **kw)
+        kinds, images = options["cond_or_uncond"], len(weights.w)
+        if len(q) != len(kinds) * images:
+            raise ValueError(
+                f"The sampler asks for {len(q)} rows in {len(kinds)} chunks for {images} masks: attention "
+                "re-weighting takes one conditioning per image, without areas or context windows."
+            )
+        chunks = zip(kinds, *(x.split(images) for x in (q, k, v)), strict=True)
+        parts = [_chunk(kind, *chunk, options, weights) for kind, *chunk in chunks]
+        if self.earlier is None:
+            return torch.cat(parts)
+        difference = torch.cat(parts) - _optimized(q, k, v, options)
+        return self.earlier(q, k, v, options, *args, **kw) + difference
+
+
+def _chunk(
+    kind: int, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], weights: AttentionWeights
+) -> Tensor:
+    if kind != CONDITIONAL:
+        return _optimized(q, k, v, options)
+    heads = (split_heads(x, options["n_heads"]) for x in (q, k, v))
+    return merge_heads(reweighted_attention(*heads, weights)).to(q.dtype)
+
+
+def _optimized(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    return optimized_attention(
+        q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
+    )
