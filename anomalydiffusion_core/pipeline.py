@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,24 @@ def train_model(
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
     A KeyboardInterrupt ends the stage under way; the outcome holds what was learned so far.
     """
+    outcome = train_anomaly(base, dataset, config, share, on_stage)
+    try:
+        if mask_steps and not outcome.interrupted:
+            mask_config = replace(config, steps=mask_steps)
+            outcome.interrupted = train_masks(base, dataset, outcome.model, mask_config, share, on_stage)
+    except KeyboardInterrupt:  # between two trainings
+        outcome.interrupted = True
+    return outcome
+
+
+def train_anomaly(
+    base: LatentDiffusion,
+    dataset: Dataset,
+    config: TrainingConfig,
+    share: float,
+    on_stage: OnStage = lambda *_: None,
+) -> TrainingOutcome:
+    """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     training, held_out = _split(dataset, share)
     generator = torch.Generator().manual_seed(config.seed)
     model = AnomalyModel(
@@ -96,17 +114,30 @@ def train_model(
         (_, before), (_, after) = history.validation
         improvement = paired_improvement(before.numpy(), after.numpy())
         model.training["improvement"] = asdict(improvement)
-    try:
-        if mask_steps and not interrupted:
-            mask_config = TrainingConfig(**{**asdict(config), "steps": mask_steps})
-            pictures = make_views(base, training, config.views_per_pair, config.image_size, generator, True)
-            mask_task = MaskTask(base, pictures, mask_config)
-            history, interrupted = _run(mask_task, mask_config, None, "masks", on_stage)
-            mask_task.into(model)
-            model.training["mask"] = training_record(mask_config, history)
-    except KeyboardInterrupt:  # between two trainings
-        interrupted = True
     return TrainingOutcome(model, improvement, interrupted)
+
+
+def train_masks(
+    base: LatentDiffusion,
+    dataset: Dataset,
+    model: AnomalyModel,
+    config: TrainingConfig,
+    share: float,
+    on_stage: OnStage = lambda *_: None,
+) -> bool:
+    """Learns e_m of every type in the dataset, from the masks of its training pairs, into `model`.
+
+    Returns whether a KeyboardInterrupt ended it; `model` holds what was learned so far.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    pictures = make_views(
+        base, _split(dataset, share)[0], config.views_per_pair, config.image_size, generator, True
+    )
+    task = MaskTask(base, pictures, config)
+    history, interrupted = _run(task, config, None, "masks", on_stage)
+    task.into(model)
+    model.training["mask"] = training_record(config, history)
+    return interrupted
 
 
 def _split(dataset: Dataset, share: float) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
