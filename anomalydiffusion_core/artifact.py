@@ -104,15 +104,20 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"Artifact {path} is damaged ({reason}): restore or train it again.") from error
-    trained_on = model.base
-    if base and base.family != trained_on.family:
-        raise ValueError(
-            f"{path} was trained on base family {trained_on.family!r} but the base given is "
-            f"{base.family!r}: use --base {trained_on.family} or train again."
-        )
-    if base and base.weights != trained_on.weights:
-        log.warning("%s was trained on other weights of family %s; results may differ.", path, base.family)
+    if base:
+        check_base(model.base, base, str(path), f"use --base {model.base.family} or train again")
     return model
+
+
+def check_base(trained_on: Fingerprint, base: Fingerprint, what: str, remedy: str) -> None:
+    """Raises ValueError where `what` was trained on another family than `base`; warns of other weights."""
+    if base.family != trained_on.family:
+        raise ValueError(
+            f"{what} was trained on base family {trained_on.family!r} but the base given is "
+            f"{base.family!r}: {remedy}."
+        )
+    if base.weights != trained_on.weights:
+        log.warning("%s was trained on other weights of family %s; results may differ.", what, base.family)
 
 
 def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> AnomalyModel:

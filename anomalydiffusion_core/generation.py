@@ -84,7 +84,7 @@ class PairGenerator:
         self.base, self.model, self.config, self.normals = base, model, config, normals
         self._normal = lru_cache(maxsize=4 * config.batch_size)(self._read_normal)
         measured = [self._normal(i) for i in range(0, len(normals), -(-len(normals) // NOISE_PHOTOS))]
-        self.noise = _noise_level(measured)
+        self.noise = autoencoder_noise([(n.photo.pixels, n.reconstruction) for n in measured])
 
     def _read_normal(self, number: int) -> _Normal:
         photo = read_photo(self.normals[number])
@@ -197,11 +197,15 @@ class PairGenerator:
     def _finish(self, defect_type: str, draft: _Draft, decoded: Tensor) -> GeneratedPair:
         known = self._normal(draft.normal)
         photo = known.photo
-        generated = to_pixels(decoded, photo.size)
-        if photo.gray:
-            generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
-        detailed = restore_detail(photo.pixels, known.reconstruction, generated, self.noise)
-        pixels = paste(photo.pixels, detailed, draft.mask, self.config.feather)
+        pixels = finished(
+            photo.pixels,
+            known.reconstruction,
+            to_pixels(decoded, photo.size),
+            draft.mask,
+            self.noise,
+            self.config.feather,
+            photo.gray,
+        )
         shown = fill(photo.pixels, pixels, draft.mask, self.noise)
         return GeneratedPair(
             defect_type,
@@ -214,6 +218,25 @@ class PairGenerator:
             shown,
             self.noise,
         )
+
+
+def finished(
+    photo: np.ndarray,
+    reconstruction: np.ndarray,
+    generated: np.ndarray,
+    mask: np.ndarray,
+    noise: float,
+    feather: float,
+    gray: bool = False,
+) -> np.ndarray:
+    """Lays what was generated into the photo: the autoencoder's lost detail restored, outside bit-identical.
+
+    photo (H,W,3) uint8; reconstruction (the photo through the autoencoder) and generated (H,W,3) float in
+    [0,255]; mask (H,W) bool; `noise` the autoencoder's in grey levels; `gray` keeps the channels equal.
+    """
+    if gray:
+        generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
+    return paste(photo, restore_detail(photo, reconstruction, generated, noise), mask, feather)
 
 
 def fit_image(image: Tensor, size: int) -> Tensor:
@@ -239,7 +262,7 @@ def to_pixels(image: Tensor, size: tuple[int, int]) -> np.ndarray:
     return ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
 
 
-def _noise_level(normals: list[_Normal]) -> float:
+def autoencoder_noise(photos: list[tuple[np.ndarray, np.ndarray]]) -> float:
     """The difference (grey levels) between photo and reconstruction that 5 % of pixels exceed, at least 1."""
-    levels = [np.quantile(change(n.photo.pixels, n.reconstruction), NOISE_QUANTILE) for n in normals]
+    levels = [np.quantile(change(photo, reconstruction), NOISE_QUANTILE) for photo, reconstruction in photos]
     return max(1.0, float(np.mean(levels)))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import binary_closing, label
+from torch import Tensor
 
 from .conditioning import empty_context, mask_context
 from .dataset.photos import write_png
@@ -93,13 +95,20 @@ def draw_masks(
     latent = sample(
         base, context, empty_context(base, len(indices)), (cells, cells), config.sampling, generators
     )
-    values = base.decode(latent).mean(1).cpu().numpy()
-    return [clean_mask(value, config) for value in values]
+    return masks_from_pictures(base.decode(latent), config)
+
+
+def masks_from_pictures(pictures: Tensor, config: MaskConfig) -> list[np.ndarray]:
+    """(B,3,H,W) in [-1,1] -> masks (H,W) bool: channels averaged, thresholded, cleaned."""
+    return [clean_mask(value, config) for value in pictures.mean(1).cpu().numpy()]
 
 
 def masks_in_turn(masks: list[np.ndarray]) -> MaskSource:
     """Given masks, one after the other and over again."""
     return lambda number: masks[number % len(masks)]
+
+
+DrawMasks = Callable[[list[int]], list[np.ndarray]]  # numbers of tries -> masks (S,S) bool, not yet checked
 
 
 class DrawnMasks:
@@ -109,17 +118,14 @@ class DrawnMasks:
 
     def __init__(
         self,
-        base: LatentDiffusion,
-        model: AnomalyModel,
+        draw: DrawMasks,
         defect_type: str,
-        seed: int,
         config: MaskConfig = MaskConfig(),
         foreground: np.ndarray | None = None,
         batch: int = 8,
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     ) -> None:
-        self.base, self.model, self.defect_type, self.seed = base, model, defect_type, seed
-        self.config = usable_for(config, model, defect_type)
+        self.draw, self.defect_type, self.config = draw, defect_type, config
         self.foreground, self.batch, self.on_mask = foreground, batch, on_mask
         self.accepted: list[np.ndarray] = []
         self.tries = 0
@@ -137,8 +143,7 @@ class DrawnMasks:
                     f"after {self.tries} tries ({reasons}): train the masks on "
                     f"more pairs (a larger share) or longer, or use real masks."
                 )
-            indices = list(range(self.tries, self.tries + self.batch))
-            for mask in draw_masks(self.base, self.model, self.defect_type, indices, self.seed, self.config):
+            for mask in self.draw(list(range(self.tries, self.tries + self.batch))):
                 problem = mask_problem(mask, self.config, self.foreground)
                 if problem:
                     self.problems[problem] += 1
@@ -147,6 +152,22 @@ class DrawnMasks:
             self.tries += self.batch
             self.on_mask(len(self.accepted), self.tries)
         return self.accepted[number]
+
+
+def drawn_masks(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    defect_type: str,
+    seed: int,
+    config: MaskConfig = MaskConfig(),
+    foreground: np.ndarray | None = None,
+    batch: int = 8,
+    on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
+) -> DrawnMasks:
+    """Masks drawn by the base itself, and accepted by the measure of their own type."""
+    config = usable_for(config, model, defect_type)
+    draw = partial(draw_masks, base, model, defect_type, seed=seed, config=config)
+    return DrawnMasks(draw, defect_type, config, foreground, batch, on_mask)
 
 
 def generate_masks(
@@ -163,7 +184,7 @@ def generate_masks(
 
     Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
     """
-    masks = DrawnMasks(base, model, defect_type, seed, config, foreground, on_mask=on_mask)
+    masks = drawn_masks(base, model, defect_type, seed, config, foreground, on_mask=on_mask)
     return [masks(number) for number in range(count)]
 
 

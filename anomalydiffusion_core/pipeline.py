@@ -16,13 +16,13 @@ import torch
 
 from . import __version__
 from .dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
-from .dataset.photos import file_hash, list_images, read_mask
+from .dataset.photos import file_hash, list_images, read_mask, read_photo
 from .dataset.views import ViewPool, make_views
 from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
 from .generation import GeneratedPair, GenerationConfig, PairGenerator
 from .latent_diffusion import LatentDiffusion
-from .masks import DrawnMasks, MaskSource, masks_in_turn
+from .masks import MaskSource, drawn_masks, masks_in_turn
 from .sampling import OnStep
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
@@ -264,7 +264,7 @@ def generate_dataset(
             on_stage(name, had + accepted, count, f"{tries} tried")
 
         for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
-            normals = normals or writer.add_normals(category.name, list(category.normals))
+            normals = normals or writer.add_normals(category.name, map(read_photo, category.normals))
             row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
             rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
     return rows
@@ -321,7 +321,7 @@ def generate_all(
             masks[defect] = (
                 masks_in_turn(given[name])
                 if given
-                else DrawnMasks(
+                else drawn_masks(
                     base, model, name, config.seed, config.masks, on_mask=_stage_of(on_stage, name, count)
                 )
             )

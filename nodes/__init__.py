@@ -5,10 +5,34 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .base_models import LoadTinyBase
+from .conditioning import AnomalyConditioning, MaskConditioning
+from .datasets import LoadDataset
+from .embeddings import LoadEmbeddings, SaveEmbeddings
+from .export import QualityGate, SaveDataset
+from .folders import register_model_folder
+from .masks import BinarizeMasks, GenerateMasks
+from .sampling import AttentionReweighting, KSampler
+from .training import TrainAnomaly, TrainMasks
 
-NODES: tuple[type[io.ComfyNode], ...] = (LoadTinyBase,)
+NODES: tuple[type[io.ComfyNode], ...] = (
+    LoadTinyBase,
+    LoadDataset,
+    TrainAnomaly,
+    TrainMasks,
+    SaveEmbeddings,
+    LoadEmbeddings,
+    GenerateMasks,
+    BinarizeMasks,
+    MaskConditioning,
+    AnomalyConditioning,
+    AttentionReweighting,
+    KSampler,
+    QualityGate,
+    SaveDataset,
+)
 
 
 class AnomalyDiffusion(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_model_folder()  # before schemas are asked for: loaders list its files
         return list(NODES)

@@ -20,6 +20,8 @@ from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..anomalydiffusion_core.artifact import check_base
+from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.latent_diffusion import (
     PLACEHOLDER,
     Context,
@@ -217,3 +219,15 @@ def _refuse_quantised(module: nn.Module, name: str) -> None:
 def _copy_weights(module: nn.Module, dtype: torch.dtype | None) -> None:
     for name, parameter in list(module.named_parameters()):
         comfy.utils.set_attr_param(module, name, parameter.detach().clone().to(dtype or parameter.dtype))
+
+
+def load_for(
+    learned: AnomalyModel, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE
+) -> ComfyModel:
+    """The base for using what was learned. Raises ValueError where it was learned on another family; other
+    weights of the same family only give a warning.
+    """
+    base = ComfyModel(model, clip, vae)
+    check_base(learned.base, base.fingerprint, "The artifact", "connect that base or train again")
+    comfy.model_management.load_models_gpu([clip.patcher])
+    return base

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ class MVTecWriter:
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / MANIFEST).touch()
 
-    def add_normals(self, category: str, normals: list[Path]) -> list[str]:
+    def add_normals(self, category: str, normals: Iterable[Photo]) -> list[str]:
         """Puts the normal photos into train/good as PNG; returns their paths below the root, in order.
 
         A photo that lies there already, pixel for pixel, is not written again.
@@ -180,8 +180,7 @@ class MVTecWriter:
         folder = self.root / category / "train" / "good"
         known = {_content(read_photo(path)): path for path in list_images(folder)}
         names = []
-        for source in normals:
-            photo = read_photo(source)
+        for photo in normals:
             content = _content(photo)
             if content not in known:
                 known[content] = folder / f"{_next_number(folder):0{DIGITS}d}.png"

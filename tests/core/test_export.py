@@ -46,7 +46,7 @@ def tree(root: Path) -> list[str]:
 def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path) -> None:
     out = tmp_path / "out"
     writer = MVTecWriter(out)
-    writer.add_normals("bolt", find_dataset(dataset).categories["thing"].normals[:2])  # type: ignore[arg-type]
+    writer.add_normals("bolt", map(read_photo, find_dataset(dataset).categories["thing"].normals[:2]))
     write_pairs(out, 2)
     assert tree(out) == [
         "bolt/ground_truth/dent/00000_mask.png",
@@ -74,7 +74,7 @@ def test_gray_photos_stay_one_channel(tmp_path: Path, write_image: Write) -> Non
     source = write_image(tmp_path / "gray.jpg", np.full((6, 9), 77, np.uint8))
     row = write_pairs(tmp_path / "out", 1, gray=True)[0]
     writer = MVTecWriter(tmp_path / "out")
-    normal = writer.add_normals("bolt", [source])[0]
+    normal = writer.add_normals("bolt", [read_photo(source)])[0]
     for name in (row["image"], normal):
         assert Image.open(tmp_path / "out" / name).mode == "L"
 
@@ -128,7 +128,8 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(
 
 
 def test_normals_are_written_once_and_named_by_what_they_show(tmp_path: Path, write_image: Write) -> None:
-    a, b, c = (write_image(tmp_path / f"in/{shade}.bmp", pixels(shade)) for shade in (10, 20, 30))
+    shades = (10, 20, 30)
+    a, b, c = (read_photo(write_image(tmp_path / f"in/{shade}.bmp", pixels(shade))) for shade in shades)
     writer = MVTecWriter(tmp_path / "out")
     assert writer.add_normals("bolt", [a, b]) == [
         "bolt/train/good/00000.png",
@@ -137,8 +138,8 @@ def test_normals_are_written_once_and_named_by_what_they_show(tmp_path: Path, wr
     writer = MVTecWriter(tmp_path / "out")  # another list, another order
     names = writer.add_normals("bolt", [b, c, a])
     assert names == [f"bolt/train/good/{number:05d}.png" for number in (1, 2, 0)]
-    for name, source in zip(names, (b, c, a), strict=True):
-        np.testing.assert_array_equal(read_photo(tmp_path / "out" / name).pixels, read_photo(source).pixels)
+    for name, photo in zip(names, (b, c, a), strict=True):
+        np.testing.assert_array_equal(read_photo(tmp_path / "out" / name).pixels, photo.pixels)
 
 
 def test_other_peoples_folders_are_refused_and_left_alone(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.masks import (
-    DrawnMasks,
     MaskConfig,
     TriesExhausted,
     clean_mask,
     draw_masks,
+    drawn_masks,
     generate_masks,
     mask_problem,
     masks_in_turn,
@@ -121,11 +121,11 @@ def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_bef
     painter,  # type: ignore[no-untyped-def]
     model: AnomalyModel,
 ) -> None:
-    one, other = (DrawnMasks(painter, model, "thing/stain", 3, CONFIG, batch=batch) for batch in (1, 5))
+    one, other = (drawn_masks(painter, model, "thing/stain", 3, CONFIG, batch=batch) for batch in (1, 5))
     sixth = other(6)
     assert [np.array_equal(one(i), other(i)) for i in range(7)] == [True] * 7
     assert np.array_equal(one(6), sixth)
-    elsewhere = DrawnMasks(painter, model, "thing/stain", 4, CONFIG)
+    elsewhere = drawn_masks(painter, model, "thing/stain", 4, CONFIG)
     assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomalydiffusion_core.dataset.photos import Photo
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.export.mvtec import MVTecWriter
 from anomalydiffusion_core.report import COLUMNS, THUMBNAIL, write_report
@@ -45,7 +46,7 @@ def generated(tmp_path: Path, write_image: Write) -> Path:
     leaking = defective.copy()
     leaking[0, 0] = leaking[39, 5] = 101
     writer = MVTecWriter(root)
-    writer.add_normals("bolt", [write_image(tmp_path / "normal.png", NORMAL)])
+    writer.add_normals("bolt", [Photo(NORMAL, gray=False)])
     for defect, pixels, fill in (
         ("dent", defective, 0.5),
         ("dent", defective, 0.9),

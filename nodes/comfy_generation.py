@@ -1,0 +1,242 @@
+"""From normal photos and masks to finished pictures with ComfyUI's samplers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import comfy.utils
+import folder_paths
+import latent_preview
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..anomalydiffusion_core import __version__
+from ..anomalydiffusion_core.conditioning import empty_context, mask_context
+from ..anomalydiffusion_core.dataset.photos import Photo
+from ..anomalydiffusion_core.dataset.views import latent_mask
+from ..anomalydiffusion_core.embeddings import AnomalyModel
+from ..anomalydiffusion_core.export.mvtec import MVTecWriter
+from ..anomalydiffusion_core.generation import autoencoder_noise, finished
+from ..anomalydiffusion_core.masks import DrawnMasks, MaskConfig, masks_from_pictures, usable_for
+from ..anomalydiffusion_core.quality import fill
+from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
+from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
+from ..anomalydiffusion_core.templates import MASK_TEMPLATES
+from .comfy_model import load_for
+from .comfy_sampling import Reweighting
+from .conditioning import COLUMNS
+from .folders import graph_folder
+
+WIDENING = SamplingConfig().widening
+
+
+def reweighted(model: Any, positive: Any, mode: str, strength: float, **pixels: Any) -> Any:
+    """A MODEL clone with AAR for the learned vectors of `positive`; `pixels` are those of mode `paper`."""
+    columns = next((options[COLUMNS] for _, options in positive if COLUMNS in options), None)
+    if columns is None:
+        raise ValueError("This conditioning has no learned vectors: take that of Anomaly Conditioning.")
+    config = AARConfig(AARMode(mode), strength)
+    return Reweighting(config, columns, WIDENING, **pixels).patch(model)
+
+
+def paper_pixels(model: Any, vae: Any, image: Any, mask: Any) -> dict[str, Any]:
+    """What mode `paper` compares: photos in [-1,1], masks (B,1,H,W), and a decoder of latents."""
+    device = model.load_device
+
+    def decode(latent: Any) -> Any:
+        # BHWC in [0,1] -> BCHW in [-1,1]
+        return (2 * vae.decode(model.model.process_latent_out(latent)) - 1).movedim(-1, 1).to(device)
+
+    return {"image": (2 * image - 1).movedim(-1, 1).to(device), "mask": mask.to(device), "decode": decode}
+
+
+def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Photos (B,H,W,3) and masks (B,1,H,W) of equal count and size; a single one serves all of the other.
+
+    Raises ValueError, saying what differs, when they do not fit.
+    """
+    count = max(len(image), len(mask))
+    for what, batch in (("photos", image), ("masks", mask)):
+        if len(batch) not in (1, count):
+            raise ValueError(f"There are {len(batch)} {what} for {count}: give one for each, or one for all.")
+    height, width = image.shape[1:3]
+    if mask.shape[-2:] != (height, width):
+        raise ValueError(
+            f"The mask is {mask.shape[-1]}x{mask.shape[-2]}, the photo {width}x{height}: resize the mask or "
+            "choose the matching photo."
+        )
+    return image.expand(count, -1, -1, -1)[..., :3], mask.expand(count, -1, -1, -1)
+
+
+def sample_latents(
+    image: Tensor,
+    mask: Tensor,
+    vae: Any,
+    model: Any,
+    positive: Any,
+    negative: Any,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    mode: str,
+    strength: float,
+) -> Tensor:
+    """Latents (B,C,h,w) with the defect inside m_z and the photo outside, in the VAE's scale.
+
+    Photos whose sides are no multiples of the latent cell are padded by mirroring.
+    """
+    factor = int(vae.spacial_compression_decode())
+    image, mask = _padded(image, factor), _padded_mask(mask, factor)
+    normal = vae.encode(image)
+    patched = reweighted(
+        model, positive, mode, strength, **(paper_pixels(model, vae, image, mask) if mode == "paper" else {})
+    )
+    noise = torch.stack(
+        [torch.randn(normal.shape[1:], generator=image_generator(seed, i)) for i in range(len(normal))]
+    )
+    return comfy.sample.sample(
+        patched,
+        noise,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        positive,
+        negative,
+        normal,
+        noise_mask=latent_mask(mask, factor),
+        callback=latent_preview.prepare_callback(patched, steps),
+        seed=seed,
+    )
+
+
+def paste_back(image: Tensor, mask: Tensor, vae: Any, latent: Tensor, feather: float) -> Tensor:
+    """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
+    height, width = image.shape[1:3]
+    factor = int(vae.spacial_compression_decode())
+    decoded, again = (
+        255 * vae.decode(z)[:, :height, :width].cpu().numpy()
+        for z in (latent, vae.encode(_padded(image, factor)))
+    )
+    photos = _pixels(image)
+    noise = autoencoder_noise(list(zip(photos, again, strict=True)))
+    marked = mask[:, 0].cpu().numpy() > 0
+    results = [
+        finished(photo, reconstruction, generated, m, noise, feather)
+        for photo, reconstruction, generated, m in zip(photos, again, decoded, marked, strict=True)
+    ]
+    made = torch.from_numpy(np.stack(results)).float() / 255
+    # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were
+    return torch.where(torch.from_numpy(marked)[..., None], made, image.cpu())
+
+
+def _padded(image: Tensor, factor: int) -> Tensor:
+    """(B,H,W,3) with sides rounded up to whole latent cells."""
+    height, width = image.shape[1:3]
+    edges = (0, -width % factor, 0, -height % factor)
+    # BHWC -> BCHW and back
+    return F.pad(image.movedim(-1, 1), edges, mode="reflect").movedim(1, -1) if any(edges) else image
+
+
+def _padded_mask(mask: Tensor, factor: int) -> Tensor:
+    height, width = mask.shape[-2:]
+    return F.pad(mask, (0, -width % factor, 0, -height % factor))
+
+
+def invented_masks(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    learned: AnomalyModel,
+    defect_type: str,
+    count: int,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+) -> Tensor:
+    """`count` accepted masks (B,S,S) in {0,1} of one type, drawn with ComfyUI's samplers.
+
+    Raises TriesExhausted, saying what was wrong how often, when too few are usable.
+    """
+    base = load_for(learned, model, clip, vae)
+    config = usable_for(MaskConfig(), learned, defect_type)
+    tokens = learned.mask_tokens(defect_type)
+    cells = learned.image_size // base.factor
+    bar = comfy.utils.ProgressBar(count)
+
+    def draw(tries: list[int]) -> list[np.ndarray]:
+        with torch.no_grad():
+            context = mask_context(base, MASK_TEMPLATES[0], tokens, len(tries))
+            empty = empty_context(base, len(tries))
+        shape = (base.latent_channels, cells, cells)
+        generators = [image_generator(seed, i, f"{defect_type} masks") for i in tries]
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        latent = comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            [[context.hidden, {}]],
+            [[empty.hidden, {}]],
+            torch.zeros_like(noise),
+            seed=seed,
+        )
+        # BHWC in [0,1] -> BCHW in [-1,1]
+        return masks_from_pictures(2 * vae.decode(latent).movedim(-1, 1) - 1, config)
+
+    def on_mask(accepted: int, tries: int) -> None:
+        bar.update_absolute(min(accepted, count), count)
+
+    masks = DrawnMasks(draw, defect_type, config, batch=min(8, count), on_mask=on_mask)
+    return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()
+
+
+def fills(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[float]:
+    """Share of each mask that shows, against the autoencoder's noise on the normal photos."""
+    normals, marked = match_batch(normals, masks[:, None])
+    if len(images) != len(marked):
+        raise ValueError(f"There are {len(images)} images for {len(marked)} masks: give one for each.")
+    factor = int(vae.spacial_compression_decode())
+    height, width = normals.shape[1:3]
+    again = vae.decode(vae.encode(_padded(normals, factor)))[:, :height, :width]
+    before, made, reconstructed = (255 * x.cpu().numpy() for x in (normals, images, again))
+    noise = autoencoder_noise(list(zip(before, reconstructed, strict=True)))
+    shown = marked[:, 0].cpu().numpy() > 0.5
+    return [fill(*pair, noise) for pair in zip(before, made, shown, strict=True)]
+
+
+def save_pairs(
+    images: Tensor, masks: Tensor, defect_type: str, folder: str, normals: Tensor | None, prompt: Any
+) -> Path:
+    """Appends pairs to the dataset `folder` below the output folder; returns its path."""
+    category, slash, defect = defect_type.strip().partition("/")
+    if not (slash and category and defect) or {category, defect} & {".", ".."} or "/" in defect:
+        raise ValueError(f"Defect type {defect_type!r} is no category/defect: write it as leather/burn.")
+    root = graph_folder(os.path.join(folder_paths.get_output_directory(), folder))
+    writer = MVTecWriter(root)
+    if normals is not None:
+        writer.add_normals(category, (Photo(pixels, gray=False) for pixels in _pixels(normals)))
+    run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    marked = masks.cpu().numpy() > 0.5
+    for index, (pixels, mask) in enumerate(zip(_pixels(images), marked, strict=True)):
+        row = {"run": run, "index": index, "package_version": __version__, "prompt": prompt}
+        writer.write(category, defect, pixels, mask, False, row)
+    return root
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """(B,H,W,3) in [0,1] -> uint8."""
+    return (255 * images[..., :3].cpu().numpy() + 0.5).astype(np.uint8)

@@ -1,0 +1,104 @@
+"""Reading few-shot datasets: image-mask pairs and normal photos in MVTec's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from .folders import files_stamp, graph_folder
+from .sockets import FewShotDataset
+
+DEMO = "demo (drawn by the pack)"
+FOLDER = "folder"
+DEMO_FOLDER, DEMO_SIZE = "anomalydiffusion_demo", 128
+
+
+class LoadDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_LoadDataset",
+            display_name="Load Few-Shot Dataset",
+            category="AnomalyDiffusion/dataset",
+            description="Defect photos with their masks, and normal photos, in MVTec's layout: "
+            "<category>/train/good, test/<defect>, ground_truth/<defect>.",
+            inputs=[
+                io.Combo.Input(
+                    "source",
+                    options=[DEMO, FOLDER],
+                    default=DEMO,
+                    tooltip="The demo set (leather and metal, ten pairs of two defects each), which the pack "
+                    "draws into the input folder, or a folder of yours.",
+                ),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    tooltip="Of the dataset, relative to ComfyUI's input folder. Not used for the demo set.",
+                ),
+                io.String.Input(
+                    "category", default="", tooltip="Only this category, such as leather. Empty: all."
+                ),
+                io.String.Input(
+                    "defects", default="", tooltip="Only these defects, with commas between. Empty: all."
+                ),
+                io.Int.Input(
+                    "normal_count",
+                    default=8,
+                    min=0,
+                    max=4096,
+                    tooltip="How many normal photos to give out, evenly chosen, of the first category.",
+                ),
+            ],
+            outputs=[
+                FewShotDataset.Output("few_shot", display_name="dataset"),
+                io.Image.Output("normals", tooltip="Normal photos of the first category."),
+                io.String.Output("types", display_name="defect types", tooltip="One category/defect a line."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str, folder: str, **_: str) -> str:
+        return DEMO if source == DEMO else files_stamp(graph_folder(folder))
+
+    @classmethod
+    def execute(
+        cls, source: str, folder: str, category: str, defects: str, normal_count: int
+    ) -> io.NodeOutput:
+        from ..anomalydiffusion_core.dataset.layout import find_dataset
+        from ..anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+
+        root = graph_folder(DEMO_FOLDER if source == DEMO else folder)
+        if source == DEMO:
+            write_few_shot_dataset(root, DEMO_SIZE)
+        chosen = [name.strip() for name in defects.split(",") if name.strip()]
+        dataset = find_dataset(root, category.strip() or None, chosen or None)
+        normals = next(iter(dataset.categories.values())).normals
+        return io.NodeOutput(
+            dataset, photo_batch(normals, normal_count), "\n".join(sorted(dataset.by_type()))
+        )
+
+
+def photo_batch(paths: Sequence[Path], count: int) -> Any:
+    """`count` photos, evenly chosen, as an IMAGE (B,H,W,3); None where there are none.
+
+    Raises ValueError naming a photo whose size differs from the first one's.
+    """
+    import numpy as np
+    import torch
+
+    from ..anomalydiffusion_core.dataset.photos import read_photo
+
+    if not paths or not count:
+        return None
+    chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
+    photos = [read_photo(path) for path in chosen]
+    for path, photo in zip(chosen, photos, strict=True):
+        if photo.size != photos[0].size:
+            raise ValueError(
+                f"Photo {path} is {photo.size[1]}x{photo.size[0]}, {chosen[0].name} "
+                f"{photos[0].size[1]}x{photos[0].size[0]}: a batch needs equal sizes; set normal_count to 1."
+            )
+    return torch.from_numpy(np.stack([photo.pixels for photo in photos])).float() / 255

@@ -1,0 +1,81 @@
+"""Saving and loading what training learned."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.v0_0_2 import io, ui
+
+from .folders import MODELS, new_output
+from .sockets import AnomalyEmbedding
+
+CATEGORY = "AnomalyDiffusion/embeddings"
+
+
+class SaveEmbeddings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_SaveEmbeddings",
+            display_name="Save Anomaly Embeddings",
+            category=CATEGORY,
+            description="Writes the learned embeddings and spatial encoder into the output folder. To load "
+            f"them later, move the file into models/{MODELS}.",
+            is_output_node=True,
+            inputs=[
+                AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly or Train Masks."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="anomalydiffusion/embeddings",
+                    tooltip="Path below the output folder; a number is added, nothing is overwritten.",
+                ),
+            ],
+            outputs=[io.String.Output("path", tooltip="The file that was written.")],
+        )
+
+    @classmethod
+    def execute(cls, embeddings: object, filename_prefix: str) -> io.NodeOutput:
+        from ..anomalydiffusion_core.artifact import save_artifact
+
+        path = new_output(filename_prefix, ".safetensors")
+        save_artifact(embeddings, path)  # type: ignore[arg-type]
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {path}"))
+
+
+class LoadEmbeddings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_LoadEmbeddings",
+            display_name="Load Anomaly Embeddings",
+            category=CATEGORY,
+            description="Reads what Save Anomaly Embeddings or the command line wrote, from "
+            f"models/{MODELS}.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=folder_paths.get_filename_list(MODELS),
+                    tooltip=f"A .safetensors file in models/{MODELS}.",
+                )
+            ],
+            outputs=[
+                AnomalyEmbedding.Output("loaded", display_name="embeddings"),
+                io.String.Output("types", display_name="defect types", tooltip="One category/defect a line."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        import os
+
+        path = folder_paths.get_full_path_or_raise(MODELS, name)
+        status = os.stat(path)
+        return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        from pathlib import Path
+
+        from ..anomalydiffusion_core.artifact import load_artifact
+
+        model = load_artifact(Path(folder_paths.get_full_path_or_raise(MODELS, name)))
+        return io.NodeOutput(model, "\n".join(sorted(model.anomaly | model.mask)))

@@ -1,0 +1,59 @@
+"""Where the pack reads and writes: its model folder, and the folders that a graph may name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model_paths.yaml
+
+
+def register_model_folder() -> None:
+    """Makes `models/anomalydiffusion` known, beside folders that the user configured under the same key."""
+    configured, _ = folder_paths.folder_names_and_paths.get(MODELS, ([], set()))
+    own = os.path.join(folder_paths.models_dir, MODELS)
+    paths = [*configured, *([] if own in configured else [own])]
+    folder_paths.folder_names_and_paths[MODELS] = (paths, {".safetensors"})
+
+
+def graph_folder(name: str) -> Path:
+    """A folder that a graph names, relative to ComfyUI's input folder, or absolute.
+
+    Raises ValueError for one that lies neither under input, nor output, nor a configured model folder.
+    """
+    roots = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
+    roots += folder_paths.get_folder_paths(MODELS)
+    path = os.path.abspath(os.path.join(roots[0], name))
+    if not any(_lies_under(path, os.path.abspath(root)) for root in roots):
+        raise ValueError(
+            f"Folder {name!r} lies outside ComfyUI's input and output folders: move or link it into "
+            f"{roots[0]}."
+        )
+    return Path(path)
+
+
+def _lies_under(path: str, root: str) -> bool:
+    try:
+        return os.path.commonpath((path, root)) == root
+    except ValueError:  # another drive
+        return False
+
+
+def files_stamp(folder: Path) -> str:
+    """Paths, sizes and times of all files below a folder: changes when one of them does."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            status = path.stat()
+            entries.append(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(entries)
+
+
+def new_output(prefix: str, suffix: str) -> Path:
+    """The next free file `<prefix>_NNNNN_<suffix>` in ComfyUI's output folder, which it cannot leave."""
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"

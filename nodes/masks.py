@@ -1,0 +1,86 @@
+"""Masks: invented ones, thresholded ones, and what they say as tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.v0_0_2 import io, ui
+
+from .conditioning import chosen_type, type_input
+from .sockets import AnomalyEmbedding
+
+CATEGORY = "AnomalyDiffusion/masks"
+
+
+class GenerateMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_GenerateMasks",
+            display_name="Generate Masks",
+            category=CATEGORY,
+            description="Invents masks like those of a defect; empty, tiny, full and border-filling ones are "
+            "drawn again until the number is reached.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
+                type_input(),
+                io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="Same seed, same masks.",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
+                io.Float.Input("cfg", default=5.0, min=1.0, max=30.0, step=0.1, tooltip="Guidance (Eq. 10)."),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler_ancestral"
+                ),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal"),
+            ],
+            outputs=[io.Mask.Output("masks")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str, count: int, **sampler: Any
+    ) -> io.NodeOutput:
+        from .comfy_generation import invented_masks
+
+        name = chosen_type(embeddings, defect_type, "mask")
+        masks = invented_masks(model, clip, vae, embeddings, name, count, **sampler)
+        return io.NodeOutput(masks, ui=ui.PreviewMask(masks))
+
+
+class BinarizeMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_BinarizeMasks",
+            display_name="Binarize Masks",
+            category=CATEGORY,
+            description="Pictures of masks (as any sampler draws them with Mask Conditioning) to masks of 0 "
+            "and 1: channels averaged, thresholded, pin holes closed, specks dropped.",
+            inputs=[
+                io.Image.Input("images"),
+                io.Float.Input(
+                    "threshold", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Brighter is defect."
+                ),
+            ],
+            outputs=[io.Mask.Output("masks")],
+        )
+
+    @classmethod
+    def execute(cls, images: Any, threshold: float) -> io.NodeOutput:
+        import numpy as np
+        import torch
+
+        from ..anomalydiffusion_core.masks import MaskConfig, masks_from_pictures
+
+        config = MaskConfig(threshold=2 * threshold - 1)
+        # BHWC in [0,1] -> BCHW in [-1,1]
+        found = masks_from_pictures(2 * images[..., :3].movedim(-1, 1) - 1, config)
+        masks = torch.from_numpy(np.stack(found)).float()
+        return io.NodeOutput(masks, ui=ui.PreviewMask(masks))

@@ -1,0 +1,8 @@
+"""The pack's own socket types; everything else travels in ComfyUI's standard ones. Links match by name."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+AnomalyEmbedding = io.Custom("ADIFF_ANOMALY_EMBEDDING")  # an AnomalyModel: e_a, e_m by defect type, and E
+FewShotDataset = io.Custom("ADIFF_DATASET")  # a Dataset: image-mask pairs and normal photos

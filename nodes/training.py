@@ -1,0 +1,183 @@
+"""Learning from a few-shot dataset, through ComfyUI's MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.v0_0_2 import io, ui
+
+from .sockets import AnomalyEmbedding, FewShotDataset
+
+if TYPE_CHECKING:
+    from ..anomalydiffusion_core.training import TrainingConfig
+
+CATEGORY = "AnomalyDiffusion/training"
+
+
+def base_inputs() -> list[io.Input]:
+    """MODEL, CLIP, VAE and dataset, as every training takes them."""
+    return [
+        io.Model.Input("model", tooltip="The frozen base model: Load Tiny Base, or any SD 1.x or 2.x."),
+        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+        io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+        FewShotDataset.Input("dataset", tooltip="From Load Few-Shot Dataset."),
+    ]
+
+
+def schedule_inputs(steps: int) -> list[io.Input]:
+    """Steps, batch, share and seed."""
+    return [
+        io.Int.Input("steps", default=steps, min=1, max=1_000_000, tooltip="Training steps."),
+        io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="Views per step."),
+        io.Float.Input(
+            "share",
+            default=0.6,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of each defect's pairs that trains, lowest ids first. The rest only measures "
+            "whether it carries over to unseen photos; 1 = train on all.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Same seed, same result.",
+        ),
+    ]
+
+
+class TrainAnomaly(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_TrainAnomaly",
+            display_name="Train Anomaly",
+            category=CATEGORY,
+            description="Learns how each defect looks (anomaly embeddings) and where it is (spatial "
+            "encoder) from a few image-mask pairs; the base model stays as it is.",
+            is_output_node=True,
+            inputs=[
+                *base_inputs(),
+                *schedule_inputs(500),
+                io.Int.Input(
+                    "size",
+                    default=128,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    tooltip="Pixels per side of the training views: what the base was made for (tiny 128 "
+                    "or 256, SD 1.x 512).",
+                ),
+                io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
+            ],
+            outputs=[
+                AnomalyEmbedding.Output("trained", display_name="embeddings"),
+                io.String.Output("summary", tooltip="Loss on held-out pairs before and after."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
+        seed: int, size: int, tokens: int,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..anomalydiffusion_core.pipeline import train_anomaly
+        from ..anomalydiffusion_core.training import TrainingConfig
+        from .comfy_model import ComfyModel, trainable
+
+        config = TrainingConfig(steps, batch_size, size, anomaly_tokens=tokens, seed=seed)
+        base = ComfyModel(model, clip, vae)
+        with trainable(base):
+            outcome = train_anomaly(base, dataset, config, share, _Progress(config))
+        text = "Nothing was held out, so that nothing says how well it carries over."
+        if outcome.improvement:
+            change = outcome.improvement
+            text = (
+                f"Held-out loss {change.before:.4f} before, {change.after:.4f} after: "
+                f"{change.relative:+.1%} (95 % interval {change.low:+.1%} to {change.high:+.1%})"
+            )
+        return io.NodeOutput(outcome.model, text, ui=ui.PreviewText(text))
+
+
+class TrainMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_TrainMasks",
+            display_name="Train Masks",
+            category=CATEGORY,
+            description="Learns what the masks of each defect look like (mask embeddings), to invent more.",
+            inputs=[
+                *base_inputs(),
+                AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly, with the same size."),
+                *schedule_inputs(300),
+                io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors per mask embedding."),
+            ],
+            outputs=[AnomalyEmbedding.Output("trained", display_name="embeddings")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
+        share: float, seed: int, tokens: int,
+    ) -> io.NodeOutput:  # fmt: skip
+        from dataclasses import replace
+
+        from ..anomalydiffusion_core.pipeline import train_masks
+        from ..anomalydiffusion_core.training import TrainingConfig
+        from .comfy_model import ComfyModel, trainable
+
+        size = embeddings.image_size
+        config = TrainingConfig(steps, batch_size, size, mask_tokens=tokens, seed=seed)
+        base = ComfyModel(model, clip, vae)
+        # what came in by a link stays as it is: another node may use it
+        trained = replace(embeddings, mask=dict(embeddings.mask), training=dict(embeddings.training))
+        with trainable(base):
+            train_masks(base, dataset, trained, config, share, _Progress(config))
+        return io.NodeOutput(trained)
+
+
+class _Progress:
+    """ComfyUI's progress bar with the loss curve as its picture; also where a training can be cancelled."""
+
+    PICTURE_EVERY = 10
+
+    def __init__(self, config: TrainingConfig) -> None:
+        import comfy.utils
+
+        self.bar = comfy.utils.ProgressBar(config.steps)
+        self.losses: list[float] = []
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not note.startswith("loss "):
+            return
+        self.losses.append(float(note.removeprefix("loss ")))
+        picture = None
+        if done % self.PICTURE_EVERY == 0 or done == total:
+            picture = ("JPEG", loss_picture(self.losses, total), 512)
+        self.bar.update_absolute(done, total, picture)
+
+
+def loss_picture(losses: list[float], total: int, size: tuple[int, int] = (384, 192)) -> Any:
+    """A curve of the losses so far, smoothed, on a time axis of `total` steps, as a PIL image."""
+    from PIL import Image, ImageDraw
+
+    width, height = size
+    smooth, mean = [], losses[0]
+    for loss in losses:
+        mean = 0.9 * mean + 0.1 * loss
+        smooth.append(mean)
+    top = 1.1 * max(smooth)
+    points = [(width * i / max(1, total), height * (1 - loss / top)) for i, loss in enumerate(smooth)]
+    image = Image.new("RGB", size, (24, 26, 30))
+    draw = ImageDraw.Draw(image)
+    if len(points) > 1:
+        draw.line(points, fill=(110, 190, 255), width=2)
+    draw.text((8, 8), f"step {len(losses)} of {total}   loss {smooth[-1]:.4f}", fill=(230, 230, 230))
+    return image
