@@ -128,10 +128,10 @@ def paste_back(image: Tensor, mask: Tensor, vae: Any, latent: Tensor, feather: f
         for z in (latent, vae.encode(_padded(image, factor)))
     )
     photos = _pixels(image)
-    noise = autoencoder_noise(list(zip(photos, again, strict=True)))
     marked = mask[:, 0].cpu().numpy() > 0
+    # the autoencoder's noise of each photo by itself, so that a picture does not depend on its batch
     results = [
-        finished(photo, reconstruction, generated, m, noise, feather)
+        finished(photo, reconstruction, generated, m, autoencoder_noise([(photo, reconstruction)]), feather)
         for photo, reconstruction, generated, m in zip(photos, again, decoded, marked, strict=True)
     ]
     made = torch.from_numpy(np.stack(results)).float() / 255
@@ -213,9 +213,11 @@ def fills(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[floa
     height, width = normals.shape[1:3]
     again = vae.decode(vae.encode(_padded(normals, factor)))[:, :height, :width]
     before, made, reconstructed = (255 * x.cpu().numpy() for x in (normals, images, again))
-    noise = autoencoder_noise(list(zip(before, reconstructed, strict=True)))
     shown = marked[:, 0].cpu().numpy() > 0.5
-    return [fill(*pair, noise) for pair in zip(before, made, shown, strict=True)]
+    return [
+        fill(photo, image, mask, autoencoder_noise([(photo, reconstruction)]))
+        for photo, image, mask, reconstruction in zip(before, made, shown, reconstructed, strict=True)
+    ]
 
 
 def save_pairs(

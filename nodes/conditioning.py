@@ -36,9 +36,11 @@ class AnomalyConditioning(io.ComfyNode):
             "conditioning per mask, in one batch.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
-                AnomalyEmbedding.Input("embeddings"),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+                AnomalyEmbedding.Input(
+                    "embeddings", tooltip="From Train Anomaly or Load Anomaly Embeddings."
+                ),
                 io.Mask.Input(
                     "mask", tooltip="Where the defect goes: white = defect. A batch gives a batch."
                 ),
@@ -80,8 +82,8 @@ class MaskConditioning(io.ComfyNode):
             description="A prompt for a black-and-white picture of a mask like the defect's own.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
             ],

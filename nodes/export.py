@@ -66,8 +66,8 @@ class SaveDataset(io.ComfyNode):
             "folder. Nothing is overwritten.",
             is_output_node=True,
             inputs=[
-                io.Image.Input("images"),
-                io.Mask.Input("masks"),
+                io.Image.Input("images", tooltip="Photos with the defect."),
+                io.Mask.Input("masks", tooltip="Their masks: white = defect."),
                 io.String.Input(
                     "defect_type",
                     default="part/defect",

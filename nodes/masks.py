@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.v0_0_2 import io, ui
 
 from .conditioning import chosen_type, type_input
+from .sampling import sampler_inputs
 from .sockets import AnomalyEmbedding
 
 CATEGORY = "AnomalyDiffusion/masks"
@@ -24,24 +24,15 @@ class GenerateMasks(io.ComfyNode):
             "drawn again until the number is reached.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Same seed, same masks.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
-                io.Float.Input("cfg", default=5.0, min=1.0, max=30.0, step=0.1, tooltip="Guidance (Eq. 10)."),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler_ancestral"
-                ),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal"),
+                *sampler_inputs(cfg=5.0),
             ],
             outputs=[io.Mask.Output("masks")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -64,7 +55,7 @@ class BinarizeMasks(io.ComfyNode):
             description="Pictures of masks (as any sampler draws them with Mask Conditioning) to masks of 0 "
             "and 1: channels averaged, thresholded, pin holes closed, specks dropped.",
             inputs=[
-                io.Image.Input("images"),
+                io.Image.Input("images", tooltip="White or bright = defect."),
                 io.Float.Input(
                     "threshold", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Brighter is defect."
                 ),

@@ -13,6 +13,41 @@ CATEGORY = "AnomalyDiffusion/sampling"
 MODES = ["adaptive", "paper", "released", "off"]
 
 
+def sampler_inputs(cfg: float) -> list[io.Input]:
+    """Seed, steps, guidance, sampler and scheduler, as ComfyUI's own KSampler has them."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Same seed, same result, whatever the batch.",
+        ),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=cfg,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip="Classifier-free guidance; 1 = none, and half the time.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="euler_ancestral",
+            tooltip="Any sampler. Ancestral ones invent more, as the method's released code does.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="Noise levels of the steps.",
+        ),
+    ]
+
+
 def reweighting_inputs() -> list[io.Input]:
     """Mode and strength of AAR."""
     return [
@@ -45,7 +80,7 @@ class AttentionReweighting(io.ComfyNode):
             description="Adaptive attention re-weighting on a MODEL, for any sampler. The sampler needs the "
             "encoded normal photo with the mask (Set Latent Noise Mask). LoRAs and patches stay in force.",
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The base model, with LoRAs or patches as you like."),
                 io.Conditioning.Input(
                     "positive", tooltip="From Anomaly Conditioning: it knows the vectors' place."
                 ),
@@ -82,29 +117,20 @@ class KSampler(io.ComfyNode):
             description="Puts a learned defect into normal photos, inside the masks: blended sampling with "
             "attention re-weighting, then pasted back. Outside the mask every pixel stays as it was.",
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The base model, with LoRAs or patches as you like."),
                 io.Conditioning.Input("positive", tooltip="From Anomaly Conditioning, with the same masks."),
-                io.Conditioning.Input("negative"),
-                io.Vae.Input("vae"),
+                io.Conditioning.Input("negative", tooltip="From Anomaly Conditioning."),
+                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
                 io.Image.Input("image", tooltip="Normal photos, one per mask, or one for all."),
                 io.Mask.Input("mask", tooltip="Where the defect goes: white = defect."),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Same seed, same result, whatever the batch.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
-                io.Float.Input(
-                    "cfg", default=2.5, min=1.0, max=30.0, step=0.1,
-                    tooltip="Classifier-free guidance; 1 = none, and half the time.",
-                ),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler_ancestral",
-                    tooltip="Any sampler. Ancestral ones invent more, as the method's released code does.",
-                ),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal"),
+                *sampler_inputs(cfg=2.5),
                 *reweighting_inputs(),
                 io.Float.Input(
-                    "feather", default=1.0, min=0.0, max=64.0, step=0.5,
+                    "feather",
+                    default=1.0,
+                    min=0.0,
+                    max=64.0,
+                    step=0.5,
                     tooltip="Pixels inside the mask's edge over which the defect fades in.",
                 ),
             ],
@@ -113,7 +139,7 @@ class KSampler(io.ComfyNode):
                 io.Mask.Output("masks", tooltip="Their masks, 0 or 1."),
                 io.Latent.Output("latent"),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, image: Any, mask: Any, vae: Any, feather: float, **sampler: Any) -> io.NodeOutput:

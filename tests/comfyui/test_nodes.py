@@ -1,0 +1,248 @@
+"""The nodes in a real ComfyUI, one after the other as a graph runs them, with a short real training."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+Run = Callable[..., tuple]
+SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
+DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
+
+
+@pytest.fixture(scope="module")
+def run(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Executes a node by its id, as ComfyUI does, in folders of its own; returns its outputs."""
+    import folder_paths  # type: ignore[import-not-found]
+
+    root = tmp_path_factory.mktemp("comfyui")
+    for kind in ("input", "output", "temp"):
+        (root / kind).mkdir()
+        getattr(folder_paths, f"set_{kind}_directory")(str(root / kind))
+    folder_paths.folder_names_and_paths["anomalydiffusion"] = ([str(root / "configured")], set())
+    extension = asyncio.run(pack.comfy_entrypoint())
+    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+    def execute(node_id: str, **inputs: Any) -> tuple:
+        with torch.inference_mode():
+            return nodes[node_id].PREPARE_CLASS_CLONE({}).execute(**inputs).args
+
+    execute.nodes, execute.root = nodes, root  # type: ignore[attr-defined]
+    return execute
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run) -> SimpleNamespace:
+    """The embedded base, the demo's leather, and embeddings after a few steps."""
+    model, clip, vae = run("ADiff_LoadTinyBase")
+    dataset, normals, _ = run("ADiff_LoadDataset", **DEMO, normal_count=3)
+    base = {"model": model, "clip": clip, "vae": vae}
+    steps = {"steps": 6, "batch_size": 2, "share": 0.6, "seed": 0}
+    embeddings, summary = run("ADiff_TrainAnomaly", **base, dataset=dataset, **steps, size=128, tokens=8)
+    assert "Held-out loss" in summary
+    (embeddings,) = run("ADiff_TrainMasks", **base, dataset=dataset, embeddings=embeddings, **steps, tokens=4)
+    return SimpleNamespace(base=base, dataset=dataset, normals=normals, embeddings=embeddings)
+
+
+@pytest.fixture(scope="module")
+def masks() -> Tensor:
+    masks = torch.zeros(3, 128, 128)
+    masks[0, 30:70, 40:80], masks[1, 90:110, 10:50], masks[2, 5:30, 100:120] = 1, 1, 1
+    return masks
+
+
+def generated(run: Run, trained: Any, masks: Tensor, **changed: Any) -> tuple:
+    positive, negative = run(
+        "ADiff_AnomalyConditioning",
+        **trained.base,
+        embeddings=trained.embeddings,
+        mask=masks,
+        defect_type="leather/ink",
+        template="a photo of a {}",
+    )
+    inputs = {"image": trained.normals, "mask": masks, "mode": "adaptive", "strength": 1.0, "feather": 1.0}
+    model, vae = trained.base["model"], trained.base["vae"]
+    return run(
+        "ADiff_KSampler",
+        **{"model": model, "vae": vae, "positive": positive, "negative": negative, "seed": 1}
+        | SAMPLER
+        | inputs
+        | changed,
+    )
+
+
+def test_every_node_explains_itself_and_every_input(run: Run) -> None:
+    assert len(run.nodes) == 14  # type: ignore[attr-defined]
+    for node_id, node in run.nodes.items():  # type: ignore[attr-defined]
+        schema = node.GET_SCHEMA()
+        assert node_id.startswith("ADiff_") and schema.category.startswith("AnomalyDiffusion/")
+        assert schema.description and schema.display_name
+        inputs, outputs = {i.id for i in schema.inputs}, {o.id for o in schema.outputs}
+        assert not inputs & outputs, node_id
+        for entry in schema.inputs:
+            assert entry.tooltip, f"{node_id}.{entry.id}"
+
+
+def test_the_model_folder_is_known_with_what_the_user_configured(run: Run) -> None:
+    import folder_paths  # type: ignore[import-not-found]
+
+    paths, extensions = folder_paths.folder_names_and_paths["anomalydiffusion"]
+    assert paths[0] == str(run.root / "configured") and paths[1].endswith("models/anomalydiffusion")  # type: ignore[attr-defined]
+    assert extensions == {".safetensors"}
+
+
+def test_the_demo_set_loads_with_its_normals_and_types(trained: Any) -> None:
+    assert sorted(trained.dataset.by_type()) == ["leather/burn", "leather/ink"]
+    assert trained.normals.shape == (3, 128, 128, 3) and 0 < float(trained.normals.mean()) < 1
+
+
+def test_folders_outside_comfyui_s_own_are_refused(run: Run, tmp_path: Path) -> None:
+    for folder in (str(tmp_path), "../..", "/"):
+        with pytest.raises(ValueError, match="lies outside ComfyUI's input and output folders"):
+            run("ADiff_LoadDataset", **{**DEMO, "source": "folder", "folder": folder}, normal_count=1)
+
+
+def test_a_dataset_s_stamp_changes_with_its_files(run: Run) -> None:
+    node = run.nodes["ADiff_LoadDataset"]  # type: ignore[attr-defined]
+    root = run.root / "input" / "mine" / "images"  # type: ignore[attr-defined]
+    root.mkdir(parents=True)
+    inputs = {**DEMO, "source": "folder", "folder": "mine"}
+    before = node.fingerprint_inputs(**inputs)
+    Image.new("RGB", (8, 8)).save(root / "a.png")
+    assert node.fingerprint_inputs(**inputs) != before
+
+
+def test_embeddings_are_saved_and_loaded_with_the_same_numbers(run: Run, trained: Any) -> None:
+    import folder_paths  # type: ignore[import-not-found]
+
+    first, second = (
+        run("ADiff_SaveEmbeddings", embeddings=trained.embeddings, filename_prefix="a/learned")[0]
+        for _ in range(2)
+    )
+    assert first != second and Path(first).parent == run.root / "output" / "a"  # type: ignore[attr-defined]
+    folder_paths.folder_names_and_paths["anomalydiffusion"][0].append(str(Path(first).parent))
+    loaded, types = run("ADiff_LoadEmbeddings", name=Path(first).name)
+    assert types == "leather/burn\nleather/ink"
+    for kind in ("anomaly", "mask"):
+        for name, tokens in getattr(trained.embeddings, kind).items():
+            assert torch.equal(getattr(loaded, kind)[name]["clip_l"], tokens["clip_l"])
+    with pytest.raises(Exception, match="outside the output folder"):
+        run("ADiff_SaveEmbeddings", embeddings=trained.embeddings, filename_prefix="../../elsewhere")
+
+
+def test_the_sampler_changes_pixels_inside_the_masks_alone(run: Run, trained: Any, masks: Tensor) -> None:
+    images, given, latent = generated(run, trained, masks)
+    changed = (images != trained.normals).any(-1)
+    assert images.shape == trained.normals.shape and torch.equal(given, masks)
+    assert latent["samples"].shape == (3, 8, 16, 16)
+    assert not changed[masks == 0].any()
+    for image, mask in zip(changed, masks, strict=True):
+        assert image[mask > 0].float().mean() > 0.5
+
+
+def test_the_same_seed_gives_the_same_picture_whatever_the_batch(
+    run: Run, trained: Any, masks: Tensor
+) -> None:
+    together = generated(run, trained, masks, sampler_name="euler")[0]
+    alone = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:1]})
+    first = generated(run, alone, masks[:1], sampler_name="euler")[0]
+    assert float((first[0] - together[0]).abs().max()) <= 1.01 / 255
+    other = generated(run, trained, masks, sampler_name="euler", seed=2)[0]
+    assert float((other - together).abs().max()) > 5 / 255
+
+
+def test_odd_sizes_are_padded_and_cut_again(run: Run, trained: Any, masks: Tensor) -> None:
+    odd = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:, :123, :118]})
+    images, _, _ = generated(run, odd, masks[:, :123, :118])
+    assert images.shape == (3, 123, 118, 3)
+
+
+def test_one_photo_serves_several_masks(run: Run, trained: Any, masks: Tensor) -> None:
+    one = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:1]})
+    assert generated(run, one, masks)[0].shape == (3, 128, 128, 3)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(run: Run, trained: Any, masks: Tensor) -> None:
+    with pytest.raises(ValueError, match="The mask is 64x64, the photo 128x128: resize the mask"):
+        generated(run, trained, masks, mask=torch.ones(3, 64, 64))
+    with pytest.raises(ValueError, match="There are 2 photos for 3"):
+        generated(run, trained, masks, image=trained.normals[:2])
+    with pytest.raises(ValueError, match="Mask 0 is empty"):
+        generated(run, trained, torch.zeros_like(masks))
+    with pytest.raises(ValueError, match="This conditioning has no learned vectors"):
+        clip = trained.base["clip"]
+        plain = [[clip.encode("a photo"), {}]]
+        generated(run, trained, masks, positive=plain)
+
+
+def test_unknown_types_are_refused_with_those_there_are(run: Run, trained: Any, masks: Tensor) -> None:
+    with pytest.raises(ValueError, match="'leather/dent': this artifact has leather/burn, leather/ink"):
+        run(
+            "ADiff_AnomalyConditioning",
+            **trained.base,
+            embeddings=trained.embeddings,
+            mask=masks,
+            defect_type="leather/dent",
+            template="a photo of a {}",
+        )
+
+
+def test_masks_are_invented_and_pictures_become_masks(run: Run, trained: Any) -> None:
+    positive, negative = run(
+        "ADiff_MaskConditioning", **trained.base, embeddings=trained.embeddings, defect_type=""
+    )
+    assert positive[0][0].shape == negative[0][0].shape == (1, 77, 192)
+    (invented,) = run(
+        "ADiff_GenerateMasks",
+        **trained.base,
+        embeddings=trained.embeddings,
+        defect_type="leather/burn",
+        count=3,
+        seed=0,
+        **{**SAMPLER, "steps": 12, "cfg": 5.0},
+    )
+    assert invented.shape == (3, 128, 128) and set(invented.unique().tolist()) == {0.0, 1.0}
+    assert all(0.0005 < float(mask.mean()) <= 0.5 for mask in invented)
+    picture = torch.zeros(1, 32, 32, 3)
+    picture[:, 8:20, 8:20] = 0.8
+    (found,) = run("ADiff_BinarizeMasks", images=picture, threshold=0.5)
+    assert torch.equal(found, (picture[..., 0] > 0.5).float())
+
+
+def test_the_gate_keeps_what_shows_and_says_what_it_left_out(run: Run, trained: Any, masks: Tensor) -> None:
+    images = trained.normals.clone()
+    images[1][masks[1] > 0] = 1 - images[1][masks[1] > 0]  # only the second pair shows anything
+    vae = trained.base["vae"]
+    inputs = {"images": images, "masks": masks, "normals": trained.normals, "vae": vae}
+    kept, kept_masks, report = run("ADiff_QualityGate", **inputs, smallest_fill=0.3)
+    assert torch.equal(kept, images[1:2]) and torch.equal(kept_masks, masks[1:2])
+    assert report.startswith("1 of 3 pairs accepted") and report.count("left out") == 2
+    with pytest.raises(ValueError, match=r"None of 3 pairs fills 30% of its mask \(best 0%\)"):
+        run("ADiff_QualityGate", **{**inputs, "images": trained.normals}, smallest_fill=0.3)
+
+
+def test_a_dataset_is_appended_to_with_exact_pixels(run: Run, trained: Any, masks: Tensor) -> None:
+    inputs = {"images": trained.normals, "masks": masks, "defect_type": "leather/ink", "folder": "made"}
+    (path,) = run("ADiff_SaveDataset", **inputs, normals=trained.normals)
+    assert Path(path) == run.root / "output" / "made"  # type: ignore[attr-defined]
+    run("ADiff_SaveDataset", **inputs)
+    written = sorted((Path(path) / "leather/test/ink").iterdir())
+    assert len(written) == 6 and len(list((Path(path) / "leather/train/good").iterdir())) == 3
+    expected = (trained.normals[0].numpy() * 255 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(Image.open(written[0])), expected)
+    mask = np.asarray(Image.open(Path(path) / "leather/ground_truth/ink/00001_mask.png"))
+    np.testing.assert_array_equal(mask > 0, masks[1].numpy() > 0)
+    for wrong in ("ink", "leather/", "../x", "leather/a/b"):
+        with pytest.raises(ValueError, match="is no category/defect"):
+            run("ADiff_SaveDataset", **{**inputs, "defect_type": wrong})
+    with pytest.raises(ValueError, match="lies outside"):
+        run("ADiff_SaveDataset", **{**inputs, "folder": "../../../elsewhere"})
