@@ -17,11 +17,27 @@ PACK = "adiff_pack"
 
 
 @pytest.fixture(scope="session")
-def pack() -> ModuleType:
-    """The pack's root module; its parts are imported below the name `adiff_pack`."""
+def comfyui() -> Path:
+    """The folder of a real ComfyUI."""
     if not (COMFYUI / "comfy").is_dir():
         pytest.skip(f"There is no ComfyUI in {COMFYUI}: run 'make test', or set COMFYUI_PATH.")
-    sys.path.insert(0, str(COMFYUI))
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def start_server() -> type:
+    """`tests/comfyui/server.py`'s Server, which pytest's import mode keeps off the path."""
+    spec = importlib.util.spec_from_file_location("adiff_server", Path(__file__).parent / "server.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Server
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui: Path) -> ModuleType:
+    """The pack's root module; its parts are imported below the name `adiff_pack`."""
+    sys.path.insert(0, str(comfyui))
     from comfy.cli_args import args  # type: ignore[import-not-found]
 
     args.cpu = not torch.cuda.is_available()
