@@ -7,5 +7,7 @@ except ModuleNotFoundError:
 else:
     from .nodes import AnomalyDiffusion
 
+    WEB_DIRECTORY = "./nodes/web"
+
     async def comfy_entrypoint() -> AnomalyDiffusion:
         return AnomalyDiffusion()

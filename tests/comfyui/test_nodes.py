@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+HELP = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 Run = Callable[..., tuple]
 SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
 DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
@@ -90,6 +91,9 @@ def test_every_node_explains_itself_and_every_input(run: Run) -> None:
         assert not inputs & outputs, node_id
         for entry in schema.inputs:
             assert entry.tooltip, f"{node_id}.{entry.id}"
+        page = (HELP / f"{node_id}.md").read_text()
+        assert page.startswith(f"# {schema.display_name}\n") and "**Example:**" in page
+    assert {path.stem for path in HELP.glob("*.md")} == set(run.nodes)  # type: ignore[attr-defined]
 
 
 def test_the_model_folder_is_known_with_what_the_user_configured(run: Run) -> None:
