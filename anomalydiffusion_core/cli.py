@@ -229,6 +229,41 @@ def report(
     raise typer.Exit(run_command(command, json))
 
 
+@app.command(
+    epilog="Example: anomalydiffusion queue workflows/4_all_in_one.json --count 3 --set ADiff_KSampler.cfg=3"
+)
+def queue(
+    workflow: Annotated[Path, typer.Argument(help="A workflow saved by ComfyUI, in either of its formats.")],
+    server: Annotated[str, typer.Option(help="Where ComfyUI runs.")] = "http://127.0.0.1:8188",
+    count: Annotated[int, typer.Option(min=1, help="Jobs; each has its seeds raised by one.")] = 1,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="node.input=value (repeat); a node by its id, title or type."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Download what the jobs saved into this folder; else it is named.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Sends a workflow to a ComfyUI server and follows it to its end."""
+    import asyncio
+
+    from .comfyui_jobs import queue_jobs, read_workflow
+
+    def command() -> dict[str, Any]:
+        content = read_workflow(workflow)
+        if out:
+            check_writable(out)
+        with progress() as on_stage:
+            jobs = asyncio.run(queue_jobs(content, server, count, assignments or [], out, on_stage))
+        for job in jobs:
+            for file in job.saved:
+                say(file)
+        return {"jobs": [{"id": job.prompt_id, "files": job.saved} for job in jobs]}
+
+    raise typer.Exit(run_command(command, json))
+
+
 @app.command("pretrain-tiny", epilog="Example: anomalydiffusion pretrain-tiny --recipe cpu --out runs/tiny")
 def pretrain_tiny(
     out: Annotated[Path, typer.Option(help="Work folder; tiny_base.safetensors is written there.")],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset
 
 PROMPTS = Path(__file__).parent / "prompts"
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -164,3 +167,30 @@ def test_the_pack_imports_in_a_moment(server: Any) -> None:
     lines = server.log.read_text().splitlines()
     line = next(line for line in lines if "ComfyUI-AnomalyDiffusion" in line and "seconds" in line)
     assert "IMPORT FAILED" not in line
+
+
+def test_the_command_line_queues_a_workflow_as_the_browser_saves_it(
+    server: Any, first_run: dict[str, Any], tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "anomalydiffusion_core.cli",
+        "queue",
+        str(WORKFLOWS / "4_all_in_one.json"),
+    ]
+    command += ["--server", f"http://127.0.0.1:{server.port}", "--json", str(tmp_path / "summary.json")]
+    short = {"ADiff_TrainAnomaly": 4, "ADiff_TrainMasks": 4, "ADiff_GenerateMasks": 12, "ADiff_KSampler": 6}
+    for node, steps in short.items():
+        command += ["--set", f"{node}.steps={steps}"]
+    command += ["--set", "ADiff_QualityGate.smallest_fill=0", "--set", "ADiff_SaveDataset.folder=queued"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "summary.json").read_text())["jobs"]) == 1
+    assert len(find_dataset(server.base / "output" / "queued").by_type()["leather/burn"]) == 8
+    wrong = subprocess.run(
+        [*command[:-2], "--set", "ADiff_AnomalyConditioning.defect_type=leather/hole"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert wrong.returncode == 2
+    assert "failed: There is no anomaly embedding for 'leather/hole'" in wrong.stderr

@@ -1,0 +1,323 @@
+"""Jobs for a ComfyUI server: a workflow with changes, queued by its API, followed over its WebSocket.
+
+A lost connection is taken up again; a job's end is read from the server's history, so that none is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+Prompt = dict[str, dict[str, Any]]  # ComfyUI's API format: node id -> class_type, inputs
+OnProgress = Callable[[str, int, int], None]  # (node, done, total)
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SILENT_MODES = (2, 4)  # muted and bypassed nodes of a UI-format workflow
+EXPORT = "export it in ComfyUI with Workflow > Export (API) and queue that file"
+PATIENCE = 15.0  # seconds without a message after which the history is asked
+TRIES = 20  # connections in a row that may fail
+
+
+class JobFailed(ValueError):
+    """Raised when a server refuses a job or a node of it fails, with the server's own words."""
+
+
+@dataclass
+class Job:
+    """A finished job: its id on the server, and the files it saved, as the server names them."""
+
+    prompt_id: str
+    files: list[dict[str, str]] = field(default_factory=list)
+    downloaded: list[Path] = field(default_factory=list)
+
+    @property
+    def saved(self) -> list[str]:
+        """Paths here, where files were downloaded, else below the server's output folder."""
+        names = [f"{file.get('subfolder', '')}/{file['filename']}".lstrip("/") for file in self.files]
+        return [str(path) for path in self.downloaded] or names
+
+
+def read_workflow(path: Path) -> dict[str, Any]:
+    """A workflow file of either format. Raises ValueError when it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"Workflow {path} does not exist: check the path.") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Workflow {path} cannot be read ({error}): give a file saved by ComfyUI.") from None
+    if isinstance(content, dict) and isinstance(content.get("nodes"), list):
+        return content
+    if (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(node, dict) and "class_type" in node for node in content.values())
+    ):
+        return content
+    raise ValueError(f"{path} is no ComfyUI workflow: give a file saved by ComfyUI.")
+
+
+def as_prompt(workflow: dict[str, Any], information: dict[str, Any]) -> Prompt:
+    """API format from either format; `information` is the server's /object_info, which names the widgets.
+
+    Raises ValueError for a UI-format workflow with nodes that only the browser can resolve.
+    """
+    if "nodes" not in workflow:
+        return copy.deepcopy(workflow)
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow.get("links", [])}
+    prompt: Prompt = {}
+    for node in workflow["nodes"]:
+        kind = node["type"]
+        if kind in ("Note", "MarkdownNote"):
+            continue
+        if node.get("mode", 0) in SILENT_MODES or kind not in information:
+            raise ValueError(f"Node {node['id']} ({kind}) cannot be converted here: {EXPORT}.")
+        linked = {
+            slot["name"]: slot["link"] for slot in node.get("inputs", []) if slot.get("link") is not None
+        }
+        inputs = _widget_values(node, information[kind])
+        inputs |= {name: sources[link] for name, link in linked.items()}
+        prompt[str(node["id"])] = {
+            "class_type": kind,
+            "inputs": inputs,
+            "_meta": {"title": node.get("title", kind)},
+        }
+    return prompt
+
+
+def _widget_values(node: dict[str, Any], information: dict[str, Any]) -> dict[str, Any]:
+    values = node.get("widgets_values") or []
+    if isinstance(values, dict):
+        return dict(values)
+    remaining, inputs = iter(values), {}
+    for group in ("required", "optional"):
+        for name, (kind, *options) in information["input"].get(group, {}).items():
+            settings = options[0] if options else {}
+            if settings.get("forceInput") or not (isinstance(kind, list) or kind in WIDGETS):
+                continue
+            value = next(remaining, None)
+            if value is not None:
+                inputs[name] = value
+            if settings.get("control_after_generate"):
+                next(remaining, None)  # the browser's own "fixed" or "randomize"
+    return inputs
+
+
+def changed(prompt: Prompt, assignments: list[str]) -> Prompt:
+    """`prompt` with `node.input=value` applied; a node is named by id, title or type, a value may be JSON.
+
+    Raises ValueError, naming what there is, when node or input do not exist or the name fits several.
+    """
+    prompt = copy.deepcopy(prompt)
+    for assignment in assignments:
+        parts = re.fullmatch(r"(.+)\.([^.=]+)=(.*)", assignment, re.DOTALL)
+        if not parts:
+            raise ValueError(f"--set {assignment!r} is not of the form node.input=value.")
+        name, key, text = parts.groups()
+        node = prompt[_node_id(prompt, name)]
+        if key not in node["inputs"]:
+            known = ", ".join(sorted(node["inputs"])) or "none"
+            raise ValueError(f"Node {name!r} has no input {key!r}: it has {known}.")
+        try:
+            node["inputs"][key] = json.loads(text)
+        except ValueError:
+            node["inputs"][key] = text
+    return prompt
+
+
+def _node_id(prompt: Prompt, name: str) -> str:
+    if name in prompt:
+        return name
+    fitting = [
+        node_id
+        for node_id, node in prompt.items()
+        if name in (node["class_type"], node.get("_meta", {}).get("title"))
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    known = ", ".join(f"{node_id} ({node['class_type']})" for node_id, node in prompt.items())
+    found = f"several nodes {name!r}" if fitting else f"no node {name!r}"
+    raise ValueError(f"There is {found}: name one by its id of {known}.")
+
+
+def reseeded(prompt: Prompt, number: int) -> Prompt:
+    """`prompt` with `number` added to every seed, so that job after job gives something new."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        for key in ("seed", "noise_seed"):
+            if isinstance(node["inputs"].get(key), int):
+                node["inputs"][key] += number
+    return prompt
+
+
+class ComfyUIServer:
+    """A connection to one server. Use `connected`."""
+
+    def __init__(self, url: str, session: ClientSession) -> None:
+        self.url, self.session, self.client_id = url.rstrip("/"), session, uuid.uuid4().hex
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[ComfyUIServer]:
+        """Raises ValueError where no ComfyUI answers at `url`."""
+        import aiohttp
+
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+            server = cls(url, session)
+            try:
+                await server.get("/system_stats")
+            except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+                raise ValueError(
+                    f"No ComfyUI answers at {url} ({type(error).__name__}): start it, or give its --server."
+                ) from None
+            yield server
+
+    async def get(self, path: str) -> Any:
+        async with self.session.get(self.url + path) as answer:
+            answer.raise_for_status()
+            return await answer.json(content_type=None)
+
+    async def information(self) -> dict[str, Any]:
+        """/object_info: every node's inputs and outputs."""
+        return await self.get("/object_info")
+
+    async def run(self, prompt: Prompt, on_progress: OnProgress = lambda *_: None) -> Job:
+        """Queues a prompt and follows it to its end. Raises JobFailed with the server's words."""
+        content = {"prompt": prompt, "client_id": self.client_id}
+        async with self.session.post(self.url + "/prompt", json=content) as answer:
+            reply = await answer.json(content_type=None)
+        if answer.status != 200:
+            raise JobFailed(_refusal(reply))
+        prompt_id = reply["prompt_id"]
+        history = await self._followed(prompt_id, prompt, on_progress)
+        for kind, message in history["status"]["messages"]:
+            if kind == "execution_error":
+                words = str(message["exception_message"]).strip()
+                raise JobFailed(f"Node {message['node_id']} ({message['node_type']}) failed: {words}")
+            if kind == "execution_interrupted":
+                raise JobFailed("The job was cancelled on the server.")
+        return Job(prompt_id, _files(history["outputs"]))
+
+    async def _followed(self, prompt_id: str, prompt: Prompt, on_progress: OnProgress) -> dict[str, Any]:
+        import aiohttp
+
+        failures = 0
+        while True:
+            try:
+                address = f"{self.url}/ws?clientId={self.client_id}"
+                async with self.session.ws_connect(address, heartbeat=PATIENCE) as socket:
+                    while not (history := await self.get(f"/history/{prompt_id}")):
+                        failures = 0
+                        await self._listen(socket, prompt_id, prompt, on_progress)
+                    return history[prompt_id]
+            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
+                failures += 1
+                if failures > TRIES:
+                    raise ValueError(
+                        f"The connection to {self.url} was lost ({type(error).__name__}): job {prompt_id} "
+                        "may go on there, look at its queue."
+                    ) from None
+                await asyncio.sleep(min(5.0, 0.25 * failures))
+
+    async def _listen(self, socket: Any, prompt_id: str, prompt: Prompt, on_progress: OnProgress) -> None:
+        """Passes progress on until the job's end is told or nothing is heard for a while."""
+        from aiohttp import WSMsgType
+
+        while True:
+            try:
+                message = await socket.receive(timeout=PATIENCE)
+            except asyncio.TimeoutError:
+                return
+            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
+                raise ConnectionError
+            if message.type is not WSMsgType.TEXT:
+                continue  # a preview picture
+            event = json.loads(message.data)
+            kind, content = event.get("type", ""), event.get("data", {})
+            if content.get("prompt_id") != prompt_id:
+                continue
+            if kind == "progress":
+                on_progress(_title(prompt, content["node"]), int(content["value"]), int(content["max"]))
+            elif kind == "executing" and content.get("node"):
+                on_progress(_title(prompt, content["node"]), 0, 1)
+            elif kind in ("execution_success", "execution_error", "execution_interrupted"):
+                return
+
+    async def download(self, file: dict[str, str], folder: Path) -> Path:
+        """Saves an output file of a job below `folder`; never over another, and never outside it."""
+        from .dataset.photos import write_new
+
+        parameters = {key: file.get(key, "") for key in ("filename", "subfolder", "type")}
+        async with self.session.get(self.url + "/view", params=parameters) as answer:
+            answer.raise_for_status()
+            content = await answer.read()
+        inner = [part for part in Path(file.get("subfolder", "")).parts if part not in ("..", "/")]
+        path = folder.joinpath(*inner, Path(file["filename"]).name)
+        write_new(content, path)
+        return path
+
+
+def _title(prompt: Prompt, node_id: str) -> str:
+    node = prompt.get(node_id, {})
+    return str(node.get("_meta", {}).get("title") or node.get("class_type", node_id))
+
+
+def _files(outputs: dict[str, Any]) -> list[dict[str, str]]:
+    """Saved files of all nodes; previews, which the server forgets, are left out."""
+    return [
+        entry
+        for output in outputs.values()
+        for entries in output.values()
+        if isinstance(entries, list)
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("type") == "output"
+    ]
+
+
+def _refusal(reply: dict[str, Any]) -> str:
+    """A refused prompt's errors in one sentence."""
+    errors = [
+        f"node {node_id} ({node['class_type']}): {error['message']} ({error['details']})"
+        for node_id, node in (reply.get("node_errors") or {}).items()
+        for error in node["errors"]
+    ]
+    main = reply.get("error", {})
+    words = main.get("message", str(main)) if isinstance(main, dict) else str(main)
+    return f"The server refused the job: {'; '.join(errors) or words}"
+
+
+async def queue_jobs(
+    workflow: dict[str, Any],
+    url: str,
+    count: int,
+    assignments: list[str],
+    out: Path | None,
+    on_stage: Callable[[str, int, int, str], None],
+) -> list[Job]:
+    """Runs `count` jobs of a workflow one after the other; job i has its seeds raised by i.
+
+    With `out`, what they saved is downloaded into a folder for each job. Raises as `ComfyUIServer.run`.
+    """
+    jobs = []
+    async with ComfyUIServer.connected(url) as server:
+        prompt = changed(as_prompt(workflow, await server.information()), assignments)
+        for number in range(count):
+
+            def report(node: str, done: int, total: int, number: int = number) -> None:
+                on_stage(f"job {number + 1} of {count}: {node}", done, total, "")
+
+            job = await server.run(reseeded(prompt, number), report)
+            if out:
+                folder = out / job.prompt_id
+                job.downloaded = [await server.download(file, folder) for file in job.files]
+            jobs.append(job)
+    return jobs
