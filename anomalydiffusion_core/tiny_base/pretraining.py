@@ -55,7 +55,8 @@ class Recipe:
     ema_decay: float = 0.999
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     place_share: float = 0.5  # of each batch: large defects, a quarter pictures of masks, at noisy timesteps
-    defect_share: float = 0.5  # of the loss: mean over the defect's cells beside that over all cells
+    defect_share: float = 0.5  # of the loss in the defect's cells, at first (see `loss_weights`)
+    emphasis_until: float = 0.6  # share of the run after which all cells weigh alike
     autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
     save_minutes: float = 5.0
@@ -276,6 +277,8 @@ def loss_weights(touched: Tensor, share: float) -> Tensor:
     """Weights (B,1,h,w) of mean 1 a sample: `share` of the loss from the cells `touched` (B,1,h,w) by a
     defect, so that a scratch counts as much as a stain, the rest from all cells alike.
 
+    Words for defects are learned sooner so. But weights that depend on what is to be predicted bias the
+    estimate towards it: thin defects grow into clouds. Hence `Recipe.emphasis_until`.
     Defects below `SMALLEST` cells count as that large; without a defect all weights are 1.
     """
     area = touched.sum((1, 2, 3), keepdim=True).clamp(min=SMALLEST)
@@ -316,7 +319,8 @@ class _Trainer:
         while (done := (time.monotonic() - start) / 60 / recipe.minutes) < 1:
             rate = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps)
             rate *= 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
-            losses.append(self._step(float(rate), step))
+            share = recipe.defect_share if done < recipe.emphasis_until else 0.0
+            losses.append(self._step(float(rate), share, step))
             step += 1
             save = time.monotonic() - last_save > 60 * recipe.save_minutes
             if step % 100 == 0 or save:
@@ -338,7 +342,7 @@ class _Trainer:
             "minutes": recipe.minutes,
         }
 
-    def _step(self, rate: float, step: int) -> float:
+    def _step(self, rate: float, defect_share: float, step: int) -> float:
         recipe, g = self.recipe, self.generator
         large = float(torch.rand((), generator=g)) < recipe.large_share
         pool, batch = (
@@ -361,7 +365,7 @@ class _Trainer:
         ids = pool.ids[rows].long()
         ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
         z0 = pool.latents[rows].float().to(self.device)
-        weight = loss_weights(pool.touched[rows].to(self.device), recipe.defect_share)
+        weight = loss_weights(pool.touched[rows].to(self.device), defect_share)
         t = t.long().to(self.device)
         noise = torch.randn(z0.shape, generator=g).to(self.device)
         alpha = self.alphas_cumprod[t].sqrt()[:, None, None, None]

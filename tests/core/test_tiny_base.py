@@ -76,6 +76,8 @@ def test_captions_say_where_and_masks_are_pictures_of_themselves():
         )
     for scene in scenes:
         assert (" at the " in scene.caption) == bool(scene.mask.any())
+    bare = [s for s in scenes if s.mask.any() and not any(m in s.caption for m in MATERIALS)]
+    assert 40 < len(bare) - len(pictures) < 120 and any(" defect at the " in s.caption for s in bare)
     single = next(s for s in scenes if len(PLACE.findall(s.caption)) == 1)
     assert place_in_words(single.mask) in single.caption
 
@@ -152,6 +154,29 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
     table = first.text_encoder.get_input_embeddings().weight
     assert table.shape == (49408, 192)
     assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int32}
+
+
+def test_words_that_a_resumed_base_lacked_start_as_all_unknown_ones() -> None:
+    table = torch.randn(4, 192)
+    state = {"token_ids": torch.tensor([10, 20, 49406, 49407]), architecture.TOKEN_TABLE: table}
+    chosen = architecture.select_vocabulary(state, torch.tensor([10, 30, 49406, 49407]))
+    assert torch.equal(chosen[architecture.TOKEN_TABLE][[0, 2, 3]], table[[0, 2, 3]])
+    assert torch.allclose(chosen[architecture.TOKEN_TABLE][1], table.mean(0), atol=1e-6)
+
+
+def test_a_thin_defect_weighs_as_much_in_the_loss_as_a_wide_one() -> None:
+    touched = torch.zeros((4, 1, 16, 16), dtype=torch.bool)
+    touched[0, :, 3, 2:12] = True  # 10 cells
+    touched[1, :, :8] = True  # half of all
+    touched[2, :, 0, 0] = True  # one cell, which counts as six
+    weights = pretraining.loss_weights(touched, 0.5)
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(4))
+    inside = (weights * touched).sum((1, 2, 3)) / weights.sum((1, 2, 3))
+    # half of the loss, and what the defect's cells have of the other half
+    assert torch.allclose(inside[:2], 0.5 + 0.5 * torch.tensor([10 / 256, 0.5]))
+    assert 0.1 < float(inside[2]) < 0.3
+    assert torch.equal(weights[3], torch.ones(1, 16, 16))
+    assert torch.equal(pretraining.loss_weights(touched, 0.0), torch.ones(4, 1, 16, 16))
 
 
 def test_words_are_seen_through_a_fresh_text_encoder():
