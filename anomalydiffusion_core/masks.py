@@ -200,21 +200,27 @@ def write_masks(
 ) -> dict[str, int]:
     """Writes `count` accepted masks of each type below `out` and an overview picture; returns counts by type.
 
-    Everything is drawn before anything is written.
+    Everything is drawn before anything is written. Types that fall short are left out, and raise
+    TriesExhausted once the others are written.
     """
-    drawn = {}
+    drawn, problems = {}, []
     for name in types:
         model.mask_tokens(name)
     for name in types:
-        drawn[name] = generate_masks(
-            base,
-            model,
-            name,
-            count,
-            seed,
-            config,
-            on_mask=lambda done, tries, name=name: on_stage(name, done, count, f"{tries} tried"),
-        )
+        try:
+            drawn[name] = generate_masks(
+                base,
+                model,
+                name,
+                count,
+                seed,
+                config,
+                on_mask=lambda done, tries, name=name: on_stage(name, done, count, f"{tries} tried"),
+            )
+        except TriesExhausted as problem:
+            problems.append(str(problem))
+    if not drawn:
+        raise TriesExhausted(" ".join(problems))
     for name, pictures in drawn.items():
         for number, mask in enumerate(pictures):
             write_png(
@@ -227,4 +233,6 @@ def write_masks(
         for pictures in drawn.values()
     ]
     write_png(Image.fromarray(np.concatenate(rows)), out / "overview.png")
+    if problems:
+        raise TriesExhausted(" ".join([*problems, f"The masks of {', '.join(drawn)} are in {out}."]))
     return {name: len(pictures) for name, pictures in drawn.items()}

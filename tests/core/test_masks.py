@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from anomalydiffusion_core import masks as masks_module
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.masks import (
     MaskConfig,
@@ -174,3 +175,25 @@ def test_written_masks_are_black_and_white_files_and_an_overview(
         for file, mask in zip(files, generate_masks(painter, model, name, 3, 3, CONFIG), strict=True):
             assert np.array_equal(np.asarray(Image.open(file)), mask * 255)
     assert Image.open(tmp_path / "overview.png").size == (3 * 66, 2 * 66)
+
+
+def test_types_that_fall_short_do_not_cost_the_others_their_masks(
+    painter,  # type: ignore[no-untyped-def]
+    model: AnomalyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def blank_stains(base, model, defect_type, indices, seed, config):  # type: ignore[no-untyped-def]
+        drawn = draw_masks(base, model, defect_type, indices, seed, config)
+        return [m & (defect_type != "thing/stain") for m in drawn]
+
+    monkeypatch.setattr(masks_module, "draw_masks", blank_stains)
+    few = replace(CONFIG, tries_per_mask=8)
+    arguments = (3, 3, tmp_path / "out", few, lambda *_: None)
+    with pytest.raises(TriesExhausted, match="of thing/stain .* The masks of thing/scratch are in"):
+        write_masks(painter, model, ["thing/stain", "thing/scratch"], *arguments)
+    assert len(list((tmp_path / "out/thing/scratch").iterdir())) == 3
+    assert not (tmp_path / "out/thing/stain").exists()
+    with pytest.raises(TriesExhausted, match="thing/stain"):
+        write_masks(painter, model, ["thing/stain"], 1, 3, tmp_path / "none", few, lambda *_: None)
+    assert not (tmp_path / "none").exists()
