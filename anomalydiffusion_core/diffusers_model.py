@@ -17,6 +17,7 @@ from .latent_diffusion import (
     Fingerprint,
     NoiseSchedule,
     common_columns,
+    fitting_vectors,
     hash_weights,
 )
 from .reweighting import AttentionWeights
@@ -82,7 +83,10 @@ class DiffusersModel:
         return self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids
 
     def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
-        vectors = None if inserted is None else self._fitting(inserted, len(prompts))
+        vectors = None
+        if inserted is not None:
+            name = self.encoder_name
+            vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
         count = 0 if vectors is None else vectors.shape[1]
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         rows, starts = [], []
@@ -104,17 +108,6 @@ class DiffusersModel:
         with _inserting(self._table, vectors, starts):
             hidden = self.text_encoder(ids).last_hidden_state
         return Context(hidden, common_columns(starts, count))
-
-    def _fitting(self, inserted: dict[str, Tensor], rows: int) -> Tensor:
-        """The vectors (B,k,d) of this base's text encoder; raises ValueError when they do not fit."""
-        width = self.token_widths[self.encoder_name]
-        shapes = {name: tuple(vectors.shape) for name, vectors in inserted.items()}
-        shape = shapes.get(self.encoder_name, ())
-        if len(shape) != 3 or shape[0] != rows or shape[2] != width:
-            raise ValueError(
-                f"Vectors {shapes} do not fit: {self.encoder_name!r} of this base takes ({rows}, k, {width})."
-            )
-        return inserted[self.encoder_name]
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         output = self.unet(noisy, t, context).sample

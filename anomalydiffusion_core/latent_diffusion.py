@@ -85,6 +85,15 @@ def hash_weights(*states: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def fitting_vectors(inserted: dict[str, Tensor], encoder: str, rows: int, width: int) -> Tensor:
+    """The vectors (B,k,d) of one text encoder; raises ValueError when they do not fit `rows` and `width`."""
+    shapes = {name: tuple(vectors.shape) for name, vectors in inserted.items()}
+    shape = shapes.get(encoder, ())
+    if len(shape) != 3 or shape[0] != rows or shape[2] != width:
+        raise ValueError(f"Vectors {shapes} do not fit: {encoder!r} of this base takes ({rows}, k, {width}).")
+    return inserted[encoder]
+
+
 def common_columns(starts: list[int], count: int) -> Columns:
     """Where `count` inserted vectors stand: row by row, or one slice where that is the same in all rows."""
     slices = tuple(slice(start, start + count) for start in starts)

@@ -28,6 +28,7 @@ from ..anomalydiffusion_core.latent_diffusion import (
     Fingerprint,
     NoiseSchedule,
     common_columns,
+    fitting_vectors,
     hash_weights,
 )
 from ..anomalydiffusion_core.reweighting import AttentionWeights
@@ -111,7 +112,10 @@ class ComfyModel:
         return self.tokens.tokenizer(text)["input_ids"][1:-1] if text.strip() else []
 
     def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
-        vectors = None if inserted is None else self._fitting(inserted, len(prompts))
+        vectors = None
+        if inserted is not None:
+            name = self.encoder_name
+            vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
         count = 0 if vectors is None else vectors.shape[1]
         tokens, rows, starts = self.tokens, [], []
         for number, prompt in enumerate(prompts):
@@ -138,16 +142,6 @@ class ComfyModel:
             self.text_encoder.set_clip_options({"layer": self.clip.layer_idx})
         hidden = self.text_encoder(rows)[0]
         return Context(hidden.to(self.device), common_columns(starts, count))
-
-    def _fitting(self, inserted: dict[str, Tensor], rows: int) -> Tensor:
-        width = self.token_widths[self.encoder_name]
-        shapes = {name: tuple(vectors.shape) for name, vectors in inserted.items()}
-        shape = shapes.get(self.encoder_name, ())
-        if len(shape) != 3 or shape[0] != rows or shape[2] != width:
-            raise ValueError(
-                f"Vectors {shapes} do not fit: {self.encoder_name!r} of this CLIP takes ({rows}, k, {width})."
-            )
-        return inserted[self.encoder_name]
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         alpha, sigma = self.schedule.alpha_sigma(t)

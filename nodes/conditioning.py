@@ -6,18 +6,11 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .inputs import base_inputs, type_input
 from .sockets import AnomalyEmbedding
 
 CATEGORY = "AnomalyDiffusion/conditioning"
 COLUMNS = "anomalydiffusion_columns"  # in a conditioning's options: where the inserted vectors stand
-
-
-def type_input() -> io.Input:
-    return io.String.Input(
-        "defect_type",
-        default="",
-        tooltip="Which defect, as category/defect, such as leather/burn. Empty: the first one learned.",
-    )
 
 
 def chosen_type(embeddings: Any, defect_type: str, kind: str) -> str:
@@ -35,9 +28,7 @@ class AnomalyConditioning(io.ComfyNode):
             description="A prompt that says what the defect looks like and, from the mask, where it is. One "
             "conditioning per mask, in one batch.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+                *base_inputs(),
                 AnomalyEmbedding.Input(
                     "embeddings", tooltip="From Train Anomaly or Load Anomaly Embeddings."
                 ),
@@ -81,9 +72,7 @@ class MaskConditioning(io.ComfyNode):
             category=CATEGORY,
             description="A prompt for a black-and-white picture of a mask like the defect's own.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+                *base_inputs(),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
             ],

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from .conditioning import chosen_type, type_input
-from .sampling import sampler_inputs
+from .conditioning import chosen_type
+from .inputs import base_inputs, sampler_inputs, type_input
 from .sockets import AnomalyEmbedding
 
 CATEGORY = "AnomalyDiffusion/masks"
@@ -23,9 +23,7 @@ class GenerateMasks(io.ComfyNode):
             description="Invents masks like those of a defect; empty, tiny, full and border-filling ones are "
             "drawn again until the number is reached.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model that the embeddings were trained on."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+                *base_inputs(),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),

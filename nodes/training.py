@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
+from .inputs import base_inputs, seed_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
 if TYPE_CHECKING:
@@ -14,12 +15,10 @@ if TYPE_CHECKING:
 CATEGORY = "AnomalyDiffusion/training"
 
 
-def base_inputs() -> list[io.Input]:
+def data_inputs() -> list[io.Input]:
     """MODEL, CLIP, VAE and dataset, as every training takes them."""
     return [
-        io.Model.Input("model", tooltip="The frozen base model: Load Tiny Base, or any SD 1.x or 2.x."),
-        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-        io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+        *base_inputs("The frozen base model: Load Tiny Base, or any SD 1.x or 2.x."),
         FewShotDataset.Input("dataset", tooltip="From Load Few-Shot Dataset."),
     ]
 
@@ -38,14 +37,7 @@ def schedule_inputs(steps: int) -> list[io.Input]:
             tooltip="Share of each defect's pairs that trains, lowest ids first. The rest only measures "
             "whether it carries over to unseen photos; 1 = train on all.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Same seed, same result.",
-        ),
+        seed_input(),
     ]
 
 
@@ -60,7 +52,7 @@ class TrainAnomaly(io.ComfyNode):
             "encoder) from a few image-mask pairs; the base model stays as it is.",
             is_output_node=True,
             inputs=[
-                *base_inputs(),
+                *data_inputs(),
                 *schedule_inputs(500),
                 io.Int.Input(
                     "size",
@@ -111,7 +103,7 @@ class TrainMasks(io.ComfyNode):
             category=CATEGORY,
             description="Learns what the masks of each defect look like (mask embeddings), to invent more.",
             inputs=[
-                *base_inputs(),
+                *data_inputs(),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly, with the same size."),
                 *schedule_inputs(300),
                 io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors per mask embedding."),

@@ -76,7 +76,7 @@ def test_prompts_with_inserted_vectors_are_encoded_alike(hosts: Any) -> None:
 
 
 def test_vectors_that_do_not_fit_are_refused(hosts: Any) -> None:
-    with pytest.raises(ValueError, match="do not fit: 'clip_l' of this CLIP takes"):
+    with pytest.raises(ValueError, match="do not fit: 'clip_l' of this base takes"):
         hosts.comfy.encode_prompts([PROMPT], {"clip_l": torch.zeros(1, 4, 768)})
     with pytest.raises(ValueError, match="must hold"):
         hosts.comfy.encode_prompts(["a photo"], {"clip_l": torch.zeros(1, 4, 192)})

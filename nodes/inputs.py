@@ -1,0 +1,86 @@
+"""Inputs that several nodes share."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.v0_0_2 import io
+
+MODES = ["adaptive", "paper", "released", "off"]
+
+
+def base_inputs(model: str = "The base model that the embeddings were trained on.") -> list[io.Input]:
+    """MODEL, CLIP and VAE of one base."""
+    return [
+        io.Model.Input("model", tooltip=model),
+        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+        io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
+    ]
+
+
+def seed_input() -> io.Input:
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+        tooltip="Same seed, same result, whatever the batch.",
+    )
+
+
+def type_input() -> io.Input:
+    return io.String.Input(
+        "defect_type",
+        default="",
+        tooltip="Which defect, as category/defect, such as leather/burn. Empty: the first one learned.",
+    )
+
+
+def sampler_inputs(cfg: float) -> list[io.Input]:
+    """Seed, steps, guidance, sampler and scheduler, as ComfyUI's own KSampler has them."""
+    return [
+        seed_input(),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=cfg,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip="Classifier-free guidance; 1 = none, and half the time.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="euler_ancestral",
+            tooltip="Any sampler. Ancestral ones invent more, as the method's released code does.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="Noise levels of the steps.",
+        ),
+    ]
+
+
+def reweighting_inputs() -> list[io.Input]:
+    """Mode and strength of AAR."""
+    return [
+        io.Combo.Input(
+            "mode",
+            options=MODES,
+            default="adaptive",
+            tooltip="Where the defect does not show yet, attention to it is strengthened. adaptive: by the "
+            "last estimate, in latent space. paper: Eq. 7-8, in pixels. released: as the authors' code. "
+            "off: plain.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="0 = exactly the plain sampler. Texture-like defects gain from it, others may not.",
+        ),
+    ]
