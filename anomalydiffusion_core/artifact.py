@@ -133,7 +133,7 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         kind, _, rest = key.partition("/")
         if kind in ("anomaly", "mask"):
             defect_type, _, encoder = rest.rpartition("/")
-            _check_type(defect_type)
+            check_type(defect_type)
             getattr(model, kind).setdefault(defect_type, {})[encoder] = tensor
     configs = json.loads(metadata["spatial_encoder"])
     for name, config in configs.items():
@@ -146,11 +146,11 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
     return model
 
 
-def _check_type(defect_type: str) -> None:
+def check_type(defect_type: str) -> None:
     """Types become folder names, so one that leads elsewhere is refused (ValueError)."""
     parts = defect_type.split("/")
     if len(parts) != 2 or not all(parts) or {".", ".."} & set(parts) or "\\" in defect_type:
-        raise ValueError(f"{defect_type!r} is no category/defect")
+        raise ValueError(f"{defect_type!r} is no category/defect, such as leather/burn")
 
 
 def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) -> None:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from .diffusers_attention import reweighted
 from .latent_diffusion import (
-    PLACEHOLDER,
     Context,
     Fingerprint,
     NoiseSchedule,
     common_columns,
     fitting_vectors,
     hash_weights,
+    split_prompt,
 )
 from .reweighting import AttentionWeights
 from .spatial_encoder import SpatialEncoder
@@ -87,27 +87,18 @@ class DiffusersModel:
         if inserted is not None:
             name = self.encoder_name
             vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
-        count = 0 if vectors is None else vectors.shape[1]
-        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        count = None if vectors is None else vectors.shape[1]
+        start, end, pad = (getattr(self.tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad"))
         rows, starts = [], []
         for prompt in prompts:
-            before, placeholder, after = prompt.partition(PLACEHOLDER)
-            if bool(placeholder) != (vectors is not None):
-                raise ValueError(
-                    f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted."
-                )
-            head = [self.tokenizer.bos_token_id, *self._ids(before)]
-            if vectors is not None and len(head) + count > self.length - 1:
-                raise ValueError(
-                    f"Prompt {prompt!r} leaves no room for {count} vectors in {self.length} tokens."
-                )
+            head, tail = split_prompt(prompt, self._ids, start, count, self.length)
             starts.append(len(head))
-            body = (head + [end] * count + self._ids(after))[: self.length - 1]
-            rows.append(body + [end] + [pad] * (self.length - 1 - len(body)))
+            row = head + [end] * (count or 0) + tail + [end]
+            rows.append(row + [pad] * (self.length - len(row)))
         ids = torch.tensor(rows, device=self.device)
         with _inserting(self._table, vectors, starts):
             hidden = self.text_encoder(ids).last_hidden_state
-        return Context(hidden, common_columns(starts, count))
+        return Context(hidden, common_columns(starts, count or 0))
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         output = self.unet(noisy, t, context).sample

@@ -6,7 +6,7 @@ Everything in this package talks to a base only through `LatentDiffusion`; each 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -92,6 +92,23 @@ def fitting_vectors(inserted: dict[str, Tensor], encoder: str, rows: int, width:
     if len(shape) != 3 or shape[0] != rows or shape[2] != width:
         raise ValueError(f"Vectors {shapes} do not fit: {encoder!r} of this base takes ({rows}, k, {width}).")
     return inserted[encoder]
+
+
+def split_prompt(
+    prompt: str, ids: Callable[[str], list[int]], start: int, count: int | None, length: int
+) -> tuple[list[int], list[int]]:
+    """Token ids before and after `count` inserted vectors (None: none), cut so that an end token still fits.
+
+    `ids` tokenises words; `start` begins the prompt; `length` is the text encoder's. Raises ValueError when
+    the prompt lacks `{}`, has it without vectors, or leaves no room.
+    """
+    before, placeholder, after = prompt.partition(PLACEHOLDER)
+    if bool(placeholder) != (count is not None):
+        raise ValueError(f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted.")
+    head, room = [start, *ids(before)], length - 1 - (count or 0)
+    if count is not None and len(head) > room:
+        raise ValueError(f"Prompt {prompt!r} leaves no room for {count} vectors in {length} tokens.")
+    return head[:room], ids(after)[: max(0, room - len(head))]
 
 
 def common_columns(starts: list[int], count: int) -> Columns:

@@ -28,10 +28,10 @@ class LoadTinyBase(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         import folder_paths
 
-        from ..anomalydiffusion_core.tiny_base.architecture import WEIGHTS
+        from ..anomalydiffusion_core.tiny_base.architecture import WEIGHTS, load_autoencoder
         from . import comfy_tiny_base as tiny
 
-        autoencoder = tiny.load_autoencoder(WEIGHTS)
+        autoencoder = load_autoencoder(WEIGHTS).requires_grad_(False)
         return io.NodeOutput(
             tiny.load_model(WEIGHTS, autoencoder),
             tiny.load_clip(WEIGHTS, folder_paths.get_folder_paths("embeddings")),

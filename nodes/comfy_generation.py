@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..anomalydiffusion_core import __version__
+from ..anomalydiffusion_core.artifact import check_type
 from ..anomalydiffusion_core.conditioning import empty_context, mask_context
 from ..anomalydiffusion_core.dataset.photos import Photo
 from ..anomalydiffusion_core.dataset.views import latent_mask
@@ -33,6 +34,7 @@ from .comfy_model import load_for
 from .comfy_sampling import Reweighting
 from .conditioning import COLUMNS
 from .folders import graph_folder
+from .pixels import to_core
 
 WIDENING = SamplingConfig().widening
 
@@ -51,10 +53,9 @@ def paper_pixels(model: Any, vae: Any, image: Any, mask: Any) -> dict[str, Any]:
     device = model.load_device
 
     def decode(latent: Any) -> Any:
-        # BHWC in [0,1] -> BCHW in [-1,1]
-        return (2 * vae.decode(model.model.process_latent_out(latent)) - 1).movedim(-1, 1).to(device)
+        return to_core(vae.decode(model.model.process_latent_out(latent))).to(device)
 
-    return {"image": (2 * image - 1).movedim(-1, 1).to(device), "mask": mask.to(device), "decode": decode}
+    return {"image": to_core(image).to(device), "mask": mask.to(device), "decode": decode}
 
 
 def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,9 +76,15 @@ def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image.expand(count, -1, -1, -1)[..., :3], mask.expand(count, -1, -1, -1)
 
 
+def encode_photos(image: Tensor, vae: Any) -> Tensor:
+    """Photos (B,H,W,3) -> latents in the VAE's scale; sides are padded by mirroring to whole cells."""
+    return vae.encode(_padded(image, int(vae.spacial_compression_decode())))
+
+
 def sample_latents(
     image: Tensor,
     mask: Tensor,
+    normal: Tensor,
     vae: Any,
     model: Any,
     positive: Any,
@@ -90,16 +97,11 @@ def sample_latents(
     mode: str,
     strength: float,
 ) -> Tensor:
-    """Latents (B,C,h,w) with the defect inside m_z and the photo outside, in the VAE's scale.
-
-    Photos whose sides are no multiples of the latent cell are padded by mirroring.
-    """
+    """Latents (B,C,h,w): the defect inside m_z, outside the photo, `normal` as of `encode_photos`."""
     factor = int(vae.spacial_compression_decode())
-    image, mask = _padded(image, factor), _padded_mask(mask, factor)
-    normal = vae.encode(image)
-    patched = reweighted(
-        model, positive, mode, strength, **(paper_pixels(model, vae, image, mask) if mode == "paper" else {})
-    )
+    mask = _padded_mask(mask, factor)
+    pixels = paper_pixels(model, vae, _padded(image, factor), mask) if mode == "paper" else {}
+    patched = reweighted(model, positive, mode, strength, **pixels)
     noise = torch.stack(
         [torch.randn(normal.shape[1:], generator=image_generator(seed, i)) for i in range(len(normal))]
     )
@@ -119,14 +121,12 @@ def sample_latents(
     )
 
 
-def paste_back(image: Tensor, mask: Tensor, vae: Any, latent: Tensor, feather: float) -> Tensor:
+def paste_back(
+    image: Tensor, mask: Tensor, normal: Tensor, vae: Any, latent: Tensor, feather: float
+) -> Tensor:
     """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
     height, width = image.shape[1:3]
-    factor = int(vae.spacial_compression_decode())
-    decoded, again = (
-        255 * vae.decode(z)[:, :height, :width].cpu().numpy()
-        for z in (latent, vae.encode(_padded(image, factor)))
-    )
+    decoded, again = (255 * vae.decode(z)[:, :height, :width].cpu().numpy() for z in (latent, normal))
     photos = _pixels(image)
     marked = mask[:, 0].cpu().numpy() > 0
     # the autoencoder's noise of each photo by itself, so that a picture does not depend on its batch
@@ -194,8 +194,7 @@ def invented_masks(
             torch.zeros_like(noise),
             seed=seed,
         )
-        # BHWC in [0,1] -> BCHW in [-1,1]
-        return masks_from_pictures(2 * vae.decode(latent).movedim(-1, 1) - 1, config)
+        return masks_from_pictures(to_core(vae.decode(latent)), config)
 
     def on_mask(accepted: int, tries: int) -> None:
         bar.update_absolute(min(accepted, count), count)
@@ -209,9 +208,8 @@ def fills(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[floa
     normals, marked = match_batch(normals, masks[:, None])
     if len(images) != len(marked):
         raise ValueError(f"There are {len(images)} images for {len(marked)} masks: give one for each.")
-    factor = int(vae.spacial_compression_decode())
     height, width = normals.shape[1:3]
-    again = vae.decode(vae.encode(_padded(normals, factor)))[:, :height, :width]
+    again = vae.decode(encode_photos(normals, vae))[:, :height, :width]
     before, made, reconstructed = (255 * x.cpu().numpy() for x in (normals, images, again))
     shown = marked[:, 0].cpu().numpy() > 0.5
     return [
@@ -224,9 +222,8 @@ def save_pairs(
     images: Tensor, masks: Tensor, defect_type: str, folder: str, normals: Tensor | None, prompt: Any
 ) -> Path:
     """Appends pairs to the dataset `folder` below the output folder; returns its path."""
-    category, slash, defect = defect_type.strip().partition("/")
-    if not (slash and category and defect) or {category, defect} & {".", ".."} or "/" in defect:
-        raise ValueError(f"Defect type {defect_type!r} is no category/defect: write it as leather/burn.")
+    check_type(defect_type.strip())
+    category, _, defect = defect_type.strip().partition("/")
     root = graph_folder(os.path.join(folder_paths.get_output_directory(), folder))
     writer = MVTecWriter(root)
     if normals is not None:

@@ -7,7 +7,8 @@ precision, text encoders that add in place, attention kernels without a backward
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import comfy.model_management
@@ -23,18 +24,20 @@ from torch import Tensor, nn
 from ..anomalydiffusion_core.artifact import check_base
 from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.latent_diffusion import (
-    PLACEHOLDER,
     Context,
     Fingerprint,
     NoiseSchedule,
     common_columns,
     fitting_vectors,
     hash_weights,
+    split_prompt,
 )
 from ..anomalydiffusion_core.reweighting import AttentionWeights
 from ..anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from ..anomalydiffusion_core.tiny_base import architecture as arch
 from .comfy_sampling import WEIGHTS, with_reweighted_attention
-from .comfy_tiny_base import TinyModelConfig, tiny_spatial_encoder
+from .comfy_tiny_base import TinyModelConfig
+from .pixels import from_core, to_core
 
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 FAMILIES = {768: "sd1", 1024: "sd2"}  # by the width of the context
@@ -74,13 +77,16 @@ class ComfyModel:
         self.factor = int(vae.spacial_compression_decode())
         self.native_size = int(model.model.model_config.unet_config["image_size"]) * self.factor
         self.device = model.load_device
-        spatial_encoder = tiny_spatial_encoder() if tiny else None
-        self.spatial_encoders: dict[str, SpatialEncoder] = (
-            {self.encoder_name: spatial_encoder} if spatial_encoder else {}
-        )
         family = "tiny" if tiny else FAMILIES.get(width, f"sd-{width}")
         self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), self._text_state()))
         self._options: dict[str, Any] = {}
+
+    @cached_property
+    def spatial_encoders(self) -> dict[str, SpatialEncoder]:
+        """E as it comes with the embedded base, by text encoder; read from disk only where training asks."""
+        tiny = self.fingerprint.family == "tiny"
+        encoder = arch.load_spatial_encoder(arch.WEIGHTS) if tiny else None
+        return {self.encoder_name: encoder} if encoder else {}
 
     def _unet_state(self) -> dict[str, Tensor]:
         names = comfy.utils.unet_to_diffusers(self.model.model.model_config.unet_config)
@@ -96,14 +102,10 @@ class ComfyModel:
         return self.text_encoder.transformer.get_input_embeddings()
 
     def encode(self, image: Tensor) -> Tensor:
-        # BCHW in [-1,1] -> BHWC in [0,1]
-        pixels = ((image + 1) / 2).movedim(1, -1)
-        return self.model.model.process_latent_in(self.vae.encode(pixels)).to(self.device)
+        return self.model.model.process_latent_in(self.vae.encode(from_core(image))).to(self.device)
 
     def decode(self, latent: Tensor) -> Tensor:
-        pixels = self.vae.decode(self.model.model.process_latent_out(latent))
-        # BHWC in [0,1] -> BCHW in [-1,1]
-        return (2 * pixels - 1).movedim(-1, 1)
+        return to_core(self.vae.decode(self.model.model.process_latent_out(latent)))
 
     def word_vectors(self, words: str) -> dict[str, Tensor]:
         return {self.encoder_name: self._table.weight[self._ids(words)].detach().float().clone()}
@@ -116,32 +118,21 @@ class ComfyModel:
         if inserted is not None:
             name = self.encoder_name
             vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
-        count = 0 if vectors is None else vectors.shape[1]
+        count = None if vectors is None else vectors.shape[1]
         tokens, rows, starts = self.tokens, [], []
         for number, prompt in enumerate(prompts):
-            before, placeholder, after = prompt.partition(PLACEHOLDER)
-            if bool(placeholder) != (vectors is not None):
-                raise ValueError(
-                    f"Prompt {prompt!r} must hold {PLACEHOLDER} exactly when vectors are inserted."
-                )
-            head = [tokens.start_token, *self._ids(before)]
-            room = tokens.max_length - 1 - count  # one is for the end
-            if vectors is not None and len(head) > room:
-                raise ValueError(
-                    f"Prompt {prompt!r} leaves no room for {count} vectors in {tokens.max_length} tokens."
-                )
-            words = [*head, *self._ids(after)][:room]
-            padding = [tokens.pad_token] * (room - len(words))
-            row: list[int | Tensor] = [*words, tokens.end_token, *padding]
+            head, tail = split_prompt(prompt, self._ids, tokens.start_token, count, tokens.max_length)
+            starts.append(len(head))
+            row: list[int | Tensor] = [*head, *tail, tokens.end_token]
+            row += [tokens.pad_token] * (tokens.max_length - len(row) - (count or 0))
             if vectors is not None:
                 row.insert(len(head), vectors[number])  # one entry holds all vectors of a prompt
             rows.append(row)
-            starts.append(len(head))
         self.text_encoder.reset_clip_options()
         if self.clip.layer_idx is not None:
             self.text_encoder.set_clip_options({"layer": self.clip.layer_idx})
         hidden = self.text_encoder(rows)[0]
-        return Context(hidden.to(self.device), common_columns(starts, count))
+        return Context(hidden.to(self.device), common_columns(starts, count or 0))
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         alpha, sigma = self.schedule.alpha_sigma(t)
@@ -155,7 +146,7 @@ class ComfyModel:
         return (x - clean_hat) / level
 
     @contextmanager
-    def _with_options(self, weights: AttentionWeights) -> Iterator[None]:
+    def reweighted(self, weights: AttentionWeights) -> Iterator[None]:
         self._options = with_reweighted_attention(self.model).model_options["transformer_options"] | {
             WEIGHTS: weights
         }
@@ -163,9 +154,6 @@ class ComfyModel:
             yield
         finally:
             self._options = {}
-
-    def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:
-        return self._with_options(weights)
 
 
 def _differentiable_attention(kernel: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -20,7 +20,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from ..anomalydiffusion_core.tiny_base import architecture as arch
 from ..anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder
 
@@ -120,11 +119,6 @@ def load_model(path: Path, vae: LappedAutoencoder) -> ModelPatcher:
     return ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 
-def tiny_spatial_encoder() -> SpatialEncoder | None:
-    """The E that comes with the embedded base."""
-    return arch.load_spatial_encoder(arch.WEIGHTS)
-
-
 def load_clip(path: Path, embeddings: list[str]) -> comfy.sd.CLIP:
     """The text encoder as a CLIP that reads textual inversions of width 192 from the folders `embeddings`."""
     target = comfy.supported_models_base.ClipTarget(TinyTokenizer, TinyClip)
@@ -133,12 +127,6 @@ def load_clip(path: Path, embeddings: list[str]) -> comfy.sd.CLIP:
     # the pooled output, which this family does not use, passes unchanged
     clip.load_sd({**state, "text_projection.weight": torch.eye(arch.TOKEN_WIDTH)})
     return clip
-
-
-def load_autoencoder(path: Path) -> LappedAutoencoder:
-    autoencoder = LappedAutoencoder(arch.LATENT_CHANNELS)
-    autoencoder.load_state_dict(arch.read_weights(path, "vae"))
-    return autoencoder.eval().requires_grad_(False)
 
 
 def as_vae(autoencoder: LappedAutoencoder) -> comfy.sd.VAE:

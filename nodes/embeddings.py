@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
-from .folders import MODELS, new_output
+from .folders import MODELS, file_stamp, new_output
 from .sockets import AnomalyEmbedding
 
 CATEGORY = "AnomalyDiffusion/embeddings"
@@ -65,16 +67,10 @@ class LoadEmbeddings(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
-        import os
-
-        path = folder_paths.get_full_path_or_raise(MODELS, name)
-        status = os.stat(path)
-        return f"{path} {status.st_size} {status.st_mtime_ns}"
+        return file_stamp(Path(folder_paths.get_full_path_or_raise(MODELS, name)))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        from pathlib import Path
-
         from ..anomalydiffusion_core.artifact import load_artifact
 
         model = load_artifact(Path(folder_paths.get_full_path_or_raise(MODELS, name)))

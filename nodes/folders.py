@@ -43,12 +43,13 @@ def _lies_under(path: str, root: str) -> bool:
 
 def files_stamp(folder: Path) -> str:
     """Paths, sizes and times of all files below a folder: changes when one of them does."""
-    entries = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            status = path.stat()
-            entries.append(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}")
-    return "\n".join(entries)
+    return "\n".join(file_stamp(path) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def file_stamp(path: Path) -> str:
+    """Path, size and time of a file."""
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def new_output(prefix: str, suffix: str) -> Path:

@@ -67,9 +67,9 @@ class BinarizeMasks(io.ComfyNode):
         import torch
 
         from ..anomalydiffusion_core.masks import MaskConfig, masks_from_pictures
+        from .pixels import to_core
 
         config = MaskConfig(threshold=2 * threshold - 1)
-        # BHWC in [0,1] -> BCHW in [-1,1]
-        found = masks_from_pictures(2 * images[..., :3].movedim(-1, 1) - 1, config)
+        found = masks_from_pictures(to_core(images[..., :3]), config)
         masks = torch.from_numpy(np.stack(found)).float()
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks))

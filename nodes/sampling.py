@@ -85,9 +85,10 @@ class KSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, mask: Any, vae: Any, feather: float, **sampler: Any) -> io.NodeOutput:
-        from .comfy_generation import match_batch, paste_back, sample_latents
+        from .comfy_generation import encode_photos, match_batch, paste_back, sample_latents
 
         image, mask = match_batch(image, binary_masks(mask))
-        latent = sample_latents(image, mask, vae, **sampler)
-        images = paste_back(image, mask, vae, latent, feather)
+        normal = encode_photos(image, vae)
+        latent = sample_latents(image, mask, normal, vae, **sampler)
+        images = paste_back(image, mask, normal, vae, latent, feather)
         return io.NodeOutput(images, mask[:, 0], {"samples": latent}, ui=ui.PreviewImage(images, cls=cls))

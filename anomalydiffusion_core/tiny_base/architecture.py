@@ -125,11 +125,20 @@ def load_tiny_base(path: Path = WEIGHTS) -> TinyBase:
     unet.load_state_dict(read_weights(path, "unet"))
     text_encoder = build_text_encoder()
     load_text_state(text_encoder, expand_vocabulary(read_weights(path, "text_encoder")))
+    return TinyBase(
+        unet.eval(),
+        text_encoder.eval(),
+        load_tokenizer(),
+        load_autoencoder(path),
+        load_spatial_encoder(path),
+    )
+
+
+def load_autoencoder(path: Path) -> LappedAutoencoder:
+    """The autoencoder of a base file."""
     vae = LappedAutoencoder(LATENT_CHANNELS)
     vae.load_state_dict(read_weights(path, "vae"))
-    return TinyBase(
-        unet.eval(), text_encoder.eval(), load_tokenizer(), vae.eval(), load_spatial_encoder(path)
-    )
+    return vae.eval()
 
 
 def load_spatial_encoder(path: Path) -> SpatialEncoder | None:

@@ -167,11 +167,7 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     tokenizer = arch.load_tokenizer()
     token_ids = caption_vocabulary(tokenizer, caption_words())
-    if resume:
-        vae = LappedAutoencoder(arch.LATENT_CHANNELS)
-        vae.load_state_dict(arch.read_weights(resume, "vae"))
-    else:
-        vae = _fresh_autoencoder(recipe)
+    vae = arch.load_autoencoder(resume) if resume else _fresh_autoencoder(recipe)
     pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
     model = nn.ModuleDict({"unet": arch.build_unet(), "text_encoder": fresh_text_encoder(len(token_ids))})
     if resume:
