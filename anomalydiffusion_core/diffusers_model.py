@@ -100,8 +100,8 @@ class DiffusersModel:
             hidden = self.text_encoder(ids).last_hidden_state
         return Context(hidden, common_columns(starts, count or 0))
 
-    def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        output = self.unet(noisy, t, context).sample
+    def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
+        output = self.unet(noisy, t, context.hidden).sample
         if self.schedule.prediction == "epsilon":
             return output
         alpha, sigma = self.schedule.alpha_sigma(t)

@@ -233,7 +233,13 @@ def finished(
 
     photo (H,W,3) uint8; reconstruction (the photo through the autoencoder) and generated (H,W,3) float in
     [0,255]; mask (H,W) bool; `noise` the autoencoder's in grey levels; `gray` keeps the channels equal.
+    Raises ValueError where base or autoencoder gave no numbers.
     """
+    if not (np.isfinite(generated).all() and np.isfinite(reconstruction).all()):
+        raise ValueError(
+            "The decoded picture holds values that are no numbers, as half precision can give: run the model "
+            "or its VAE in bfloat16 or float32."
+        )
     if gray:
         generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
     return paste(photo, restore_detail(photo, reconstruction, generated, noise), mask, feather)

@@ -121,11 +121,13 @@ def common_columns(starts: list[int], count: int) -> Columns:
 class Context:
     """Cross-attention input `hidden` (B,T,D), and the columns [start, stop) that inserted vectors occupy.
 
-    `columns` is one slice, or one per row where the prompts put the vectors at different places.
+    `columns` is one slice, or one per row where the prompts put the vectors at different places. `pooled`
+    (B,d) is the prompt as a whole, for bases that ask for it (SDXL).
     """
 
     hidden: Tensor
     columns: Columns
+    pooled: Tensor | None = None
 
 
 class LatentDiffusion(Protocol):
@@ -161,8 +163,8 @@ class LatentDiffusion(Protocol):
         """
         ...
 
-    def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps_theta (B,C,h,w), differentiable in `context` (B,T,D); timesteps t (B,) may be fractional."""
+    def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
+        """eps_theta (B,C,h,w), differentiable in `context`; timesteps t (B,) may be fractional."""
         ...
 
     def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:

@@ -164,11 +164,11 @@ def _guided_noise(
     guidance: float,
     weights: AttentionWeights,
 ) -> Tensor:
-    eps = base.predict_noise(z_t, t, context.hidden)
+    eps = base.predict_noise(z_t, t, context)
     weights.w = None
     if guidance == 1 or unconditional is None:
         return eps
-    eps_empty = base.predict_noise(z_t, t, unconditional.hidden)
+    eps_empty = base.predict_noise(z_t, t, unconditional)
     return eps_empty + guidance * (eps - eps_empty)
 
 

@@ -106,7 +106,7 @@ class AnomalyTask:
             self.base, PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)], e_a, self.encoders, masks
         )
         eps_hat = self.base.predict_noise(
-            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context.hidden
+            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context
         )
         return masked_loss(
             eps_hat,
@@ -137,7 +137,7 @@ class MaskTask:
         e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
         context = mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(rows))
         eps_hat = self.base.predict_noise(
-            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context.hidden
+            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context
         )
         return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
 

@@ -20,7 +20,7 @@ from trained import load_trained, trained_parser
 from anomalydiffusion_core.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.dataset.photos import read_photo
 from anomalydiffusion_core.generation import fit_image
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.sampling import image_generator
 
 
@@ -29,8 +29,8 @@ def denoise_from(
     base: LatentDiffusion,
     normal: Tensor,
     noise: Tensor,
-    context: Tensor,
-    empty: Tensor,
+    context: Context,
+    empty: Context,
     guidance: float,
     start: float,
     steps: int,
@@ -78,11 +78,9 @@ def main() -> None:
             context = anomaly_context(
                 base, model.templates[0], model.anomaly_tokens(name), model.spatial_encoders, mask
             )
-        empty = empty_context(base, 1).hidden
+        empty = empty_context(base, 1)
         defective, plain = (
-            denoise_from(
-                base, normal, noise, context.hidden, empty, guidance, arguments.start, arguments.steps
-            )
+            denoise_from(base, normal, noise, context, empty, guidance, arguments.start, arguments.steps)
             for guidance in (arguments.guidance, 0.0)
         )
         change = (defective - plain)[0].square().sum(0)

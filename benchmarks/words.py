@@ -33,7 +33,7 @@ def error(base: LatentDiffusion, latents: Tensor, captions: list[str], earliest:
     noise = torch.randn(latents.shape, generator=generator)
     parts = []
     for rows in torch.arange(len(latents)).split(32):
-        context = base.encode_prompts([captions[i] for i in rows.tolist()]).hidden
+        context = base.encode_prompts([captions[i] for i in rows.tolist()])
         noisy = base.schedule.add_noise(latents[rows], noise[rows], t[rows])
         eps_hat = base.predict_noise(noisy, t[rows], context)
         squared = (eps_hat - noise[rows]).square().mean(1, keepdim=True)

@@ -30,7 +30,7 @@ from ..anomalydiffusion_core.quality import fill
 from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
 from ..anomalydiffusion_core.templates import MASK_TEMPLATES
-from .comfy_model import load_for
+from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting
 from .conditioning import COLUMNS
 from .folders import graph_folder
@@ -189,8 +189,8 @@ def invented_masks(
             cfg,
             sampler_name,
             scheduler,
-            [[context.hidden, {}]],
-            [[empty.hidden, {}]],
+            conditioning(context),
+            conditioning(empty),
             torch.zeros_like(noise),
             seed=seed,
         )

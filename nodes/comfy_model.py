@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import comfy.model_management
@@ -32,7 +32,7 @@ from ..anomalydiffusion_core.latent_diffusion import (
     hash_weights,
     split_prompt,
 )
-from ..anomalydiffusion_core.reweighting import AttentionWeights
+from ..anomalydiffusion_core.reweighting import AttentionWeights, Columns
 from ..anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from ..anomalydiffusion_core.tiny_base import architecture as arch
 from .comfy_sampling import WEIGHTS, with_reweighted_attention
@@ -40,8 +40,8 @@ from .comfy_tiny_base import TinyModelConfig
 from .pixels import from_core, to_core
 
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
-FAMILIES = {768: "sd1", 1024: "sd2"}  # by the width of the context
-ENCODERS = ("clip_l", "clip_h")
+FAMILIES = {768: "sd1", 1024: "sd2", 768 + 1280: "sdxl"}  # by the width of the context
+ENCODERS = ("clip_l", "clip_h", "clip_g")  # side by side in the context, in this order
 
 
 class ComfyModel:
@@ -54,19 +54,21 @@ class ComfyModel:
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
             raise ValueError(
                 f"This MODEL is a {kind} ({model.model.model_type.name}): AnomalyDiffusion needs a U-Net "
-                "with cross-attention that predicts noise or v: load Stable Diffusion 1.x or 2.x."
+                "with cross-attention that predicts noise or v: load Stable Diffusion 1.x, 2.x or XL."
             )
         found = [name for name in ENCODERS if hasattr(clip.cond_stage_model, name)]
-        if not found:
+        self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in found}
+        self.tokenizers = {name: getattr(clip.tokenizer, name) for name in found}
+        self.token_widths = {name: int(self._table(name).weight.shape[1]) for name in found}
+        width, wanted = (
+            sum(self.token_widths.values()),
+            model.model.model_config.unet_config.get("context_dim"),
+        )
+        if width != wanted:
             raise ValueError(
-                "This CLIP has no text encoder of Stable Diffusion 1.x or 2.x: connect the CLIP that belongs "
-                "to the MODEL."
+                f"The MODEL reads text of width {wanted}, this CLIP's encoders {found} give {width}: connect "
+                "the CLIP that belongs to the MODEL."
             )
-        self.encoder_name = found[0]
-        self.text_encoder = getattr(clip.cond_stage_model, self.encoder_name)
-        self.tokens = getattr(clip.tokenizer, self.encoder_name)
-        width = int(self._table.weight.shape[1])
-        self.token_widths = {self.encoder_name: width}
         tiny = isinstance(model.model.model_config, TinyModelConfig)
         sampling = model.get_model_object("model_sampling")
         self.schedule = NoiseSchedule(
@@ -78,7 +80,8 @@ class ComfyModel:
         self.native_size = int(model.model.model_config.unet_config["image_size"]) * self.factor
         self.device = model.load_device
         family = "tiny" if tiny else FAMILIES.get(width, f"sd-{width}")
-        self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), self._text_state()))
+        states = (self._text_state(encoder) for encoder in self.text_encoders.values())
+        self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
         self._options: dict[str, Any] = {}
 
     @cached_property
@@ -86,20 +89,20 @@ class ComfyModel:
         """E as it comes with the embedded base, by text encoder; read from disk only where training asks."""
         tiny = self.fingerprint.family == "tiny"
         encoder = arch.load_spatial_encoder(arch.WEIGHTS) if tiny else None
-        return {self.encoder_name: encoder} if encoder else {}
+        return dict.fromkeys(self.token_widths, encoder) if encoder else {}
 
     def _unet_state(self) -> dict[str, Tensor]:
         names = comfy.utils.unet_to_diffusers(self.model.model.model_config.unet_config)
         state = self.model.model.diffusion_model.state_dict()
         return {name: state[key] for name, key in names.items() if key in state}
 
-    def _text_state(self) -> dict[str, Tensor]:
-        state = self.text_encoder.transformer.state_dict()
+    @staticmethod
+    def _text_state(encoder: nn.Module) -> dict[str, Tensor]:
+        state = encoder.transformer.state_dict()
         return {key: value for key, value in state.items() if key.startswith("text_model.")}
 
-    @property
-    def _table(self) -> nn.Embedding:
-        return self.text_encoder.transformer.get_input_embeddings()
+    def _table(self, name: str) -> nn.Embedding:
+        return self.text_encoders[name].transformer.get_input_embeddings()
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.model.process_latent_in(self.vae.encode(from_core(image))).to(self.device)
@@ -108,42 +111,67 @@ class ComfyModel:
         return to_core(self.vae.decode(self.model.model.process_latent_out(latent)))
 
     def word_vectors(self, words: str) -> dict[str, Tensor]:
-        return {self.encoder_name: self._table.weight[self._ids(words)].detach().float().clone()}
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokens.tokenizer(text)["input_ids"][1:-1] if text.strip() else []
+        return {
+            name: self._table(name).weight[_ids(tokenizer, words)].detach().float().clone()
+            for name, tokenizer in self.tokenizers.items()
+        }
 
     def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
-        vectors = None
+        encoded = [self._encode(name, prompts, inserted) for name in self.text_encoders]
+        hidden = torch.cat([hidden for hidden, _, _ in encoded], -1)
+        _, pooled, columns = encoded[-1]  # SDXL's pooled text is clip_g's; columns are alike in all encoders
+        asked = self.model.model.adm_channels > 0
+        return Context(hidden.to(self.device), columns, pooled.to(self.device) if asked else None)
+
+    def _encode(
+        self, name: str, prompts: list[str], inserted: dict[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Columns]:
+        """Hidden states (B,T,d) and pooled text (B,d) of one text encoder, and the vectors' columns."""
+        encoder, tokenizer, vectors = self.text_encoders[name], self.tokenizers[name], None
         if inserted is not None:
-            name = self.encoder_name
             vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
-        count = None if vectors is None else vectors.shape[1]
-        tokens, rows, starts = self.tokens, [], []
+        count, length = None if vectors is None else vectors.shape[1], tokenizer.max_length
+        rows, starts = [], []
         for number, prompt in enumerate(prompts):
-            head, tail = split_prompt(prompt, self._ids, tokens.start_token, count, tokens.max_length)
+            head, tail = split_prompt(prompt, partial(_ids, tokenizer), tokenizer.start_token, count, length)
             starts.append(len(head))
-            row: list[int | Tensor] = [*head, *tail, tokens.end_token]
-            row += [tokens.pad_token] * (tokens.max_length - len(row) - (count or 0))
+            row: list[int | Tensor] = [*head, *tail, tokenizer.end_token]
+            row += [tokenizer.pad_token] * (length - len(row) - (count or 0))
             if vectors is not None:
                 row.insert(len(head), vectors[number])  # one entry holds all vectors of a prompt
             rows.append(row)
-        self.text_encoder.reset_clip_options()
+        encoder.reset_clip_options()
         if self.clip.layer_idx is not None:
-            self.text_encoder.set_clip_options({"layer": self.clip.layer_idx})
-        hidden = self.text_encoder(rows)[0]
-        return Context(hidden.to(self.device), common_columns(starts, count or 0))
+            encoder.set_clip_options({"layer": self.clip.layer_idx})
+        hidden, pooled = encoder(rows)[:2]
+        return hidden, pooled, common_columns(starts, count or 0)
 
-    def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         alpha, sigma = self.schedule.alpha_sigma(t)
         # the host's x has unit signal: z_t / alpha at noise level sigma / alpha
         x, level = noisy / alpha, (sigma / alpha)
         options = {"optimized_attention_override": _differentiable_attention, **self._options}
         options["cond_or_uncond"] = [0]
         clean_hat = self.model.model.apply_model(
-            x, level.flatten(), c_crossattn=context, transformer_options=options
+            x,
+            level.flatten(),
+            c_crossattn=context.hidden,
+            transformer_options=options,
+            **self._size_conditioning(noisy, context),
         )
         return (x - clean_hat) / level
+
+    def _size_conditioning(self, noisy: Tensor, context: Context) -> dict[str, Tensor]:
+        """SDXL's pooled text with the picture's size, as ComfyUI's samplers give it."""
+        if context.pooled is None:
+            return {}
+        height, width = (self.factor * side for side in noisy.shape[-2:])
+        pooled = context.pooled
+        return {
+            "y": self.model.model.encode_adm(
+                pooled_output=pooled, width=width, height=height, device=pooled.device
+            )
+        }
 
     @contextmanager
     def reweighted(self, weights: AttentionWeights) -> Iterator[None]:
@@ -154,6 +182,16 @@ class ComfyModel:
             yield
         finally:
             self._options = {}
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.tokenizer(text)["input_ids"][1:-1] if text.strip() else []
+
+
+def conditioning(context: Context, **options: Any) -> list[list[Any]]:
+    """A context as ComfyUI's CONDITIONING: one entry for the whole batch."""
+    pooled = {} if context.pooled is None else {"pooled_output": context.pooled}
+    return [[context.hidden, {**pooled, **options}]]
 
 
 def _differentiable_attention(kernel: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -52,7 +52,7 @@ class AnomalyConditioning(io.ComfyNode):
         import torch
 
         from ..anomalydiffusion_core.conditioning import anomaly_context, empty_context
-        from .comfy_model import load_for
+        from .comfy_model import conditioning, load_for
 
         base = load_for(embeddings, model, clip, vae)
         tokens = embeddings.anomaly_tokens(chosen_type(embeddings, defect_type, "anomaly"))
@@ -60,7 +60,7 @@ class AnomalyConditioning(io.ComfyNode):
             marked = binary_masks(mask)
             context = anomaly_context(base, template, tokens, embeddings.spatial_encoders, marked)
             empty = empty_context(base, len(marked))
-        return io.NodeOutput([[context.hidden, {COLUMNS: context.columns}]], [[empty.hidden, {}]])
+        return io.NodeOutput(conditioning(context, **{COLUMNS: context.columns}), conditioning(empty))
 
 
 class MaskConditioning(io.ComfyNode):
@@ -85,14 +85,14 @@ class MaskConditioning(io.ComfyNode):
 
         from ..anomalydiffusion_core.conditioning import empty_context, mask_context
         from ..anomalydiffusion_core.templates import MASK_TEMPLATES
-        from .comfy_model import load_for
+        from .comfy_model import conditioning, load_for
 
         base = load_for(embeddings, model, clip, vae)
         tokens = embeddings.mask_tokens(chosen_type(embeddings, defect_type, "mask"))
         with torch.no_grad():
             context = mask_context(base, MASK_TEMPLATES[0], tokens, 1)
             empty = empty_context(base, 1)
-        return io.NodeOutput([[context.hidden, {}]], [[empty.hidden, {}]])
+        return io.NodeOutput(conditioning(context), conditioning(empty))
 
 
 def binary_masks(mask: Any) -> Any:

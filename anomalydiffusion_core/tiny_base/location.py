@@ -126,7 +126,7 @@ def train_location(
         noise = torch.randn(latents[rows].shape, generator=generator).to(base.device)
         chosen = scene.masks[rows].to(base.device)
         context = base.encode_prompts([scene.captions[i] for i in rows], {name: encoder(chosen)})
-        eps_hat = base.predict_noise(base.schedule.add_noise(latents[rows], noise, t), t, context.hidden)
+        eps_hat = base.predict_noise(base.schedule.add_noise(latents[rows], noise, t), t, context)
         weight = 1 + (DEFECT_WEIGHT - 1) * latent_mask(chosen, base.factor)
         error = base.schedule.loss_weight(t) * F.mse_loss(eps_hat, noise, reduction="none")
         loss = (weight * error).mean() / weight.mean()

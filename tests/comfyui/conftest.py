@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
 PACK = "adiff_pack"
+Run = Callable[..., tuple]
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +53,24 @@ def pack(comfyui: Path) -> ModuleType:
     sys.modules[PACK] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def run(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Executes a node by its id, as ComfyUI does, in folders of its own; returns its outputs."""
+    import folder_paths  # type: ignore[import-not-found]
+
+    root = tmp_path_factory.mktemp("comfyui")
+    for kind in ("input", "output", "temp"):
+        (root / kind).mkdir()
+        getattr(folder_paths, f"set_{kind}_directory")(str(root / kind))
+    folder_paths.folder_names_and_paths["anomalydiffusion"] = ([str(root / "configured")], set())
+    extension = asyncio.run(pack.comfy_entrypoint())
+    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+    def execute(node_id: str, **inputs: Any) -> tuple:
+        with torch.inference_mode():
+            return nodes[node_id].PREPARE_CLASS_CLONE({}).execute(**inputs).args
+
+    execute.nodes, execute.root = nodes, root  # type: ignore[attr-defined]
+    return execute

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,27 +17,6 @@ HELP = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 Run = Callable[..., tuple]
 SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
 DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
-
-
-@pytest.fixture(scope="module")
-def run(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Executes a node by its id, as ComfyUI does, in folders of its own; returns its outputs."""
-    import folder_paths  # type: ignore[import-not-found]
-
-    root = tmp_path_factory.mktemp("comfyui")
-    for kind in ("input", "output", "temp"):
-        (root / kind).mkdir()
-        getattr(folder_paths, f"set_{kind}_directory")(str(root / kind))
-    folder_paths.folder_names_and_paths["anomalydiffusion"] = ([str(root / "configured")], set())
-    extension = asyncio.run(pack.comfy_entrypoint())
-    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
-
-    def execute(node_id: str, **inputs: Any) -> tuple:
-        with torch.inference_mode():
-            return nodes[node_id].PREPARE_CLASS_CLONE({}).execute(**inputs).args
-
-    execute.nodes, execute.root = nodes, root  # type: ignore[attr-defined]
-    return execute
 
 
 @pytest.fixture(scope="module")

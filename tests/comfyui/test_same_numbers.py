@@ -193,7 +193,7 @@ def training_loss(host: Any, hosts: Any, vectors: Tensor) -> Tensor:
     latents = hosts.headless.encode(hosts.images)
     t = torch.tensor([250, 730])
     context = host.encode_prompts([PROMPT] * 2, {"clip_l": vectors})
-    eps = host.predict_noise(host.schedule.add_noise(latents, hosts.noise, t), t, context.hidden)
+    eps = host.predict_noise(host.schedule.add_noise(latents, hosts.noise, t), t, context)
     weight = host.schedule.loss_weight(t)
     return masked_loss(eps, hosts.noise, F.max_pool2d(hosts.masks, 8), weight, "mask").mean()
 

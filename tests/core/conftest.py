@@ -102,15 +102,15 @@ class FakeBase:
         count = 0 if vectors is None else vectors.shape[1]
         return Context(hidden, tuple(slice(start, start + count) for start in starts))
 
-    def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         height, width = noisy.shape[-2:]
         angle = t.float()[:, None] / 1000 * torch.tensor([1.0, 7.0])
         # BCHW -> B(HW)C
         x = noisy.flatten(2).transpose(1, 2) + (angle.sin() @ self.of_time.T)[:, None]
         query, key, value = (
             (x @ self.to_q.T)[:, None],
-            (context @ self.to_k.T)[:, None],
-            (context @ self.to_v.T)[:, None],
+            (context.hidden @ self.to_k.T)[:, None],
+            (context.hidden @ self.to_v.T)[:, None],
         )
         out = self._attend(query, key, value)[:, 0]
         eps = x @ self.of_latent.T + out @ self.to_out.T

@@ -19,7 +19,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
-from anomalydiffusion_core.latent_diffusion import NoiseSchedule, hash_weights
+from anomalydiffusion_core.latent_diffusion import Context, NoiseSchedule, hash_weights
 from anomalydiffusion_core.tiny_base.architecture import load_tokenizer
 
 
@@ -85,9 +85,10 @@ def test_a_folder_s_base_computes_what_its_pipeline_s_modules_compute(sd1: tuple
         expected = pipeline.vae.encode(image).latent_dist.mean * 0.5
         torch.testing.assert_close(base.encode(image), expected)
         torch.testing.assert_close(base.decode(z), pipeline.vae.decode(z / 0.5).sample)
-        context = base.encode_prompts(["a crack", "a dent"]).hidden
-        torch.testing.assert_close(context, pipeline.encode_prompt(["a crack", "a dent"], "cpu", 1, False)[0])
-        torch.testing.assert_close(base.predict_noise(z, t, context), pipeline.unet(z, t, context).sample)
+        context = base.encode_prompts(["a crack", "a dent"])
+        hidden = context.hidden
+        torch.testing.assert_close(hidden, pipeline.encode_prompt(["a crack", "a dent"], "cpu", 1, False)[0])
+        torch.testing.assert_close(base.predict_noise(z, t, context), pipeline.unet(z, t, hidden).sample)
 
 
 def test_a_v_prediction_folder_predicts_noise_all_the_same(tmp_path: Path) -> None:
@@ -95,9 +96,10 @@ def test_a_v_prediction_folder_predicts_noise_all_the_same(tmp_path: Path) -> No
     pipeline.save_pretrained(tmp_path)
     base = load_base(str(tmp_path))
     assert base.schedule.prediction == "v_prediction"
-    z, t, context = torch.randn(2, 4, 8, 8), torch.tensor([100, 900]), torch.randn(2, 5, 16)
+    z, t = torch.randn(2, 4, 8, 8), torch.tensor([100, 900])
+    context = Context(torch.randn(2, 5, 16), slice(0))
     with torch.no_grad():
-        v = pipeline.unet(z, t, context).sample
+        v = pipeline.unet(z, t, context.hidden).sample
         eps = base.predict_noise(z, t, context)
     abar = base.schedule.alphas_cumprod[t][:, None, None, None]
     torch.testing.assert_close(eps, abar.sqrt() * v + (1 - abar).sqrt() * z)
@@ -113,10 +115,10 @@ def test_a_half_precision_folder_loads_in_single_precision(sd1: tuple[Path, Any]
     half.save_pretrained(tmp_path)
     base = load_base(str(tmp_path))
     with torch.no_grad():
-        hidden = base.encode_prompts(["a crack"]).hidden
-        eps = base.predict_noise(torch.randn(1, 4, 8, 8), torch.tensor([5.0]), hidden)
+        context = base.encode_prompts(["a crack"])
+        eps = base.predict_noise(torch.randn(1, 4, 8, 8), torch.tensor([5.0]), context)
         picture = base.decode(base.encode(torch.zeros(1, 3, 32, 32)))
-    assert hidden.dtype == eps.dtype == picture.dtype == torch.float32
+    assert context.hidden.dtype == eps.dtype == picture.dtype == torch.float32
 
 
 def test_the_embedded_base_loads_and_is_frozen() -> None:

@@ -16,7 +16,13 @@ from anomalydiffusion_core.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator, to_pixels
+from anomalydiffusion_core.generation import (
+    GeneratedPair,
+    GenerationConfig,
+    PairGenerator,
+    finished,
+    to_pixels,
+)
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.masks import TriesExhausted, masks_in_turn
 from anomalydiffusion_core.pipeline import GenerationRun, generate_all, generate_dataset, train_model
@@ -268,3 +274,11 @@ def test_pixels_are_the_image_from_minus_one_to_one_as_0_to_255() -> None:
     image = torch.tensor([-2.0, -1.0, 0.0, 1.0]).view(1, 2, 2).expand(3, -1, -1)
     expected = np.array([[0, 0], [127.5, 255]], np.float32)
     assert np.array_equal(to_pixels(image, (2, 2)), np.repeat(expected[..., None], 3, -1))
+
+
+def test_a_decoder_that_gives_no_numbers_is_refused() -> None:
+    photo, plain = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32)
+    broken = np.where(np.arange(4)[:, None, None] == 2, np.nan, plain)
+    for reconstruction, generated in ((plain, broken), (broken, plain)):
+        with pytest.raises(ValueError, match="no numbers, as half precision can give: run the model or its"):
+            finished(photo, reconstruction, generated, np.ones((4, 4), bool), 1.0, 1.0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anomalydiffusion_core.dataset.views import latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.latent_diffusion import Context
 from anomalydiffusion_core.reweighting import (
     AARConfig,
     AARMode,
@@ -292,77 +293,77 @@ class ExplicitAttention:
 
 
 def explicit_noise(
-    base: DiffusersModel, z: Tensor, t: Tensor, hidden: Tensor, w: Tensor, columns: slice, site: str
+    base: DiffusersModel, z: Tensor, t: Tensor, context: Context, w: Tensor, columns: slice, site: str
 ) -> Tensor:
     former = dict(base.unet.attn_processors)
     explicit = ExplicitAttention(w, columns, site)
     base.unet.set_attn_processor({k: explicit if ".attn2." in k else p for k, p in former.items()})
     try:
-        return base.predict_noise(z, t, hidden)
+        return base.predict_noise(z, t, context)
     finally:
         base.unet.set_attn_processor(former)
 
 
 def reweighted_noise(
-    base: DiffusersModel, z: Tensor, t: Tensor, hidden: Tensor, weights: AttentionWeights
+    base: DiffusersModel, z: Tensor, t: Tensor, context: Context, weights: AttentionWeights
 ) -> Tensor:
     with base.reweighted(weights):
-        return base.predict_noise(z, t, hidden)
+        return base.predict_noise(z, t, context)
 
 
 @pytest.fixture
-def scene(small_base: DiffusersModel) -> tuple[Tensor, Tensor, Tensor, Tensor, slice]:
+def scene(small_base: DiffusersModel) -> tuple[Tensor, Tensor, Context, Tensor, slice]:
     """(z_t, t, context, w, columns) of two images at an odd latent size."""
     context = small_base.encode_prompts(["a photo of a {}"] * 2, {"clip_l": randn(2, 3, 16)})
     w = 1 + 2 * torch.rand((2, 1, 7, 9), generator=torch.Generator().manual_seed(1))
     assert isinstance(context.columns, slice)
-    return randn(2, 4, 7, 9), torch.tensor([300.0, 300.0]), context.hidden, w, context.columns
+    return randn(2, 4, 7, 9), torch.tensor([300.0, 300.0]), context, w, context.columns
 
 
 @pytest.mark.parametrize("mode", [AARMode.PAPER, AARMode.RELEASED, AARMode.ADAPTIVE])
 @torch.no_grad()
 def test_a_u_net_s_cross_attention_equals_full_maps_altered_at_the_mode_s_site(
-    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Tensor, Tensor, slice], mode: AARMode
+    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: AARMode
 ) -> None:
-    z, t, hidden, w, columns = scene
-    eps = reweighted_noise(small_base, z, t, hidden, AttentionWeights(mode, columns, w))
-    expected = explicit_noise(small_base, z, t, hidden, w, columns, mode.value)
+    z, t, context, w, columns = scene
+    eps = reweighted_noise(small_base, z, t, context, AttentionWeights(mode, columns, w))
+    expected = explicit_noise(small_base, z, t, context, w, columns, mode.value)
     torch.testing.assert_close(eps, expected, rtol=1e-3, atol=1e-5)
-    assert (eps - small_base.predict_noise(z, t, hidden)).abs().max() > 1e-2
+    assert (eps - small_base.predict_noise(z, t, context)).abs().max() > 1e-2
 
 
 @torch.no_grad()
 def test_scaling_after_the_output_projection_would_be_another_result(
-    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Tensor, Tensor, slice]
+    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice]
 ) -> None:
-    z, t, hidden, w, columns = scene
-    eps = reweighted_noise(small_base, z, t, hidden, AttentionWeights(AARMode.PAPER, columns, w))
-    wrong = explicit_noise(small_base, z, t, hidden, w, columns, "after projection")
+    z, t, context, w, columns = scene
+    eps = reweighted_noise(small_base, z, t, context, AttentionWeights(AARMode.PAPER, columns, w))
+    wrong = explicit_noise(small_base, z, t, context, w, columns, "after projection")
     assert (eps - wrong).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("mode", [AARMode.PAPER, AARMode.RELEASED, AARMode.ADAPTIVE])
 @torch.no_grad()
 def test_every_image_has_its_own_map(
-    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Tensor, Tensor, slice], mode: AARMode
+    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: AARMode
 ) -> None:
-    z, t, hidden, w, columns = scene
-    eps = reweighted_noise(small_base, z, t, hidden, AttentionWeights(mode, columns, w))
-    swapped = reweighted_noise(
-        small_base, z.flip(0), t, hidden.flip(0), AttentionWeights(mode, columns, w.flip(0))
-    )
+    z, t, context, w, columns = scene
+    eps = reweighted_noise(small_base, z, t, context, AttentionWeights(mode, columns, w))
+    flipped = Context(context.hidden.flip(0), columns)
+    weights = AttentionWeights(mode, columns, w.flip(0))
+    swapped = reweighted_noise(small_base, z.flip(0), t, flipped, weights)
     torch.testing.assert_close(swapped.flip(0), eps, rtol=1e-4, atol=1e-5)
-    wrong = reweighted_noise(small_base, z, t, hidden, AttentionWeights(mode, columns, w.flip(0)))
+    wrong = reweighted_noise(small_base, z, t, context, AttentionWeights(mode, columns, w.flip(0)))
     assert (wrong - eps).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_without_weights_the_u_net_is_left_exactly_as_it_is(
-    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Tensor, Tensor, slice]
+    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice]
 ) -> None:
-    z, t, hidden, _, columns = scene
-    eps = reweighted_noise(small_base, z, t, hidden, AttentionWeights(AARMode.ADAPTIVE, columns, None))
-    assert torch.equal(eps, small_base.predict_noise(z, t, hidden))
+    z, t, context, _, columns = scene
+    eps = reweighted_noise(small_base, z, t, context, AttentionWeights(AARMode.ADAPTIVE, columns, None))
+    assert torch.equal(eps, small_base.predict_noise(z, t, context))
 
 
 def test_the_u_net_s_own_attention_comes_back_even_after_an_error(small_base: DiffusersModel) -> None:
@@ -420,13 +421,13 @@ def test_with_guidance_only_the_conditional_prediction_is_reweighted(small_base:
     weights = AttentionWeights(AARMode.RELEASED, slice(5, 8), released_weight(z_t, z_y, region))
 
     def z0(eps_empty: Tensor) -> Tensor:
-        conditional = reweighted_noise(small_base, z_t, t, context.hidden, weights)
+        conditional = reweighted_noise(small_base, z_t, t, context, weights)
         eps = eps_empty + 4.0 * (conditional - eps_empty)
         clean = (z_t - (1 - abar[999]).sqrt() * eps) / abar[999].sqrt()
         # diffusers' last step goes to abar = 1 (set_alpha_to_one)
         return torch.where(m_z > 0, clean, z_y)
 
-    expected = z0(small_base.predict_noise(z_t, t, empty.hidden))
+    expected = z0(small_base.predict_noise(z_t, t, empty))
     torch.testing.assert_close(latent, expected, rtol=1e-3, atol=1e-3)
-    both = z0(reweighted_noise(small_base, z_t, t, empty.hidden, weights))
+    both = z0(reweighted_noise(small_base, z_t, t, empty, weights))
     assert (latent - both).abs().max() > 0.05

@@ -120,7 +120,7 @@ def test_every_scheduler_samples_the_noise_level_it_says(fake_base: LatentDiffus
     data = randn(1, 4, 4, 5, seed=9)
 
     class OneLatent(type(fake_base)):  # type: ignore[misc]
-        def predict_noise(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
             alpha, sigma = self.schedule.alpha_sigma(t)
             return (noisy - alpha * data) / sigma
 
@@ -180,8 +180,8 @@ def within(m_z: Tensor, reach: int) -> Tensor:
 
 def ddim(
     base: LatentDiffusion,
-    hidden: Tensor,
-    empty: Tensor,
+    context: Context,
+    empty: Context,
     shape: tuple[int, int],
     config: SamplingConfig,
     generators: list[torch.Generator],
@@ -200,7 +200,7 @@ def ddim(
             region = within(m_z, round(config.widening * max(shape) * t / 1000))
             x = torch.where(region > 0, x, noised.double())
         time = torch.full((len(x),), float(t))
-        eps = base.predict_noise(x.float(), time, hidden).double()
+        eps = base.predict_noise(x.float(), time, context).double()
         if config.guidance != 1:
             unguided = base.predict_noise(x.float(), time, empty).double()
             eps = unguided + config.guidance * (eps - unguided)
@@ -228,12 +228,12 @@ def test_ddim_is_the_loop_of_its_paper(
         return [image_generator(0, i) for i in range(2)]
 
     plain = sample(base, context, empty, (7, 9), config, generators())
-    expected = ddim(base, context.hidden, empty.hidden, (7, 9), config, generators())
+    expected = ddim(base, context, empty, (7, 9), config, generators())
     torch.testing.assert_close(plain.double(), expected, rtol=1e-3, atol=1e-3)
 
     into = sample_into(base, photos, masks, context, empty, config, generators())
     normal, m_z = base.encode(photos), latent_mask(masks, base.factor)
-    blended = ddim(base, context.hidden, empty.hidden, (7, 9), config, generators(), normal, m_z)
+    blended = ddim(base, context, empty, (7, 9), config, generators(), normal, m_z)
     torch.testing.assert_close(into.double(), blended, rtol=1e-3, atol=1e-3)
 
 

@@ -202,7 +202,7 @@ def test_the_committed_weights_know_places():
     t = torch.full((8,), 980)
     centres = []
     for prompt in prompts:
-        eps = base.predict_noise(noise, t, base.encode_prompts([prompt] * 8).hidden)
+        eps = base.predict_noise(noise, t, base.encode_prompts([prompt] * 8))
         white = (base.decode(base.schedule.clean_latent(noise, eps, t)).mean(1) + 1).clamp(min=0)
         columns = torch.linspace(0, 1, white.shape[-1])
         centres.append(((white.sum(1) * columns).sum(1) / white.sum((1, 2))).mean())

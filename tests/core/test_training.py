@@ -122,7 +122,7 @@ def test_a_task_s_loss_is_eq_5_in_units_of_what_the_base_predicts(
             task.encoders,
             mask[None],
         )
-        eps_hat = base.predict_noise(noisy, t[b : b + 1], context.hidden)[0]
+        eps_hat = base.predict_noise(noisy, t[b : b + 1], context)[0]
         cells = [
             (i, j) for i in range(8) for j in range(8) if mask[0, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].any()
         ]
@@ -140,7 +140,7 @@ def test_mask_embeddings_are_trained_on_the_whole_picture(fake_base: LatentDiffu
     context = fake_base.encode_prompts(
         ["a black and white mask of a {}"], {"clip_l": task.tokens["clip_l"][1:2]}
     )
-    eps_hat = fake_base.predict_noise(noisy, t, context.hidden)
+    eps_hat = fake_base.predict_noise(noisy, t, context)
     assert loss.item() == pytest.approx((eps_hat - noise).square().mean().item(), rel=1e-5)
 
 
