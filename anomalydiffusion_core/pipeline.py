@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,26 @@ class Improvement:
 
 
 @dataclass
+class Monitor:
+    """Looks on at a training: `history` fills step by step, and every `every` steps (0: never) `show` is
+    given latents (N,C,h,w) of one view of each of the first types, and of the same drawn anew.
+    """
+
+    history: History = field(default_factory=History)
+    every: int = 0
+    show: Callable[[torch.Tensor, torch.Tensor], None] = lambda real, redrawn: None
+    types: int = 4  # at most
+
+    def look(self, task: Task, step: int, total: int) -> None:
+        """To be called after each step."""
+        if not self.every or (step % self.every and step != total):
+            return
+        first = [int((task.pool.types == i).nonzero()[0]) for i in range(len(task.pool.names))]
+        rows = torch.tensor(first[: self.types])
+        self.show(task.pool.latents[rows], task.redraw(rows))
+
+
+@dataclass
 class TrainingOutcome:
     """What `train_model` hands back; `interrupted` tells that it was stopped and holds what was learned so
     far.
@@ -92,8 +112,10 @@ def train_anomaly(
     config: TrainingConfig,
     share: float,
     on_stage: OnStage = lambda *_: None,
+    monitor: Monitor | None = None,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
+    monitor = monitor or Monitor()
     training, held_out = _split(dataset, share)
     generator = torch.Generator().manual_seed(config.seed)
     model = AnomalyModel(
@@ -106,12 +128,12 @@ def train_anomaly(
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, starting_encoders(base), config)
-    history, interrupted = _run(task, config, validation, "train", on_stage)
+    interrupted = _run(task, config, validation, "train", on_stage, monitor)
     task.into(model)
-    model.training["anomaly"] = training_record(config, history)
+    model.training["anomaly"] = training_record(config, monitor.history)
     improvement = None
-    if len(history.validation) == 2:
-        (_, before), (_, after) = history.validation
+    if len(monitor.history.validation) == 2:
+        (_, before), (_, after) = monitor.history.validation
         improvement = paired_improvement(before.numpy(), after.numpy())
         model.training["improvement"] = asdict(improvement)
     return TrainingOutcome(model, improvement, interrupted)
@@ -124,19 +146,20 @@ def train_masks(
     config: TrainingConfig,
     share: float,
     on_stage: OnStage = lambda *_: None,
+    monitor: Monitor | None = None,
 ) -> bool:
     """Learns e_m of every type in the dataset, from the masks of its training pairs, into `model`.
 
     Returns whether a KeyboardInterrupt ended it; `model` holds what was learned so far.
     """
-    generator = torch.Generator().manual_seed(config.seed)
+    monitor, generator = monitor or Monitor(), torch.Generator().manual_seed(config.seed)
     pictures = make_views(
         base, _split(dataset, share)[0], config.views_per_pair, config.image_size, generator, True
     )
     task = MaskTask(base, pictures, config)
-    history, interrupted = _run(task, config, None, "masks", on_stage)
+    interrupted = _run(task, config, None, "masks", on_stage, monitor)
     task.into(model)
-    model.training["mask"] = training_record(config, history)
+    model.training["mask"] = training_record(config, monitor.history)
     return interrupted
 
 
@@ -170,20 +193,24 @@ def starting_encoders(base: LatentDiffusion) -> dict[str, SpatialEncoder]:
 
 
 def _run(
-    task: Task, config: TrainingConfig, validation: Validation | None, stage: str, on_stage: OnStage
-) -> tuple[History, bool]:
-    history = History()
+    task: Task,
+    config: TrainingConfig,
+    validation: Validation | None,
+    stage: str,
+    on_stage: OnStage,
+    monitor: Monitor,
+) -> bool:
+    """Trains; returns whether a KeyboardInterrupt ended it."""
+
+    def on_step(step: int, total: int, loss: float) -> None:
+        monitor.look(task, step, total)
+        on_stage(stage, step, total, f"loss {loss:.4f}")
+
     try:
-        fit(
-            task,
-            config,
-            validation,
-            lambda step, total, loss: on_stage(stage, step, total, f"loss {loss:.4f}"),
-            history,
-        )
+        fit(task, config, validation, on_step, monitor.history)
     except KeyboardInterrupt:
-        return history, True
-    return history, False
+        return True
+    return False
 
 
 def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4000) -> Improvement:

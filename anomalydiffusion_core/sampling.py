@@ -115,6 +115,20 @@ def sample_into(
         )
     image, mask = image.to(base.device), mask.to(base.device)
     target = Inpainting(base.encode(image), latent_mask(mask, base.factor), image, mask)
+    return inpaint(base, target, context, unconditional, config, generators, on_step)
+
+
+@torch.no_grad()
+def inpaint(
+    base: LatentDiffusion,
+    target: Inpainting,
+    context: Context,
+    unconditional: Context | None,
+    config: SamplingConfig,
+    generators: list[torch.Generator],
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """As `sample_into`, for a photo that is encoded already."""
     noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
     return _denoise(base, context, unconditional, noise, target, config, generators, on_step)
 

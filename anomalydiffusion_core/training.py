@@ -15,14 +15,18 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .conditioning import anomaly_context, mask_context
+from .conditioning import anomaly_context, empty_context, mask_context
 from .dataset.views import ViewPool, latent_mask
 from .embeddings import AnomalyModel, TokensByEncoder, starting_tokens
-from .latent_diffusion import LatentDiffusion
+from .inpainting import Inpainting
+from .latent_diffusion import Context, LatentDiffusion
+from .reweighting import AARConfig, AARMode
+from .sampling import SamplingConfig, image_generator, inpaint, sample
 from .spatial_encoder import SpatialEncoder
 from .templates import MASK_TEMPLATES, PHOTO_TEMPLATES
 
 Normalisation = Literal["mask", "released"]
+REDRAWING = SamplingConfig(steps=10, guidance=2.5, aar=AARConfig(AARMode.OFF))  # quick: to look at meanwhile
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Task(Protocol):
         """Per-sample losses (B,) for rows of a pool, at timesteps t (B,) with the given noise."""
         ...
 
+    def redraw(self, rows: Tensor) -> Tensor:
+        """The pool's `rows` drawn anew with what was learned so far, latents (B,C,h,w)."""
+        ...
+
 
 def masked_loss(
     eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, normalisation: Normalisation
@@ -100,21 +108,26 @@ class AnomalyTask:
         return [_token_group(self.base, self.tokens, config), {"params": encoders, "lr": config.encoder_rate}]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        masks = pool.masks[rows]
-        e_a = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
-        context = anomaly_context(
-            self.base, PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)], e_a, self.encoders, masks
-        )
-        eps_hat = self.base.predict_noise(
-            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context
-        )
+        noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
         return masked_loss(
-            eps_hat,
+            self.base.predict_noise(noisy, t, self._context(pool, rows, template)),
             noise,
-            latent_mask(masks, self.base.factor),
+            latent_mask(pool.masks[rows], self.base.factor),
             self.base.schedule.loss_weight(t),
             self.normalisation,
         )
+
+    @torch.no_grad()
+    def redraw(self, rows: Tensor) -> Tensor:
+        """Defects drawn anew inside their masks, the rest of the photo as it is."""
+        target = Inpainting(self.pool.latents[rows], latent_mask(self.pool.masks[rows], self.base.factor))
+        context, empty = self._context(self.pool, rows, 0), empty_context(self.base, len(rows))
+        return inpaint(self.base, target, context, empty, REDRAWING, _generators(rows))
+
+    def _context(self, pool: ViewPool, rows: Tensor, template: int) -> Context:
+        e_a = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
+        prompt = PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)]
+        return anomaly_context(self.base, prompt, e_a, self.encoders, pool.masks[rows])
 
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""
@@ -134,12 +147,20 @@ class MaskTask:
         return [_token_group(self.base, self.tokens, config)]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
-        context = mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(rows))
-        eps_hat = self.base.predict_noise(
-            self.base.schedule.add_noise(pool.latents[rows], noise, t), t, context
-        )
+        noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
+        eps_hat = self.base.predict_noise(noisy, t, self._context(pool, rows, template))
         return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
+
+    @torch.no_grad()
+    def redraw(self, rows: Tensor) -> Tensor:
+        """Masks invented from noise, of the types of `rows`."""
+        context, empty = self._context(self.pool, rows, 0), empty_context(self.base, len(rows))
+        height, width = self.pool.latents.shape[-2:]
+        return sample(self.base, context, empty, (height, width), REDRAWING, _generators(rows))
+
+    def _context(self, pool: ViewPool, rows: Tensor, template: int) -> Context:
+        e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
+        return mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(rows))
 
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""
@@ -243,6 +264,10 @@ def _token_table(
 def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: TrainingConfig) -> dict:
     rms = max(float(v.square().mean().sqrt()) for v in base.word_vectors(config.initial_words).values())
     return {"params": list(tokens.values()), "lr": config.token_rate * rms}
+
+
+def _generators(rows: Tensor) -> list[torch.Generator]:
+    return [image_generator(0, i, "redrawn") for i in range(len(rows))]
 
 
 def _by_type(names: list[str], tokens: TokensByEncoder) -> dict[str, TokensByEncoder]:

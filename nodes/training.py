@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
 from .inputs import base_inputs, seed_input
 from .sockets import AnomalyEmbedding, FewShotDataset
-
-if TYPE_CHECKING:
-    from ..anomalydiffusion_core.training import TrainingConfig
 
 CATEGORY = "AnomalyDiffusion/training"
 
@@ -41,6 +38,22 @@ def schedule_inputs(steps: int) -> list[io.Input]:
     ]
 
 
+def preview_input() -> io.Input:
+    return io.Int.Input(
+        "preview_every",
+        default=100,
+        min=0,
+        max=100_000,
+        tooltip="Steps after which the picture below the loss is drawn anew: real views above, what was "
+        "learned below. One drawing costs about as much as seven steps. 0 = never.",
+    )
+
+
+def shown(preview: Any, text: str) -> dict[str, Any]:
+    """Picture and words below the node."""
+    return {**ui.PreviewImage(preview.result()).as_dict(), **ui.PreviewText(text).as_dict()}
+
+
 class TrainAnomaly(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -64,6 +77,7 @@ class TrainAnomaly(io.ComfyNode):
                     "or 256, SD 1.x 512).",
                 ),
                 io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
+                preview_input(),
             ],
             outputs=[
                 AnomalyEmbedding.Output("trained", display_name="embeddings"),
@@ -74,16 +88,18 @@ class TrainAnomaly(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
-        seed: int, size: int, tokens: int,
+        seed: int, size: int, tokens: int, preview_every: int,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.pipeline import train_anomaly
         from ..anomalydiffusion_core.training import TrainingConfig
         from .comfy_model import ComfyModel, trainable
+        from .training_preview import TrainingPreview
 
         config = TrainingConfig(steps, batch_size, size, anomaly_tokens=tokens, seed=seed)
         base = ComfyModel(model, clip, vae)
+        preview = TrainingPreview(base, steps, preview_every)
         with trainable(base):
-            outcome = train_anomaly(base, dataset, config, share, _Progress(config))
+            outcome = train_anomaly(base, dataset, config, share, preview.on_stage, preview.monitor)
         text = "Nothing was held out, so that nothing says how well it carries over."
         if outcome.improvement:
             change = outcome.improvement
@@ -91,7 +107,7 @@ class TrainAnomaly(io.ComfyNode):
                 f"Held-out loss {change.before:.4f} before, {change.after:.4f} after: "
                 f"{change.relative:+.1%} (95 % interval {change.low:+.1%} to {change.high:+.1%})"
             )
-        return io.NodeOutput(outcome.model, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(outcome.model, text, ui=shown(preview, text))
 
 
 class TrainMasks(io.ComfyNode):
@@ -107,6 +123,7 @@ class TrainMasks(io.ComfyNode):
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly, with the same size."),
                 *schedule_inputs(300),
                 io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors per mask embedding."),
+                preview_input(),
             ],
             outputs=[AnomalyEmbedding.Output("trained", display_name="embeddings")],
         )
@@ -114,62 +131,21 @@ class TrainMasks(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
-        share: float, seed: int, tokens: int,
+        share: float, seed: int, tokens: int, preview_every: int,
     ) -> io.NodeOutput:  # fmt: skip
         from dataclasses import replace
 
         from ..anomalydiffusion_core.pipeline import train_masks
         from ..anomalydiffusion_core.training import TrainingConfig
         from .comfy_model import ComfyModel, trainable
+        from .training_preview import TrainingPreview
 
         size = embeddings.image_size
         config = TrainingConfig(steps, batch_size, size, mask_tokens=tokens, seed=seed)
         base = ComfyModel(model, clip, vae)
         # what came in by a link stays as it is: another node may use it
         trained = replace(embeddings, mask=dict(embeddings.mask), training=dict(embeddings.training))
+        preview = TrainingPreview(base, steps, preview_every)
         with trainable(base):
-            train_masks(base, dataset, trained, config, share, _Progress(config))
-        return io.NodeOutput(trained)
-
-
-class _Progress:
-    """ComfyUI's progress bar with the loss curve as its picture; also where a training can be cancelled."""
-
-    PICTURE_EVERY = 10
-
-    def __init__(self, config: TrainingConfig) -> None:
-        import comfy.utils
-
-        self.bar = comfy.utils.ProgressBar(config.steps)
-        self.losses: list[float] = []
-
-    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-        import comfy.model_management
-
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if not note.startswith("loss "):
-            return
-        self.losses.append(float(note.removeprefix("loss ")))
-        picture = None
-        if done % self.PICTURE_EVERY == 0 or done == total:
-            picture = ("JPEG", loss_picture(self.losses, total), 512)
-        self.bar.update_absolute(done, total, picture)
-
-
-def loss_picture(losses: list[float], total: int, size: tuple[int, int] = (384, 192)) -> Any:
-    """A curve of the losses so far, smoothed, on a time axis of `total` steps, as a PIL image."""
-    from PIL import Image, ImageDraw
-
-    width, height = size
-    smooth, mean = [], losses[0]
-    for loss in losses:
-        mean = 0.9 * mean + 0.1 * loss
-        smooth.append(mean)
-    top = 1.1 * max(smooth)
-    points = [(width * i / max(1, total), height * (1 - loss / top)) for i, loss in enumerate(smooth)]
-    image = Image.new("RGB", size, (24, 26, 30))
-    draw = ImageDraw.Draw(image)
-    if len(points) > 1:
-        draw.line(points, fill=(110, 190, 255), width=2)
-    draw.text((8, 8), f"step {len(losses)} of {total}   loss {smooth[-1]:.4f}", fill=(230, 230, 230))
-    return image
+            train_masks(base, dataset, trained, config, share, preview.on_stage, preview.monitor)
+        return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result()))

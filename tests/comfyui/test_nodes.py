@@ -25,7 +25,7 @@ def trained(run: Run) -> SimpleNamespace:
     model, clip, vae = run("ADiff_LoadTinyBase")
     dataset, normals, _ = run("ADiff_LoadDataset", **DEMO, normal_count=3)
     base = {"model": model, "clip": clip, "vae": vae}
-    steps = {"steps": 6, "batch_size": 2, "share": 0.6, "seed": 0}
+    steps = {"steps": 6, "batch_size": 2, "share": 0.6, "seed": 0, "preview_every": 4}
     embeddings, summary = run("ADiff_TrainAnomaly", **base, dataset=dataset, **steps, size=128, tokens=8)
     assert "Held-out loss" in summary
     (embeddings,) = run("ADiff_TrainMasks", **base, dataset=dataset, embeddings=embeddings, **steps, tokens=4)
@@ -228,3 +228,27 @@ def test_a_dataset_is_appended_to_with_exact_pixels(run: Run, trained: Any, mask
             run("ADiff_SaveDataset", **{**inputs, "defect_type": wrong})
     with pytest.raises(ValueError, match="lies outside"):
         run("ADiff_SaveDataset", **{**inputs, "folder": "../../../elsewhere"})
+
+
+def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unseen(
+    run: Run, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.utils  # type: ignore[import-not-found]
+
+    seen: list[tuple[int, Any]] = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kw: seen.append((args[0], args[2])))
+    inputs = {**trained.base, "dataset": trained.dataset, "batch_size": 2, "share": 0.6, "seed": 0}
+    learned = [
+        run("ADiff_TrainAnomaly", **inputs, steps=12, size=128, tokens=2, preview_every=every)[0]
+        for every in (5, 0)
+    ]
+    first, second = (x.anomaly["leather/ink"]["clip_l"] for x in learned)
+    assert torch.equal(first, second)
+    pictures = [(step, picture[1]) for step, picture in seen if picture]
+    assert [step for step, _ in pictures] == [10, 12, 10, 12]
+    # two types: a curve, and two rows of two views below it
+    assert [picture.size for _, picture in pictures] == [(512, 160 + 512)] * 2 + [(512, 160)] * 2
+    real, redrawn = (
+        np.asarray(pictures[1][1])[rows].astype(float) for rows in (slice(160, 416), slice(416, 672))
+    )
+    assert 1 < np.abs(real - redrawn).mean() < 60  # the same photos, other defects in them
