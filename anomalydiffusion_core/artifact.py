@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -22,16 +23,9 @@ log = logging.getLogger(__name__)
 FORMAT = "anomalydiffusion/1"
 
 
-def save_artifact(model: AnomalyModel, path: Path) -> None:
+def save_artifact(model: AnomalyModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Writes the model to `path` through a temporary file; raises OSError where that is impossible."""
-    tensors: dict[str, Tensor] = {}
-    for kind, table in (("anomaly", model.anomaly), ("mask", model.mask)):
-        for defect_type, by_encoder in table.items():
-            tensors |= {f"{kind}/{defect_type}/{name}": t.detach() for name, t in by_encoder.items()}
-    several = len(model.spatial_encoders) > 1
-    for name, encoder in model.spatial_encoders.items():
-        prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
-        tensors |= {prefix + key: value for key, value in encoder.state_dict().items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in _tensors(model).items()}
     metadata = {
         "format": FORMAT,
         "base_family": model.base.family,
@@ -53,7 +47,27 @@ def save_artifact(model: AnomalyModel, path: Path) -> None:
         "mask_areas": json.dumps(model.mask_areas),
         "package_version": __version__,
     }
-    write_atomically(path, {key: value.float() for key, value in tensors.items()}, metadata)
+    write_atomically(path, tensors, metadata)
+
+
+def learned_hash(model: AnomalyModel) -> str:
+    """SHA-256 (hex) over the names and values of all that was learned, whether or not it is in a file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(model).items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(model: AnomalyModel) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for kind, table in (("anomaly", model.anomaly), ("mask", model.mask)):
+        for defect_type, by_encoder in table.items():
+            tensors |= {f"{kind}/{defect_type}/{name}": t.detach() for name, t in by_encoder.items()}
+    several = len(model.spatial_encoders) > 1
+    for name, encoder in model.spatial_encoders.items():
+        prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
+        tensors |= {prefix + key: value for key, value in encoder.state_dict().items()}
+    return {key: value.float() for key, value in tensors.items()}
 
 
 def write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -90,7 +104,7 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             # cloned: in the file they lie unaligned, which changes the last digits of what is computed
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key).clone().float() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"Artifact {path} does not exist: check the path.") from None
     except (OSError, SafetensorError) as error:

@@ -35,6 +35,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo-output"),
     count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type.")] = 12,
     seed: Seed = 0,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(help="Run it in this ComfyUI (the folder of its main.py), by the example workflow."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Makes a few-shot dataset, trains on it, generates labelled pairs and writes a report."""
@@ -42,7 +46,10 @@ def demo(
 
     def command() -> dict[str, Any]:
         with progress() as on_stage:
-            summary = job.run_demo(out, count, seed, on_stage)
+            if comfyui:
+                summary = job.run_demo_in_comfyui(comfyui, out, count, seed, on_stage)
+            else:
+                summary = job.run_demo(out, count, seed, on_stage)
         say(
             f"Few-shot dataset:  {summary['few_shot']}\nArtifact:          {summary['artifact']}\n"
             f"Generated dataset: {summary['generated']} ({summary['pairs']} accepted pairs)\n"

@@ -10,7 +10,7 @@ import copy
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Prompt = dict[str, dict[str, Any]]  # ComfyUI's API format: node id -> class_type, inputs
 OnProgress = Callable[[str, int, int], None]  # (node, done, total)
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-SILENT_MODES = (2, 4)  # muted and bypassed nodes of a UI-format workflow
+MUTED, BYPASSED = 2, 4  # modes of a node in a UI-format workflow
 EXPORT = "export it in ComfyUI with Workflow > Export (API) and queue that file"
 PATIENCE = 15.0  # seconds without a message after which the history is asked
 TRIES = 20  # connections in a row that may fail
@@ -73,19 +73,20 @@ def as_prompt(workflow: dict[str, Any], information: dict[str, Any]) -> Prompt:
     """
     if "nodes" not in workflow:
         return copy.deepcopy(workflow)
-    sources = {link[0]: [str(link[1]), link[2]] for link in workflow.get("links", [])}
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: (link[1], link[2]) for link in workflow.get("links", [])}
     prompt: Prompt = {}
-    for node in workflow["nodes"]:
+    for node in nodes.values():
         kind = node["type"]
-        if kind in ("Note", "MarkdownNote"):
+        if kind in ("Note", "MarkdownNote") or node.get("mode") == BYPASSED:
             continue
-        if node.get("mode", 0) in SILENT_MODES or kind not in information:
+        if node.get("mode") == MUTED or kind not in information:
             raise ValueError(f"Node {node['id']} ({kind}) cannot be converted here: {EXPORT}.")
-        linked = {
-            slot["name"]: slot["link"] for slot in node.get("inputs", []) if slot.get("link") is not None
-        }
         inputs = _widget_values(node, information[kind])
-        inputs |= {name: sources[link] for name, link in linked.items()}
+        for slot in node.get("inputs", []):
+            source = _source(slot.get("link"), nodes, links)
+            if source:
+                inputs[slot["name"]] = [str(source[0]), source[1]]
         prompt[str(node["id"])] = {
             "class_type": kind,
             "inputs": inputs,
@@ -94,22 +95,42 @@ def as_prompt(workflow: dict[str, Any], information: dict[str, Any]) -> Prompt:
     return prompt
 
 
+def _source(
+    link: int | None, nodes: dict[int, dict[str, Any]], links: dict[int, tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Node and output that a link comes from; a bypassed node passes on what it is given of the same type."""
+    if link is None:
+        return None
+    node_id, slot = links[link]
+    node = nodes[node_id]
+    if node.get("mode") != BYPASSED:
+        return node_id, slot
+    kind = node["outputs"][slot]["type"]
+    given = (entry.get("link") for entry in node["inputs"] if entry["type"] == kind)
+    return _source(next(given, None), nodes, links)
+
+
 def _widget_values(node: dict[str, Any], information: dict[str, Any]) -> dict[str, Any]:
     values = node.get("widgets_values") or []
     if isinstance(values, dict):
         return dict(values)
     remaining, inputs = iter(values), {}
+    for name, kind, settings in _declared(information):
+        if settings.get("forceInput") or not (isinstance(kind, list) or kind in WIDGETS):
+            continue
+        value = next(remaining, None)
+        if value is not None:
+            inputs[name] = value
+        if settings.get("control_after_generate"):
+            next(remaining, None)  # the browser's own "fixed" or "randomize"
+    return inputs
+
+
+def _declared(information: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Name, type and settings of a node's inputs, in the order of its widgets."""
     for group in ("required", "optional"):
         for name, (kind, *options) in information["input"].get(group, {}).items():
-            settings = options[0] if options else {}
-            if settings.get("forceInput") or not (isinstance(kind, list) or kind in WIDGETS):
-                continue
-            value = next(remaining, None)
-            if value is not None:
-                inputs[name] = value
-            if settings.get("control_after_generate"):
-                next(remaining, None)  # the browser's own "fixed" or "randomize"
-    return inputs
+            yield name, kind, options[0] if options else {}
 
 
 def changed(prompt: Prompt, assignments: list[str]) -> Prompt:
@@ -149,13 +170,17 @@ def _node_id(prompt: Prompt, name: str) -> str:
     raise ValueError(f"There is {found}: name one by its id of {known}.")
 
 
-def reseeded(prompt: Prompt, number: int) -> Prompt:
-    """`prompt` with `number` added to every seed, so that job after job gives something new."""
+def reseeded(prompt: Prompt, information: dict[str, Any], number: int) -> Prompt:
+    """`prompt` with `number` added to every seed that the browser, too, would change from job to job.
+
+    So each job gives something new, while seeds of trainings stay: the server need not train again.
+    """
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
-        for key in ("seed", "noise_seed"):
-            if isinstance(node["inputs"].get(key), int):
-                node["inputs"][key] += number
+        inputs = node["inputs"]
+        for name, _, settings in _declared(information.get(node["class_type"], {"input": {}})):
+            if settings.get("control_after_generate") and isinstance(inputs.get(name), int):
+                inputs[name] += number
     return prompt
 
 
@@ -309,13 +334,14 @@ async def queue_jobs(
     """
     jobs = []
     async with ComfyUIServer.connected(url) as server:
-        prompt = changed(as_prompt(workflow, await server.information()), assignments)
+        information = await server.information()
+        prompt = changed(as_prompt(workflow, information), assignments)
         for number in range(count):
 
             def report(node: str, done: int, total: int, number: int = number) -> None:
                 on_stage(f"job {number + 1} of {count}: {node}", done, total, "")
 
-            job = await server.run(reseeded(prompt, number), report)
+            job = await server.run(reseeded(prompt, information, number), report)
             if out:
                 folder = out / job.prompt_id
                 job.downloaded = [await server.download(file, folder) for file in job.files]

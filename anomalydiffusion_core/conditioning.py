@@ -35,8 +35,16 @@ def anomaly_context(
 
     Gradients reach e_a and E.
     """
-    prompts = [template] * len(mask) if isinstance(template, str) else template
-    return base.encode_prompts(prompts, joined(anomaly, spatial_tokens(encoders, mask)))
+    return placed_context(base, template, anomaly, spatial_tokens(encoders, mask))
+
+
+def placed_context(
+    base: LatentDiffusion, template: str | list[str], anomaly: TokensByEncoder, spatial: TokensByEncoder
+) -> Context:
+    """As `anomaly_context`, from spatial tokens (B,n,d) that are there already."""
+    rows = joined(anomaly, spatial)
+    count = len(next(iter(rows.values())))
+    return base.encode_prompts([template] * count if isinstance(template, str) else template, rows)
 
 
 def mask_context(

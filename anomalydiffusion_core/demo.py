@@ -1,23 +1,36 @@
-"""The demo: a few-shot dataset of its own, training, masks, generation and report on the embedded base."""
+"""The demo: a few-shot dataset of its own, training, masks, generation and report on the embedded base.
+
+Headless, or through the example workflow in a ComfyUI that it starts itself.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from .artifact import load_artifact, save_artifact
+from .comfyui_jobs import ComfyUIServer, as_prompt, changed, read_workflow
+from .comfyui_server import PACK, RunningServer, running_server
 from .dataset.layout import find_dataset
 from .diffusers_model import load_base
+from .embeddings import AnomalyModel
+from .export.mvtec import read_manifest
 from .generation import GenerationConfig
-from .pipeline import OnStage, generate_all, train_model
+from .latent_diffusion import LatentDiffusion
+from .pipeline import OnStage, TrainingOutcome, generate_all, train_model
 from .report import write_report
-from .tiny_base.few_shot import write_few_shot_dataset
+from .tiny_base.few_shot import CATEGORIES, write_few_shot_dataset
 from .training import TrainingConfig
 
 SIZE = 128  # pixels per side
 TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
 TRAINING = TrainingConfig(steps=500, image_size=SIZE)
 MASK_STEPS = 300
+WORKFLOW = PACK / "workflows" / "4_all_in_one.json"
+SPARE_PAIRS = 2  # made beyond what is missing, since the quality gate may leave some out
+JOBS = 3  # per defect type, at most
 
 
 def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:
@@ -28,22 +41,82 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     write_few_shot_dataset(few_shot, SIZE, seed=seed)
     base = load_base("tiny")
     if not artifact.exists():
-        outcome = train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, on_stage)
+        outcome = train_demo(base, few_shot, on_stage)
         if outcome.interrupted:  # kept, but not taken for a finished training by the next run
             save_artifact(outcome.model, out / "interrupted.safetensors")
             raise KeyboardInterrupt
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)
-    improvement = model.training.get("improvement")
     config = GenerationConfig(seed=seed)
-    rows = generate_all(base, model, artifact, few_shot, None, None, count, generated, config, on_stage)
-    figures = write_report(generated, generated / "report.html", model)
+    generate_all(base, model, artifact, few_shot, None, None, count, generated, config, on_stage)
+    return _summary(few_shot, artifact, generated, model)
+
+
+def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
+    """Learns the demo's four defect types from its few-shot dataset."""
+    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, on_stage)
+
+
+def demo_embeddings(base: LatentDiffusion) -> AnomalyModel:
+    """What the demo learns on a base, for those who want to generate at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_few_shot_dataset(Path(folder), SIZE)
+        return train_demo(base, Path(folder)).model
+
+
+def run_demo_in_comfyui(comfyui: Path, out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:
+    """As `run_demo`, by jobs of the example workflow "everything in one graph" on a server of its own.
+
+    `comfyui` is a folder of ComfyUI; the server's own folders lie in `out/comfyui`. Raises ValueError where
+    it does not start, or a defect type does not reach `count` pairs; what was made stays.
+    """
+    with running_server(comfyui, out / "comfyui") as server:
+        on_stage("ComfyUI", 1, 1, f"runs at {server.url} while the demo does")
+        asyncio.run(_queue_types(server, count, seed, on_stage))
+        saved = server.base / "output" / "anomalydiffusion"
+        artifact = max(saved.glob("*.safetensors"))
+        few_shot = server.base / "input" / "anomalydiffusion_demo"
+    return _summary(few_shot, artifact, saved / "dataset", load_artifact(artifact))
+
+
+async def _queue_types(server: RunningServer, count: int, seed: int, on_stage: OnStage) -> None:
+    dataset = server.base / "output" / "anomalydiffusion" / "dataset"
+    async with ComfyUIServer.connected(server.url) as connection:
+        prompt = as_prompt(read_workflow(WORKFLOW), await connection.information())
+        for category, defect in ((c, d) for c, (_, _, defects) in CATEGORIES.items() for d in defects):
+            name, jobs = f"{category}/{defect}", 0
+            while (done := _pairs_of(dataset, category, defect)) < count:
+                if jobs == JOBS:
+                    raise ValueError(f"{name} has {done} of {count} pairs after {jobs} jobs: see {dataset}.")
+                job = changed(prompt, _assignments(name, count - done + SPARE_PAIRS, seed + done))
+                await connection.run(job, lambda node, i, n, name=name: on_stage(f"{name}: {node}", i, n, ""))
+                jobs += 1
+
+
+def _pairs_of(dataset: Path, category: str, defect: str) -> int:
+    rows = read_manifest(dataset)
+    return sum((row["category"], row["defect"]) == (category, defect) for row in rows)
+
+
+def _assignments(name: str, pairs: int, seed: int) -> list[str]:
+    """What a job of one defect type changes in the workflow; its trainings stay as they are."""
+    return [
+        f"Defect type.value={name}",
+        f"Normal photos.category={name.partition('/')[0]}",
+        f"Normal photos.normal_count={pairs}",
+        f"ADiff_GenerateMasks.count={pairs}",
+        f"ADiff_GenerateMasks.seed={seed}",
+        f"ADiff_KSampler.seed={seed}",
+    ]
+
+
+def _summary(few_shot: Path, artifact: Path, generated: Path, model: AnomalyModel) -> dict[str, Any]:
+    report = generated / "report.html"
     return {
         "few_shot": str(few_shot),
         "artifact": str(artifact),
         "generated": str(generated),
-        "pairs": len(rows),
-        "report": str(generated / "report.html"),
-        "improvement": improvement,
-        **figures,
+        "report": str(report),
+        "improvement": model.training.get("improvement"),
+        **write_report(generated, report, model),
     }

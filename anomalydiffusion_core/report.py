@@ -25,7 +25,15 @@ from .quality import change
 THUMBNAIL = 128  # pixels
 COLUMNS = 8
 ManifestPair = tuple[dict[str, Any], Path, Path]  # row, image, mask
-ROW_KEYS = ("normal", "fill", "noise", "config", "base_family", "base_weights", "artifact_sha256")
+ROW_KEYS = ("normal", "fill", "noise")
+SETTINGS = {  # what a row may say of how it was made
+    "config": "generation",
+    "prompt": "ComfyUI graph",
+    "base_family": "base",
+    "base_weights": "weights of the base",
+    "artifact_sha256": "artifact (SHA-256)",
+    "learned_sha256": "embeddings (SHA-256)",
+}
 
 
 def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> dict[str, Any]:
@@ -90,7 +98,8 @@ def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
         if missing := [key for key in ROW_KEYS if key not in row]:
             raise ValueError(
                 f"{root / 'manifest.jsonl'} has a row without {', '.join(missing)}: "
-                "write the dataset with 'anomalydiffusion generate'."
+                "write the dataset with 'anomalydiffusion generate', or connect Quality Gate's normals and "
+                "scores to Save Anomaly Dataset."
             )
         groups[f"{row['category']}/{row['defect']}"].append((row, image, mask))
     if not groups:
@@ -160,9 +169,9 @@ def _loss_curve(model: AnomalyModel) -> str | None:
 def _settings(rows: list[dict[str, Any]], model: AnomalyModel | None) -> list[tuple[str, str]]:
     newest = rows[-1]
     items = [
-        ("generation", json.dumps(newest["config"])),
-        ("base", f"{newest['base_family']} {newest['base_weights']}"),
-        ("artifact (SHA-256)", newest["artifact_sha256"]),
+        (title, newest[key] if isinstance(newest[key], str) else json.dumps(newest[key]))
+        for key, title in SETTINGS.items()
+        if key in newest
     ]
     if model:
         record: Any = model.training.get("anomaly", {})

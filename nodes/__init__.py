@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .base_models import LoadTinyBase
-from .conditioning import AnomalyConditioning, MaskConditioning
+from .conditioning import AnomalyConditioning, EncodeMask, MaskConditioning
 from .datasets import LoadDataset
 from .embeddings import LoadEmbeddings, SaveEmbeddings
 from .export import QualityGate, SaveDataset
@@ -24,6 +24,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     GenerateMasks,
     BinarizeMasks,
     MaskConditioning,
+    EncodeMask,
     AnomalyConditioning,
     AttentionReweighting,
     KSampler,

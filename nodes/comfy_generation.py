@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..anomalydiffusion_core import __version__
-from ..anomalydiffusion_core.artifact import check_type
+from ..anomalydiffusion_core.artifact import check_type, learned_hash
 from ..anomalydiffusion_core.conditioning import empty_context, mask_context
-from ..anomalydiffusion_core.dataset.photos import Photo
+from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ..anomalydiffusion_core.dataset.views import latent_mask
 from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
@@ -203,8 +203,10 @@ def invented_masks(
     return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()
 
 
-def fills(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[float]:
-    """Share of each mask that shows, against the autoencoder's noise on the normal photos."""
+def pair_scores(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[dict[str, float]]:
+    """`fill` of each pair, the share of its mask that shows, and the autoencoder's `noise` (grey levels) on
+    its normal photo, which a change must exceed.
+    """
     normals, marked = match_batch(normals, masks[:, None])
     if len(images) != len(marked):
         raise ValueError(f"There are {len(images)} images for {len(marked)} masks: give one for each.")
@@ -212,26 +214,54 @@ def fills(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[floa
     again = vae.decode(encode_photos(normals, vae))[:, :height, :width]
     before, made, reconstructed = (255 * x.cpu().numpy() for x in (normals, images, again))
     shown = marked[:, 0].cpu().numpy() > 0.5
-    return [
-        fill(photo, image, mask, autoencoder_noise([(photo, reconstruction)]))
-        for photo, image, mask, reconstruction in zip(before, made, shown, reconstructed, strict=True)
-    ]
+    scores = []
+    for photo, image, mask, reconstruction in zip(before, made, shown, reconstructed, strict=True):
+        noise = autoencoder_noise([(photo, reconstruction)])
+        scores.append({"fill": round(fill(photo, image, mask, noise), 4), "noise": round(noise, 3)})
+    return scores
 
 
 def save_pairs(
-    images: Tensor, masks: Tensor, defect_type: str, folder: str, normals: Tensor | None, prompt: Any
+    images: Tensor,
+    masks: Tensor,
+    defect_type: str,
+    folder: str,
+    normals: Tensor | None,
+    scores: list[dict[str, float]] | None,
+    learned: AnomalyModel | None,
+    prompt: Any,
 ) -> Path:
-    """Appends pairs to the dataset `folder` below the output folder; returns its path."""
+    """Appends pairs to the dataset `folder` below the output folder; returns its path.
+
+    Each manifest row holds the graph that made the pair, and what is known of its normal photo, scores, base
+    and artifact. Raises ValueError where counts differ.
+    """
+    for what, batch in (("masks", masks), ("normals", normals), ("scores", scores)):
+        if batch is not None and len(batch) != len(images) and not (what == "normals" and len(batch) == 1):
+            raise ValueError(f"There are {len(batch)} {what} for {len(images)} images: give one for each.")
     check_type(defect_type.strip())
     category, _, defect = defect_type.strip().partition("/")
     root = graph_folder(os.path.join(folder_paths.get_output_directory(), folder))
     writer = MVTecWriter(root)
+    about: list[dict[str, Any]] = [dict(row) for row in scores or [{}] * len(images)]
     if normals is not None:
-        writer.add_normals(category, (Photo(pixels, gray=False) for pixels in _pixels(normals)))
+        names = writer.add_normals(category, (Photo(pixels, gray=False) for pixels in _pixels(normals)))
+        for row, name in zip(about, names * (len(images) // len(names)), strict=True):
+            row |= {"normal": name, "normal_sha256": file_hash(root / name)}
+    made_with = (
+        {}
+        if learned is None
+        else {
+            "learned_sha256": learned_hash(learned),
+            "base_family": learned.base.family,
+            "base_weights": learned.base.weights,
+        }
+    )
     run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
     marked = masks.cpu().numpy() > 0.5
     for index, (pixels, mask) in enumerate(zip(_pixels(images), marked, strict=True)):
-        row = {"run": run, "index": index, "package_version": __version__, "prompt": prompt}
+        row = {"run": run, "index": index, **about[index], **made_with}
+        row |= {"package_version": __version__, "torch": torch.__version__, "prompt": prompt}
         writer.write(category, defect, pixels, mask, False, row)
     return root
 

@@ -41,6 +41,12 @@ from .pixels import from_core, to_core
 
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 FAMILIES = {768: "sd1", 1024: "sd2", 768 + 1280: "sdxl"}  # by the width of the context
+NATIVE_SIZES = {  # which ComfyUI does not tell; all others 512
+    ("tiny", "v_prediction"): arch.NATIVE_SIZE,
+    ("sd2", "v_prediction"): 768,
+    ("sdxl", "epsilon"): 1024,
+    ("sdxl", "v_prediction"): 1024,
+}
 ENCODERS = ("clip_l", "clip_h", "clip_g")  # side by side in the context, in this order
 
 
@@ -77,9 +83,9 @@ class ComfyModel:
         )
         self.latent_channels = int(model.model.latent_format.latent_channels)
         self.factor = int(vae.spacial_compression_decode())
-        self.native_size = int(model.model.model_config.unet_config["image_size"]) * self.factor
         self.device = model.load_device
         family = "tiny" if tiny else FAMILIES.get(width, f"sd-{width}")
+        self.native_size = NATIVE_SIZES.get((family, self.schedule.prediction), 512)
         states = (self._text_state(encoder) for encoder in self.text_encoders.values())
         self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
         self._options: dict[str, Any] = {}

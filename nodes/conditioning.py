@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from .inputs import base_inputs, type_input
-from .sockets import AnomalyEmbedding
+from .sockets import AnomalyEmbedding, SpatialTokens
 
 CATEGORY = "AnomalyDiffusion/conditioning"
 COLUMNS = "anomalydiffusion_columns"  # in a conditioning's options: where the inserted vectors stand
@@ -16,6 +16,35 @@ COLUMNS = "anomalydiffusion_columns"  # in a conditioning's options: where the i
 def chosen_type(embeddings: Any, defect_type: str, kind: str) -> str:
     """The type asked for, or the first one of `kind` ("anomaly" or "mask") where none was."""
     return defect_type.strip() or next(iter(sorted(getattr(embeddings, kind))), "")
+
+
+class EncodeMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_EncodeMask",
+            display_name="Encode Mask",
+            category=CATEGORY,
+            description="Masks to the spatial tokens that tell the prompt where the defect is. Anomaly "
+            "Conditioning does this by itself; use this node to tell it another place than the sampler's "
+            "mask, such as one larger region.",
+            inputs=[
+                AnomalyEmbedding.Input(
+                    "embeddings", tooltip="From Train Anomaly or Load Anomaly Embeddings."
+                ),
+                io.Mask.Input("mask", tooltip="Where the defect is: white = defect. A batch gives a batch."),
+            ],
+            outputs=[SpatialTokens.Output("spatial_tokens", display_name="spatial tokens")],
+        )
+
+    @classmethod
+    def execute(cls, embeddings: Any, mask: Any) -> io.NodeOutput:
+        import torch
+
+        from ..anomalydiffusion_core.conditioning import spatial_tokens
+
+        with torch.no_grad():
+            return io.NodeOutput(spatial_tokens(embeddings.spatial_encoders, binary_masks(mask)))
 
 
 class AnomalyConditioning(io.ComfyNode):
@@ -33,7 +62,9 @@ class AnomalyConditioning(io.ComfyNode):
                     "embeddings", tooltip="From Train Anomaly or Load Anomaly Embeddings."
                 ),
                 io.Mask.Input(
-                    "mask", tooltip="Where the defect goes: white = defect. A batch gives a batch."
+                    "mask",
+                    optional=True,
+                    tooltip="Where the defect goes: white = defect. A batch gives a batch.",
                 ),
                 type_input(),
                 io.String.Input(
@@ -41,25 +72,35 @@ class AnomalyConditioning(io.ComfyNode):
                     default="a photo of a {}",
                     tooltip="Prompt around the learned vectors, which stand at {}.",
                 ),
+                SpatialTokens.Input(
+                    "spatial_tokens", optional=True, tooltip="From Encode Mask, in place of the mask."
+                ),
             ],
-            outputs=[io.Conditioning.Output("positive"), io.Conditioning.Output("negative")],
+            outputs=[
+                io.Conditioning.Output("positive", display_name="positive"),
+                io.Conditioning.Output("negative", display_name="negative"),
+            ],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, embeddings: Any, mask: Any, defect_type: str, template: str
-    ) -> io.NodeOutput:
+        cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str, template: str,
+        mask: Any = None, spatial_tokens: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..anomalydiffusion_core.conditioning import anomaly_context, empty_context
+        from ..anomalydiffusion_core.conditioning import empty_context, placed_context
+        from ..anomalydiffusion_core.conditioning import spatial_tokens as encoded
         from .comfy_model import conditioning, load_for
 
+        if (mask is None) == (spatial_tokens is None):
+            raise ValueError("Connect either a mask, or the tokens of Encode Mask: they say where.")
         base = load_for(embeddings, model, clip, vae)
-        tokens = embeddings.anomaly_tokens(chosen_type(embeddings, defect_type, "anomaly"))
+        look = embeddings.anomaly_tokens(chosen_type(embeddings, defect_type, "anomaly"))
         with torch.no_grad():
-            marked = binary_masks(mask)
-            context = anomaly_context(base, template, tokens, embeddings.spatial_encoders, marked)
-            empty = empty_context(base, len(marked))
+            place = spatial_tokens or encoded(embeddings.spatial_encoders, binary_masks(mask))
+            context = placed_context(base, template, look, place)
+            empty = empty_context(base, len(context.hidden))
         return io.NodeOutput(conditioning(context, **{COLUMNS: context.columns}), conditioning(empty))
 
 
@@ -76,7 +117,10 @@ class MaskConditioning(io.ComfyNode):
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
             ],
-            outputs=[io.Conditioning.Output("positive"), io.Conditioning.Output("negative")],
+            outputs=[
+                io.Conditioning.Output("positive", display_name="positive"),
+                io.Conditioning.Output("negative", display_name="negative"),
+            ],
         )
 
     @classmethod

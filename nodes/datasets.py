@@ -54,7 +54,9 @@ class LoadDataset(io.ComfyNode):
             ],
             outputs=[
                 FewShotDataset.Output("few_shot", display_name="dataset"),
-                io.Image.Output("normals", tooltip="Normal photos of the first category."),
+                io.Image.Output(
+                    "normals", display_name="normals", tooltip="Normal photos of the first category."
+                ),
                 io.String.Output("types", display_name="defect types", tooltip="One category/defect a line."),
             ],
         )

@@ -11,6 +11,7 @@ from .folders import MODELS, file_stamp, new_output
 from .sockets import AnomalyEmbedding
 
 CATEGORY = "AnomalyDiffusion/embeddings"
+DEMO = "demo (comes with the pack)"
 
 
 class SaveEmbeddings(io.ComfyNode):
@@ -31,7 +32,7 @@ class SaveEmbeddings(io.ComfyNode):
                     tooltip="Path below the output folder; a number is added, nothing is overwritten.",
                 ),
             ],
-            outputs=[io.String.Output("path", tooltip="The file that was written.")],
+            outputs=[io.String.Output("path", display_name="path", tooltip="The file that was written.")],
         )
 
     @classmethod
@@ -51,12 +52,13 @@ class LoadEmbeddings(io.ComfyNode):
             display_name="Load Anomaly Embeddings",
             category=CATEGORY,
             description="Reads what Save Anomaly Embeddings or the command line wrote, from "
-            f"models/{MODELS}.",
+            f"models/{MODELS}; or the demo's embeddings, which fit the tiny base.",
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=folder_paths.get_filename_list(MODELS),
-                    tooltip=f"A .safetensors file in models/{MODELS}.",
+                    options=[DEMO, *folder_paths.get_filename_list(MODELS)],
+                    default=DEMO,
+                    tooltip=f"A .safetensors file in models/{MODELS}; or the demo's leather and metal.",
                 )
             ],
             outputs=[
@@ -67,11 +69,17 @@ class LoadEmbeddings(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
-        return file_stamp(Path(folder_paths.get_full_path_or_raise(MODELS, name)))
+        return file_stamp(_path(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         from ..anomalydiffusion_core.artifact import load_artifact
 
-        model = load_artifact(Path(folder_paths.get_full_path_or_raise(MODELS, name)))
+        model = load_artifact(_path(name))
         return io.NodeOutput(model, "\n".join(sorted(model.anomaly | model.mask)))
+
+
+def _path(name: str) -> Path:
+    from ..anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
+
+    return DEMO_EMBEDDINGS if name == DEMO else Path(folder_paths.get_full_path_or_raise(MODELS, name))

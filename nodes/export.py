@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
+from .sockets import AnomalyEmbedding, PairScores
+
 CATEGORY = "AnomalyDiffusion/export"
 
 
@@ -33,17 +35,26 @@ class QualityGate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("accepted_images"),
-                io.Mask.Output("accepted_masks"),
-                io.String.Output("report", tooltip="Fill of every pair, and which were left out."),
+                io.Image.Output("accepted_images", display_name="accepted images"),
+                io.Mask.Output("accepted_masks", display_name="accepted masks"),
+                io.Image.Output(
+                    "accepted_normals",
+                    display_name="accepted normals",
+                    tooltip="The normal photo of each accepted pair.",
+                ),
+                PairScores.Output("scores", display_name="scores", tooltip="For Save Anomaly Dataset."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Fill of every pair, and which were left out."
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, images: Any, masks: Any, normals: Any, vae: Any, smallest_fill: float) -> io.NodeOutput:
-        from .comfy_generation import fills
+        from .comfy_generation import pair_scores
 
-        shown = fills(images, masks, normals, vae)
+        scores = pair_scores(images, masks, normals, vae)
+        shown = [score["fill"] for score in scores]
         kept = [i for i, value in enumerate(shown) if value >= smallest_fill]
         lines = [f"{i}: fill {v:.2f}" + ("" if i in kept else "  left out") for i, v in enumerate(shown)]
         if not kept:
@@ -52,7 +63,9 @@ class QualityGate(io.ComfyNode):
                 "train longer, raise the attention strength, or lower smallest_fill."
             )
         report = f"{len(kept)} of {len(shown)} pairs accepted\n" + "\n".join(lines)
-        return io.NodeOutput(images[kept], masks[kept], report, ui=ui.PreviewText(report))
+        normals = normals.expand(len(images), -1, -1, -1)[kept]
+        scores = [scores[i] for i in kept]
+        return io.NodeOutput(images[kept], masks[kept], normals, scores, report, ui=ui.PreviewText(report))
 
 
 class SaveDataset(io.ComfyNode):
@@ -76,16 +89,25 @@ class SaveDataset(io.ComfyNode):
                 io.String.Input(
                     "folder", default="anomalydiffusion/dataset", tooltip="Below ComfyUI's output folder."
                 ),
-                io.Image.Input("normals", optional=True, tooltip="Normal photos for train/good."),
+                io.Image.Input(
+                    "normals",
+                    optional=True,
+                    tooltip="The normal photo of each pair, or one for all: they go to train/good.",
+                ),
+                PairScores.Input("scores", optional=True, tooltip="From Quality Gate: for the manifest."),
+                AnomalyEmbedding.Input(
+                    "embeddings", optional=True, tooltip="To name artifact and base in the manifest."
+                ),
             ],
-            outputs=[io.String.Output("path", tooltip="The dataset's folder.")],
+            outputs=[io.String.Output("path", display_name="path", tooltip="The dataset's folder.")],
         )
 
     @classmethod
     def execute(
-        cls, images: Any, masks: Any, defect_type: str, folder: str, normals: Any = None
-    ) -> io.NodeOutput:
+        cls, images: Any, masks: Any, defect_type: str, folder: str, normals: Any = None,
+        scores: Any = None, embeddings: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
         from .comfy_generation import save_pairs
 
-        root = save_pairs(images, masks, defect_type, folder, normals, cls.hidden.prompt)
+        root = save_pairs(images, masks, defect_type, folder, normals, scores, embeddings, cls.hidden.prompt)
         return io.NodeOutput(str(root), ui=ui.PreviewImage(images, cls=cls))

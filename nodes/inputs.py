@@ -17,13 +17,14 @@ def base_inputs(model: str = "The base model that the embeddings were trained on
     ]
 
 
-def seed_input() -> io.Input:
+def seed_input(changes: bool) -> io.Input:
+    """A seed; `changes` says whether the browser draws another after each run."""
     return io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=True,
+        control_after_generate=changes,
         tooltip="Same seed, same result, whatever the batch.",
     )
 
@@ -39,7 +40,7 @@ def type_input() -> io.Input:
 def sampler_inputs(cfg: float) -> list[io.Input]:
     """Seed, steps, guidance, sampler and scheduler, as ComfyUI's own KSampler has them."""
     return [
-        seed_input(),
+        seed_input(changes=True),
         io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
         io.Float.Input(
             "cfg",

@@ -29,7 +29,7 @@ class GenerateMasks(io.ComfyNode):
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),
                 *sampler_inputs(cfg=5.0),
             ],
-            outputs=[io.Mask.Output("masks")],
+            outputs=[io.Mask.Output("masks", display_name="masks")],
         )
 
     @classmethod
@@ -58,7 +58,7 @@ class BinarizeMasks(io.ComfyNode):
                     "threshold", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Brighter is defect."
                 ),
             ],
-            outputs=[io.Mask.Output("masks")],
+            outputs=[io.Mask.Output("masks", display_name="masks")],
         )
 
     @classmethod

@@ -77,9 +77,9 @@ class KSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("images", tooltip="Photos with the defect."),
-                io.Mask.Output("masks", tooltip="Their masks, 0 or 1."),
-                io.Latent.Output("latent"),
+                io.Image.Output("images", display_name="images", tooltip="Photos with the defect."),
+                io.Mask.Output("masks", display_name="masks", tooltip="Their masks, 0 or 1."),
+                io.Latent.Output("latent", display_name="latent"),
             ],
         )
 

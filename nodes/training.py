@@ -34,7 +34,7 @@ def schedule_inputs(steps: int) -> list[io.Input]:
             tooltip="Share of each defect's pairs that trains, lowest ids first. The rest only measures "
             "whether it carries over to unseen photos; 1 = train on all.",
         ),
-        seed_input(),
+        seed_input(changes=False),  # another would train anew each time
     ]
 
 
@@ -69,19 +69,21 @@ class TrainAnomaly(io.ComfyNode):
                 *schedule_inputs(500),
                 io.Int.Input(
                     "size",
-                    default=128,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=2048,
                     step=8,
-                    tooltip="Pixels per side of the training views: what the base was made for (tiny 128 "
-                    "or 256, SD 1.x 512).",
+                    tooltip="Pixels per side of the training views. 0 = what the base was made for (tiny "
+                    "128, SD 1.x 512, SDXL 1024).",
                 ),
                 io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
                 preview_input(),
             ],
             outputs=[
                 AnomalyEmbedding.Output("trained", display_name="embeddings"),
-                io.String.Output("summary", tooltip="Loss on held-out pairs before and after."),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="Loss on held-out pairs before and after."
+                ),
             ],
         )
 
@@ -95,8 +97,9 @@ class TrainAnomaly(io.ComfyNode):
         from .comfy_model import ComfyModel, trainable
         from .training_preview import TrainingPreview
 
-        config = TrainingConfig(steps, batch_size, size, anomaly_tokens=tokens, seed=seed)
         base = ComfyModel(model, clip, vae)
+        side = size or base.native_size
+        config = TrainingConfig(steps, batch_size, side, anomaly_tokens=tokens, seed=seed)
         preview = TrainingPreview(base, steps, preview_every)
         with trainable(base):
             outcome = train_anomaly(base, dataset, config, share, preview.on_stage, preview.monitor)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "tiny_base.safetensors"
+DEMO_EMBEDDINGS = FOLDER / "demo_embeddings.safetensors"  # learned on these weights from the demo's dataset
 FORMAT = "anomalydiffusion-tiny-base/1"
 TOKEN_WIDTH = 192
 VOCABULARY = 49408

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..artifact import write_atomically
+from ..artifact import save_artifact, write_atomically
 from ..diffusers_model import load_base
 from ..templates import MASK_TEMPLATES
 from . import architecture as arch
@@ -204,15 +204,19 @@ def fresh_text_encoder(vocabulary: int) -> nn.Module:
 
 
 def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
-    """Trains the spatial encoder of `out/tiny_base.safetensors`, and draws loss curve and sample sheet
-    beside it.
+    """Trains the spatial encoder of `out/tiny_base.safetensors`, learns the demo's embeddings on it, and
+    draws loss curve and sample sheet beside it.
     """
+    from ..demo import demo_embeddings
+
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.location_minutes:
         add_spatial_encoder(
             path, train_location(base, recipe.location_minutes, recipe.location_scenes, seed=recipe.seed)
         )
+        learned = demo_embeddings(load_base(str(path), device))
+        save_artifact(learned, out / arch.DEMO_EMBEDDINGS.name, torch.float16)
     draw_curve(json.loads((out / "curve.json").read_text())["curve"], out / "curve.png")
     sample_sheet(base, arch.NATIVE_SIZE).save(out / "sheet.png")
 

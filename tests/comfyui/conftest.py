@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import json
 import os
-import sys
-from collections.abc import Callable
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from anomalydiffusion_core.comfyui_jobs import as_prompt, changed, read_workflow
+from anomalydiffusion_core.comfyui_server import RunningServer, import_pack, running_server
+
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
-PACK = "adiff_pack"
 Run = Callable[..., tuple]
 
 
@@ -28,31 +32,60 @@ def comfyui() -> Path:
     return COMFYUI
 
 
+class Server:
+    """A running ComfyUI, asked by its API alone, as a pipeline in any language would."""
+
+    def __init__(self, running: RunningServer) -> None:
+        self.url, self.base, self.log = running.url, running.base, running.log
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def post(self, path: str, content: Any) -> Any:
+        body, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, kind), timeout=30) as x:
+                return json.loads(x.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read())
+
+    def workflow(self, name: str, *assignments: str) -> dict[str, Any]:
+        """One of the pack's workflows in API format, changed by `node.input=value`."""
+        content = read_workflow(ROOT / "workflows" / f"{name}.json")
+        return changed(as_prompt(content, self.get("/object_info")), list(assignments))
+
+    def queue(self, prompt: dict[str, Any]) -> str:
+        reply = self.post("/prompt", {"prompt": prompt})
+        assert "prompt_id" in reply, reply
+        return reply["prompt_id"]
+
+    def finished(self, prompt_id: str, patience: float = 300) -> dict[str, Any]:
+        """The history of a prompt once it has ended, however it did."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.2)
+        raise TimeoutError(f"Prompt {prompt_id} did not end in {patience} s:\n{self.log.read_text()[-4000:]}")
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        return self.finished(self.queue(prompt))
+
+
 @pytest.fixture(scope="session")
-def start_server() -> type:
-    """`tests/comfyui/server.py`'s Server, which pytest's import mode keeps off the path."""
-    spec = importlib.util.spec_from_file_location("adiff_server", Path(__file__).parent / "server.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Server
+def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ComfyUI server with the pack in it."""
+    base = tmp_path_factory.mktemp("server") / "base"
+    with running_server(comfyui, base) as running:
+        yield Server(running)
 
 
 @pytest.fixture(scope="session")
 def pack(comfyui: Path) -> ModuleType:
     """The pack's root module; its parts are imported below the name `adiff_pack`."""
-    sys.path.insert(0, str(comfyui))
-    from comfy.cli_args import args  # type: ignore[import-not-found]
-
-    args.cpu = not torch.cuda.is_available()
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-    return module
+    return import_pack(comfyui)
 
 
 @pytest.fixture(scope="session")

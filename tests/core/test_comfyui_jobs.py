@@ -61,11 +61,26 @@ def test_both_formats_give_the_same_prompt() -> None:
     assert without_titles(as_prompt(UI, INFORMATION)) == PROMPT
 
 
-@pytest.mark.parametrize("change", [{"mode": 4}, {"type": "Reroute"}])
+@pytest.mark.parametrize("change", [{"mode": 2}, {"type": "Reroute"}])
 def test_what_only_the_browser_resolves_is_refused_with_the_way_out(change: dict[str, Any]) -> None:
     workflow = {**UI, "nodes": [UI["nodes"][0], {**UI["nodes"][1], **change}]}
     with pytest.raises(ValueError, match=r"cannot be converted here: export it in ComfyUI"):
         as_prompt(workflow, INFORMATION)
+
+
+def test_a_bypassed_node_passes_on_what_it_is_given_of_the_same_type() -> None:
+    lora = {
+        "id": 5, "type": "Lora", "mode": 4,
+        "inputs": [
+            {"name": "clip", "type": "CLIP", "link": 3}, {"name": "model", "type": "MODEL", "link": 9},
+        ],
+        "outputs": [{"type": "MODEL"}, {"type": "CLIP"}],
+    }  # fmt: skip
+    nodes = [*UI["nodes"][:1], lora, UI["nodes"][1] | {"inputs": [{"name": "model", "link": 8}]}]
+    links = [[3, 1, 1, 5, 0, "CLIP"], [9, 1, 0, 5, 1, "MODEL"], [8, 5, 0, 2, 0, "MODEL"]]
+    assert without_titles(as_prompt({"nodes": nodes, "links": links}, INFORMATION)) == PROMPT
+    unlinked = [*UI["nodes"][:1], {**lora, "inputs": []}, nodes[2]]
+    assert "model" not in as_prompt({"nodes": unlinked, "links": links}, INFORMATION)["2"]["inputs"]
 
 
 def test_inputs_are_changed_by_id_title_or_type() -> None:
@@ -88,9 +103,24 @@ def test_inputs_are_changed_by_id_title_or_type() -> None:
 
 
 def test_job_after_job_has_other_seeds() -> None:
-    assert [reseeded(PROMPT, i)["2"]["inputs"]["seed"] for i in range(3)] == [5, 6, 7]
-    linked = {"1": {"class_type": "A", "inputs": {"seed": ["2", 0]}}}
-    assert reseeded(linked, 3) == linked
+    seeds = [reseeded(PROMPT, INFORMATION, i)["2"]["inputs"]["seed"] for i in range(3)]
+    assert seeds == [5, 6, 7]
+    linked = {"1": {"class_type": "Sampler", "inputs": {"seed": ["2", 0]}}}
+    assert reseeded(linked, INFORMATION, 3) == linked
+
+
+def test_seeds_that_the_browser_would_leave_stay_as_they_are() -> None:
+    information = {
+        "Training": {"input": {"required": {"seed": ["INT", {"control_after_generate": False}]}}},
+        "Sampler": {"input": {"optional": {"noise_seed": ["INT", {"control_after_generate": True}]}}},
+    }
+    prompt = {
+        "1": {"class_type": "Training", "inputs": {"seed": 5}},
+        "2": {"class_type": "Sampler", "inputs": {"noise_seed": 5}},
+        "3": {"class_type": "Unknown", "inputs": {"seed": 5}},
+    }
+    values = [list(node["inputs"].values()) for node in reseeded(prompt, information, 2).values()]
+    assert values == [[5], [7], [5]]
 
 
 def test_files_that_are_no_workflow_are_refused(tmp_path: Path) -> None:
