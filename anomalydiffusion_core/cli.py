@@ -130,7 +130,7 @@ def masks(
     ],
     count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
     defect_type: DefectTypes = None,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance (Eq. 10).")] = 5.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance (Eq. 10); released: 5.")] = 2.0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     base: Base = None,
     seed: Seed = 0,

@@ -28,7 +28,7 @@ from .templates import MASK_TEMPLATES
 class MaskConfig:
     """How masks are drawn and which are accepted. Areas are shares of the picture."""
 
-    sampling: SamplingConfig = SamplingConfig(guidance=5.0, aar=AARConfig(AARMode.OFF))
+    sampling: SamplingConfig = SamplingConfig(guidance=2.0, aar=AARConfig(AARMode.OFF))
     threshold: float = 0.0  # on the mean of the channels in [-1,1]; released: 0.8
     smallest: float = 0.001  # or half the type's smallest training mask, where that is less
     largest: float = 0.5

@@ -27,7 +27,7 @@ class GenerateMasks(io.ComfyNode):
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),
-                *sampler_inputs(cfg=5.0),
+                *sampler_inputs(cfg=2.0),
             ],
             outputs=[io.Mask.Output("masks", display_name="masks")],
         )

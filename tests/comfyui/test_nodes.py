@@ -60,7 +60,7 @@ def generated(run: Run, trained: Any, masks: Tensor, **changed: Any) -> tuple:
 
 
 def test_every_node_explains_itself_and_every_input(run: Run) -> None:
-    assert len(run.nodes) == 14  # type: ignore[attr-defined]
+    assert len(run.nodes) == 15  # type: ignore[attr-defined]
     for node_id, node in run.nodes.items():  # type: ignore[attr-defined]
         schema = node.GET_SCHEMA()
         assert node_id.startswith("ADiff_") and schema.category.startswith("AnomalyDiffusion/")
@@ -252,3 +252,32 @@ def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unsee
         np.asarray(pictures[1][1])[rows].astype(float) for rows in (slice(160, 416), slice(416, 672))
     )
     assert 1 < np.abs(real - redrawn).mean() < 60  # the same photos, other defects in them
+
+
+def test_masks_of_which_none_is_usable_end_in_a_sentence(
+    run: Run, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adiff_pack.nodes import comfy_generation  # type: ignore[import-not-found]
+
+    black = [np.zeros((128, 128), bool)]
+    monkeypatch.setattr(comfy_generation, "masks_from_pictures", lambda pictures, _: black * len(pictures))
+    inputs = {**trained.base, "embeddings": trained.embeddings, "defect_type": "leather/ink", "seed": 0}
+    with pytest.raises(
+        ValueError, match=r"Only 0 of 1 masks of leather/ink were usable after 20 tries \(20 empty"
+    ):
+        run("ADiff_GenerateMasks", **inputs, count=1, **{**SAMPLER, "steps": 1})
+
+
+def test_the_prompt_can_be_told_another_place_than_the_sampler(run: Run, trained: Any, masks: Tensor) -> None:
+    inputs = {**trained.base, "embeddings": trained.embeddings, "defect_type": "leather/ink"}
+    inputs["template"] = "a photo of a {}"
+    (tokens,) = run("ADiff_EncodeMask", embeddings=trained.embeddings, mask=masks)
+    assert tokens["clip_l"].shape == (3, 4, 192)
+    by_mask, by_tokens, elsewhere = (
+        run("ADiff_AnomalyConditioning", **inputs, **place)[0][0][0]
+        for place in ({"mask": masks}, {"spatial_tokens": tokens}, {"mask": masks.flip(0)})
+    )
+    assert torch.equal(by_mask, by_tokens) and not torch.allclose(by_mask, elsewhere)
+    for place in ({}, {"mask": masks, "spatial_tokens": tokens}):
+        with pytest.raises(ValueError, match="Connect either a mask, or the tokens of Encode Mask"):
+            run("ADiff_AnomalyConditioning", **inputs, **place)

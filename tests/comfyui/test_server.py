@@ -2,60 +2,75 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.export.mvtec import read_manifest
+from anomalydiffusion_core.report import write_report
+from anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
 
-PROMPTS = Path(__file__).parent / "prompts"
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+SHORT_TRAINING = [
+    "ADiff_TrainAnomaly.steps=8", "ADiff_TrainAnomaly.batch_size=2", "ADiff_TrainAnomaly.preview_every=4",
+    "ADiff_TrainMasks.steps=6", "ADiff_TrainMasks.batch_size=2", "ADiff_TrainMasks.preview_every=3",
+]  # fmt: skip
+FEW_MASKS = ["ADiff_GenerateMasks.count=4", "ADiff_GenerateMasks.steps=12"]
+FEW_PAIRS = ["ADiff_KSampler.steps=8", "ADiff_QualityGate.smallest_fill=0", "Normal photos.normal_count=4"]
+ALL_IN_ONE = [*SHORT_TRAINING, *FEW_MASKS, *FEW_PAIRS]
 
 
-def load(name: str) -> dict[str, Any]:
-    return json.loads((PROMPTS / f"{name}.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def server(comfyui: Path, start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = start_server(comfyui, tmp_path_factory.mktemp("server") / "base")
-    yield server
-    server.close()
+def everything(server: Any, *changes: str) -> dict[str, Any]:
+    return server.workflow("4_all_in_one", *ALL_IN_ONE, *changes)
 
 
 @pytest.fixture(scope="module")
 def first_run(server: Any) -> dict[str, Any]:
-    return server.run(load("all_in_one"))
+    return server.run(everything(server))
 
 
 def status(entry: dict[str, Any]) -> str:
     return entry["status"]["status_str"]
 
 
-def executed(entry: dict[str, Any]) -> set[str]:
-    """Nodes that ran, which are all that were not taken from the cache."""
-    for kind, content in entry["status"]["messages"]:
-        if kind == "execution_cached":
-            return set(load("all_in_one")) - set(content["nodes"])
-    return set()
-
-
 def error(entry: dict[str, Any]) -> dict[str, Any]:
     return next(content for kind, content in entry["status"]["messages"] if kind == "execution_error")
 
 
+def succeeded(entry: dict[str, Any]) -> dict[str, Any]:
+    assert status(entry) == "success", error(entry)["exception_message"]
+    return entry
+
+
+def executed(entry: dict[str, Any], prompt: dict[str, Any]) -> set[str]:
+    """Types of the nodes that ran, which are all that were not taken from the cache."""
+    cached = next(
+        content["nodes"] for kind, content in entry["status"]["messages"] if kind == "execution_cached"
+    )
+    return {node["class_type"] for node_id, node in prompt.items() if node_id not in cached}
+
+
+def saved_pictures(server: Any, entry: dict[str, Any]) -> list[np.ndarray]:
+    files = [f for output in entry["outputs"].values() for f in output.get("images", [])]
+    kept = [f for f in files if f["type"] == "output"]
+    return [np.asarray(Image.open(server.base / "output" / f["subfolder"] / f["filename"])) for f in kept]
+
+
 def test_everything_in_one_graph_ends_in_a_dataset(server: Any, first_run: dict[str, Any]) -> None:
-    assert status(first_run) == "success", error(first_run)["exception_message"]
+    succeeded(first_run)
     output = server.base / "output" / "anomalydiffusion"
     dataset = find_dataset(output / "dataset")
     pairs = dataset.by_type()["leather/burn"]
@@ -64,39 +79,156 @@ def test_everything_in_one_graph_ends_in_a_dataset(server: Any, first_run: dict[
         image, mask = np.asarray(Image.open(pair.image)), np.asarray(Image.open(pair.mask))
         assert image.shape == (128, 128, 3) and set(np.unique(mask)) == {0, 255}
     learned = load_artifact(output / "embeddings_00001_.safetensors")
-    assert sorted(learned.anomaly) == sorted(learned.mask) == ["leather/burn", "leather/ink"]
+    types = ["leather/burn", "leather/ink", "metal/rust", "metal/weld_spatter"]
+    assert sorted(learned.anomaly) == sorted(learned.mask) == types
+
+
+def test_the_manifest_says_how_each_pair_was_made_and_the_report_reads_it(
+    server: Any, first_run: dict[str, Any], tmp_path: Path
+) -> None:
+    root = server.base / "output" / "anomalydiffusion" / "dataset"
+    rows = [row for row in read_manifest(root) if row["run"] == read_manifest(root)[0]["run"]]
+    learned = load_artifact(root.parent / "embeddings_00001_.safetensors")
+    assert len({row["normal"] for row in rows}) == 4
+    for row in rows:
+        assert (row["base_family"], row["base_weights"]) == ("tiny", learned.base.weights)
+        assert 0 <= row["fill"] <= 1 and row["noise"] >= 1 and len(row["learned_sha256"]) == 64
+        assert "ADiff_KSampler" in {node["class_type"] for node in row["prompt"].values()}
+    figures = write_report(root, tmp_path / "report.html", learned)
+    assert figures["changed_outside"] == 0 and "leather/burn" in figures["by_type"]
+
+
+def test_trained_embeddings_are_saved_and_masks_invented_from_the_demo_s(server: Any) -> None:
+    succeeded(server.run(server.workflow("1_train_embeddings", *SHORT_TRAINING)))
+    entry = succeeded(server.run(server.workflow("2_generate_masks", *FEW_MASKS)))
+    masks = saved_pictures(server, entry)
+    assert len(masks) == 4 and all(set(np.unique(mask)) == {0, 255} for mask in masks)
+    assert [x.name for x in (server.base / "output").rglob("embeddings_*.safetensors")]
+
+
+def test_pairs_are_made_from_the_embeddings_that_come_with_the_pack(server: Any) -> None:
+    folder = ["ADiff_SaveDataset.folder=synthesised", "Defect type.value=leather/ink"]
+    succeeded(server.run(server.workflow("3_synthesise", *FEW_MASKS, *FEW_PAIRS, *folder)))
+    root = server.base / "output" / "synthesised"
+    assert len(find_dataset(root).by_type()["leather/ink"]) == 4
+    assert np.mean([row["fill"] for row in read_manifest(root)]) > 0.3
+
+
+def write_lora(path: Path) -> None:
+    """A LoRA for one self-attention of the embedded base, in ComfyUI's own key names."""
+    generator = torch.Generator().manual_seed(0)
+    layer = "diffusion_model.output_blocks.4.1.transformer_blocks.0.attn1.to_out.0"
+    up, down = torch.randn((96, 4), generator=generator), torch.randn((4, 96), generator=generator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"{layer}.lora_up.weight": up, f"{layer}.lora_down.weight": down}, path)
+
+
+def test_reweighting_works_on_the_plain_sampler_with_and_without_a_lora(server: Any) -> None:
+    write_lora(server.base / "models" / "loras" / "odd.safetensors")
+    short = [*FEW_MASKS, "KSampler.steps=6"]
+    prompt = server.workflow("5_lora_plain_ksampler", *short)
+    assert "LoraLoaderModelOnly" not in {node["class_type"] for node in prompt.values()}  # bypassed
+    plain = saved_pictures(server, succeeded(server.run(prompt)))
+    reweighting = next(n for n in prompt.values() if n["class_type"] == "ADiff_AttentionReweighting")
+    inputs = {"model": reweighting["inputs"]["model"], "lora_name": "odd.safetensors", "strength_model": 0.2}
+    prompt["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    reweighting["inputs"]["model"] = ["lora", 0]
+    with_lora = saved_pictures(server, succeeded(server.run(prompt)))
+    reweighting["inputs"]["strength"] = 0.0
+    unweighted = saved_pictures(server, succeeded(server.run(prompt)))
+    assert len(plain) == len(with_lora) == 4
+    for first, second in ((plain, with_lora), (with_lora, unweighted)):
+        assert np.abs(np.stack(first).astype(int) - np.stack(second)).max() > 8
 
 
 def test_the_same_prompt_again_uses_the_cache(server: Any, first_run: dict[str, Any]) -> None:
-    again = server.run(load("all_in_one"))
-    assert status(again) == "success" and not executed(again)
-    other = load("all_in_one")
-    other["sampler"]["inputs"]["seed"] = 7
-    assert executed(server.run(other)) == {"sampler", "gate", "export"}
+    prompt = everything(server)
+    succeeded(server.run(prompt))
+    assert not executed(succeeded(server.run(prompt)), prompt)
+    other = everything(server, "ADiff_KSampler.seed=7")
+    expected = {"ADiff_KSampler", "ADiff_QualityGate", "ADiff_SaveDataset"}
+    assert executed(server.run(other), other) == expected
 
 
-def test_declared_types_are_those_of_the_links(server: Any, first_run: dict[str, Any]) -> None:
-    information, prompt = server.get("/object_info"), load("all_in_one")
+def test_changed_files_are_read_again(server: Any) -> None:
+    models = server.base / "models" / "anomalydiffusion"
+    models.mkdir(parents=True, exist_ok=True)
+    file = models / "mine.safetensors"
+    file.write_bytes(DEMO_EMBEDDINGS.read_bytes())
+    prompt = server.workflow("2_generate_masks", *FEW_MASKS, "ADiff_LoadEmbeddings.name=mine.safetensors")
+    assert "ADiff_LoadEmbeddings" in executed(succeeded(server.run(prompt)), prompt)
+    assert not executed(succeeded(server.run(prompt)), prompt)
+    os.utime(file, ns=(1, 1))
+    assert "ADiff_LoadEmbeddings" in executed(succeeded(server.run(prompt)), prompt)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_declared_types_are_those_of_the_links(server: Any, name: str) -> None:
+    information, prompt = server.get("/object_info"), server.workflow(name)
     for node in prompt.values():
         declared = information[node["class_type"]]["input"]
         declared = {**declared.get("required", {}), **declared.get("optional", {})}
-        for name, value in node["inputs"].items():
+        for key, value in node["inputs"].items():
             if isinstance(value, list):
                 source = information[prompt[value[0]]["class_type"]]
-                assert source["output"][value[1]] == declared[name][0]
-    assert len([name for name in information if name.startswith("ADiff_")]) == 14
+                assert source["output"][value[1]] == declared[key][0]
+    assert len([name for name in information if name.startswith("ADiff_")]) == 15
 
 
+def test_workflows_are_offered_with_their_pictures(server: Any) -> None:
+    offered = server.get("/workflow_templates")["ComfyUI-AnomalyDiffusion"]
+    assert sorted(offered) == NAMES
+    for name in NAMES:
+        assert Image.open(WORKFLOWS / f"{name}.jpg").size[0] >= 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "node", "words"),
+    [
+        (
+            ["Defect type.value=leather/hole"],
+            "ADiff_GenerateMasks",
+            "no mask embedding for 'leather/hole': this artifact has leather/burn, leather/ink, metal",
+        ),
+        (
+            ["Normal photos.normal_count=3"],
+            "ADiff_KSampler",
+            "There are 3 photos for 4: give one for each, or one for all.",
+        ),
+        (
+            ["Normal photos.source=folder", "Normal photos.folder=/etc"],
+            "ADiff_LoadDataset",
+            "Folder '/etc' lies outside ComfyUI's input and output folders: move or link it into",
+        ),
+        (
+            ["Normal photos.source=folder", "Normal photos.folder=missing"],
+            "ADiff_LoadDataset",
+            "missing",
+        ),
+        (
+            ["ADiff_QualityGate.smallest_fill=1"],
+            "ADiff_QualityGate",
+            "None of 4 pairs fills 100% of its mask",
+        ),
+    ],
+)
 def test_an_error_in_a_node_is_a_sentence_and_the_server_goes_on(
-    server: Any, first_run: dict[str, Any]
+    server: Any, first_run: dict[str, Any], changes: list[str], node: str, words: str
 ) -> None:
-    wrong = load("all_in_one")
-    wrong["prompt"]["inputs"]["defect_type"] = "leather/hole"
-    entry = server.run(wrong)
-    assert status(entry) == "error" and error(entry)["node_id"] == "prompt"
-    message = error(entry)["exception_message"]
-    assert "'leather/hole': this artifact has leather/burn, leather/ink" in message
-    assert status(server.run(load("all_in_one"))) == "success"
+    entry = server.run(everything(server, *changes))
+    assert status(entry) == "error" and error(entry)["node_type"] == node
+    assert words in error(entry)["exception_message"]
+    assert "Traceback" not in error(entry)["exception_message"]
+    assert status(server.run(everything(server))) == "success"
+
+
+def test_a_missing_artifact_is_refused_before_anything_runs(server: Any) -> None:
+    reply = server.post(
+        "/prompt",
+        {"prompt": server.workflow("2_generate_masks", "ADiff_LoadEmbeddings.name=none.safetensors")},
+    )
+    (problems,) = reply["node_errors"].values()
+    assert "not in list" in problems["errors"][0]["message"] and "none.safetensors" in str(problems)
 
 
 def plain_prompt() -> dict[str, Any]:
@@ -127,21 +259,16 @@ def plain_picture(server: Any, name: str) -> np.ndarray:
     prompt = plain_prompt()
     prompt["save"]["inputs"]["filename_prefix"] = name  # so that the cache does not answer
     prompt["negative"]["inputs"]["text"] = " " * len(name)
-    entry = server.run(prompt)
-    assert status(entry) == "success"
-    saved = entry["outputs"]["save"]["images"][0]
-    return np.asarray(Image.open(server.base / "output" / saved["filename"]))
+    (picture,) = saved_pictures(server, succeeded(server.run(prompt)))
+    return picture
 
 
-@pytest.mark.parametrize("node", ["anomaly", "sampler"])
+@pytest.mark.parametrize("node", ["ADiff_TrainAnomaly", "ADiff_KSampler"])
 def test_cancelling_leaves_the_server_usable_and_the_model_as_it_was(
     server: Any, first_run: dict[str, Any], node: str
 ) -> None:
     before = plain_picture(server, f"before_{node}")
-    long = copy.deepcopy(load("all_in_one"))
-    long[node]["inputs"]["steps"] = 1000
-    long[node]["inputs"]["seed"] = 11
-    prompt_id = server.queue(long)
+    prompt_id = server.queue(everything(server, f"{node}.steps=1000", f"{node}.seed=11"))
     _wait_for_node(server, prompt_id)
     start = time.monotonic()
     server.post("/interrupt", {})
@@ -149,6 +276,14 @@ def test_cancelling_leaves_the_server_usable_and_the_model_as_it_was(
     assert any(kind == "execution_interrupted" for kind, _ in entry["status"]["messages"])
     assert time.monotonic() - start < 30
     np.testing.assert_array_equal(plain_picture(server, f"afterw_{node}"), before)
+
+
+def test_an_error_in_a_training_leaves_the_model_as_it_was(server: Any, first_run: dict[str, Any]) -> None:
+    before = plain_picture(server, "before_an_error")
+    entry = server.run(everything(server, "ADiff_TrainAnomaly.size=100"))  # no whole number of latent cells
+    assert error(entry)["node_type"] == "ADiff_TrainAnomaly"
+    assert "no multiple of 8 pixels" in error(entry)["exception_message"]
+    np.testing.assert_array_equal(plain_picture(server, "afterw_an_error"), before)
 
 
 def _wait_for_node(server: Any, prompt_id: str, seconds: float = 4) -> None:
@@ -179,18 +314,20 @@ def test_the_command_line_queues_a_workflow_as_the_browser_saves_it(
         "queue",
         str(WORKFLOWS / "4_all_in_one.json"),
     ]
-    command += ["--server", f"http://127.0.0.1:{server.port}", "--json", str(tmp_path / "summary.json")]
-    short = {"ADiff_TrainAnomaly": 4, "ADiff_TrainMasks": 4, "ADiff_GenerateMasks": 12, "ADiff_KSampler": 6}
-    for node, steps in short.items():
-        command += ["--set", f"{node}.steps={steps}"]
-    command += ["--set", "ADiff_QualityGate.smallest_fill=0", "--set", "ADiff_SaveDataset.folder=queued"]
+    command += ["--server", server.url, "--count", "2", "--json", str(tmp_path / "summary.json")]
+    for change in [*ALL_IN_ONE, "ADiff_SaveDataset.folder=queued"]:
+        command += ["--set", change]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads((tmp_path / "summary.json").read_text())["jobs"]) == 1
-    assert len(find_dataset(server.base / "output" / "queued").by_type()["leather/burn"]) == 8
+    jobs = json.loads((tmp_path / "summary.json").read_text())["jobs"]
+    histories = [server.get(f"/history/{job['id']}")[job["id"]] for job in jobs]
+    again = executed(histories[1], histories[1]["prompt"][2])
+    assert "ADiff_GenerateMasks" in again and "ADiff_TrainAnomaly" not in again  # trained once for both
+    rows = read_manifest(server.base / "output" / "queued")
+    assert len(rows) == len({row["mask_sha256"] for row in rows}) == 8
     wrong = subprocess.run(
-        [*command[:-2], "--set", "ADiff_AnomalyConditioning.defect_type=leather/hole"],
+        [*command, "--set", "Defect type.value=leather/hole"],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert wrong.returncode == 2
-    assert "failed: There is no anomaly embedding for 'leather/hole'" in wrong.stderr
+    assert "failed: There is no mask embedding for 'leather/hole'" in wrong.stderr

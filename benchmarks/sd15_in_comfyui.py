@@ -1,0 +1,108 @@
+"""A model of Stable Diffusion 1.5's true size, with random weights, in a real ComfyUI: it loads through
+ComfyUI's own checkpoint loader, trains for two steps at 512 px and samples two. Time and peak memory as JSON.
+
+    .venv/bin/python benchmarks/sd15_in_comfyui.py --comfyui .comfyui/ComfyUI
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from measurement import peak_memory
+from torch import nn
+
+from anomalydiffusion_core.comfyui_server import import_pack
+
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320,
+    "channel_mult": (1, 2, 4, 4),
+    "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "context_dim": 768,
+    "transformer_depth_output": [1] * 9 + [0] * 3, "transformer_depth_middle": 1, "num_heads": 8,
+    "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False,
+}  # fmt: skip
+AUTOENCODER = {
+    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+    "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
+SIZE, STEPS = 512, 2
+
+
+def write_checkpoint(path: Path) -> None:
+    """An SD 1.x single-file checkpoint in half precision. ComfyUI must have been imported."""
+    import comfy.sd1_clip  # type: ignore[import-not-found]
+    from comfy.ldm.models.autoencoder import AutoencoderKL  # type: ignore[import-not-found]
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # type: ignore[import-not-found]
+    from safetensors.torch import save_file
+
+    parts: dict[str, nn.Module] = {
+        "model.diffusion_model.": UNetModel(**UNET, dtype=torch.float16),
+        "first_stage_model.": AutoencoderKL(ddconfig=AUTOENCODER, embed_dim=4).half(),
+        "cond_stage_model.": comfy.sd1_clip.SDClipModel(dtype=torch.float16),
+    }
+    generator, state = torch.Generator().manual_seed(0), {}
+    for prefix, module in parts.items():
+        for name, tensor in module.state_dict().items():
+            fan_in = tensor[0].numel() if tensor.ndim > 1 else tensor.numel()
+            values = torch.randn(tensor.shape, generator=generator) / max(fan_in, 1) ** 0.5
+            state[prefix + name] = values.to(torch.float16)
+    save_file(state, path)
+
+
+def job(comfyui: Path, checkpoint: Path, base_folder: Path) -> dict[str, float]:
+    """Seconds for loading, training and sampling; peak memory so far in GiB."""
+    import_pack(comfyui)
+    import comfy.sd  # type: ignore[import-not-found]
+    import folder_paths  # type: ignore[import-not-found]
+    from adiff_pack.nodes import conditioning, datasets, sampling, training  # type: ignore[import-not-found]
+
+    folder_paths.set_input_directory(str(base_folder))
+    folder_paths.set_temp_directory(str(base_folder / "temp"))
+    clock = [time.monotonic()]
+    model, clip, vae = comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3]
+    dataset, normals, _ = datasets.LoadDataset.execute(datasets.DEMO, "", "leather", "", 1).args
+    clock.append(time.monotonic())
+    schedule = {"steps": STEPS, "batch_size": 1, "share": 0.1, "seed": 0, "preview_every": 0}
+    learned, summary = training.TrainAnomaly.execute(
+        model, clip, vae, dataset, size=0, tokens=8, **schedule
+    ).args  # fmt: skip
+    clock.append(time.monotonic())
+    photo = torch.nn.functional.interpolate(normals.movedim(-1, 1), (SIZE, SIZE)).movedim(1, -1)
+    mask = torch.zeros(1, SIZE, SIZE)
+    mask[:, 100:300, 200:400] = 1
+    positive, negative = conditioning.AnomalyConditioning.execute(
+        model, clip, vae, learned, "leather/burn", "a photo of a {}", mask=mask
+    ).args
+    images, *_ = sampling.KSampler.execute(
+        photo, mask, vae, 1.0, model=model, positive=positive, negative=negative, seed=0, steps=STEPS,
+        cfg=2.0, sampler_name="euler", scheduler="normal", mode="adaptive", strength=1.0,
+    ).args  # fmt: skip
+    clock.append(time.monotonic())
+    assert learned.image_size == SIZE and torch.isfinite(images).all()
+    load, train, sample = (round(b - a, 1) for a, b in zip(clock, clock[1:], strict=False))
+    return {"load_seconds": load, "train_seconds": train, "sample_seconds": sample}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--comfyui", type=Path, required=True, help="the folder of ComfyUI's main.py")
+    comfyui = parser.parse_args().comfyui
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "sd15.safetensors"
+        # in a process of its own, so that making the file does not count as memory
+        peak_memory(lambda: (import_pack(comfyui), write_checkpoint(checkpoint)), "cpu")
+        with torch.inference_mode():
+            seconds = job(comfyui, checkpoint, Path(folder))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({**seconds, "peak_gib": round(peak, 2), "torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()
