@@ -90,7 +90,7 @@ def as_prompt(workflow: dict[str, Any], information: dict[str, Any]) -> Prompt:
         prompt[str(node["id"])] = {
             "class_type": kind,
             "inputs": inputs,
-            "_meta": {"title": node.get("title", kind)},
+            "_meta": {"title": node.get("title") or information[kind].get("display_name") or kind},
         }
     return prompt
 

@@ -205,8 +205,13 @@ def test_the_gate_keeps_what_shows_and_says_what_it_left_out(run: Run, trained: 
     images[1][masks[1] > 0] = 1 - images[1][masks[1] > 0]  # only the second pair shows anything
     vae = trained.base["vae"]
     inputs = {"images": images, "masks": masks, "normals": trained.normals, "vae": vae}
-    kept, kept_masks, report = run("ADiff_QualityGate", **inputs, smallest_fill=0.3)
+    kept, kept_masks, normals, scores, report = run("ADiff_QualityGate", **inputs, smallest_fill=0.3)
     assert torch.equal(kept, images[1:2]) and torch.equal(kept_masks, masks[1:2])
+    assert torch.equal(normals, trained.normals[1:2])
+    (score,) = scores
+    assert score["fill"] > 0.9 and score["noise"] >= 1
+    one = run("ADiff_QualityGate", **{**inputs, "normals": trained.normals[1:2]}, smallest_fill=0)
+    assert torch.equal(one[2], trained.normals[[1, 1, 1]])
     assert report.startswith("1 of 3 pairs accepted") and report.count("left out") == 2
     with pytest.raises(ValueError, match=r"None of 3 pairs fills 30% of its mask \(best 0%\)"):
         run("ADiff_QualityGate", **{**inputs, "images": trained.normals}, smallest_fill=0.3)
@@ -223,6 +228,8 @@ def test_a_dataset_is_appended_to_with_exact_pixels(run: Run, trained: Any, mask
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), expected)
     mask = np.asarray(Image.open(Path(path) / "leather/ground_truth/ink/00001_mask.png"))
     np.testing.assert_array_equal(mask > 0, masks[1].numpy() > 0)
+    with pytest.raises(ValueError, match="There are 2 scores for 3 images: give one for each"):
+        run("ADiff_SaveDataset", **inputs, scores=[{"fill": 1.0}] * 2)
     for wrong in ("ink", "leather/", "../x", "leather/a/b"):
         with pytest.raises(ValueError, match="is no category/defect"):
             run("ADiff_SaveDataset", **{**inputs, "defect_type": wrong})
