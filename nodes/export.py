@@ -63,9 +63,13 @@ class QualityGate(io.ComfyNode):
                 "train longer, raise the attention strength, or lower smallest_fill."
             )
         report = f"{len(kept)} of {len(shown)} pairs accepted\n" + "\n".join(lines)
+        shown_darker = images.clone()
+        shown_darker[[i for i in range(len(images)) if i not in kept]] *= 0.25
         normals = normals.expand(len(images), -1, -1, -1)[kept]
         scores = [scores[i] for i in kept]
-        return io.NodeOutput(images[kept], masks[kept], normals, scores, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(
+            images[kept], masks[kept], normals, scores, report, ui=ui.PreviewImage(shown_darker, cls=cls)
+        )
 
 
 class SaveDataset(io.ComfyNode):

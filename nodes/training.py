@@ -49,11 +49,6 @@ def preview_input() -> io.Input:
     )
 
 
-def shown(preview: Any, text: str) -> dict[str, Any]:
-    """Picture and words below the node."""
-    return {**ui.PreviewImage(preview.result()).as_dict(), **ui.PreviewText(text).as_dict()}
-
-
 class TrainAnomaly(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -108,9 +103,9 @@ class TrainAnomaly(io.ComfyNode):
             change = outcome.improvement
             text = (
                 f"Held-out loss {change.before:.4f} before, {change.after:.4f} after: "
-                f"{change.relative:+.1%} (95 % interval {change.low:+.1%} to {change.high:+.1%})"
+                f"{change.relative:+.1%} (95 %: {change.low:+.1%} to {change.high:+.1%})"
             )
-        return io.NodeOutput(outcome.model, text, ui=shown(preview, text))
+        return io.NodeOutput(outcome.model, text, ui=ui.PreviewImage(preview.result(text)))
 
 
 class TrainMasks(io.ComfyNode):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.model_management
 import comfy.utils
 import latent_preview
@@ -51,14 +49,16 @@ class TrainingPreview:
         coloured = previewer.decode_latent_to_preview(torch.cat(rows, -2))
         self.latents, self.strip = (real, redrawn), wide(coloured, Image.Resampling.NEAREST)
 
-    def result(self) -> Tensor:
-        """The last picture (1,H,W,3) in [0,1], its views decoded by the VAE."""
+    def result(self, text: str = "") -> Tensor:
+        """The last picture (1,H,W,3) in [0,1], its views decoded by the VAE, with a line of `text`."""
         losses, strip = self.monitor.history.loss, None
         if self.latents:
             rows = [torch.cat(list(from_core(self.base.decode(x)).cpu()), 1) for x in self.latents]
             pixels = (255 * torch.cat(rows).clamp(0, 1) + 0.5).to(torch.uint8).numpy()
             strip = wide(Image.fromarray(pixels), Image.Resampling.LANCZOS)
-        picture = stacked(loss_curve(losses, len(losses)), strip)
+        curve = loss_curve(losses, len(losses))
+        ImageDraw.Draw(curve).text((8, 30), text, fill=TEXT, font_size=16)
+        picture = stacked(curve, strip)
         content = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         return content.view(1, picture.height, picture.width, 3).float() / 255
 
@@ -78,7 +78,7 @@ def stacked(curve: Image.Image, strip: Image.Image | None) -> Image.Image:
     return picture
 
 
-def loss_curve(losses: list[float], total: int) -> Any:
+def loss_curve(losses: list[float], total: int) -> Image.Image:
     """The losses so far, smoothed, on a time axis of `total` steps."""
     smooth, mean = [], losses[0]
     for loss in losses:
@@ -90,5 +90,5 @@ def loss_curve(losses: list[float], total: int) -> Any:
     points = [(WIDTH * i / max(1, total), CURVE_HEIGHT * (1 - x / top)) for i, x in enumerate(smooth)]
     if len(points) > 1:
         draw.line(points, fill=LINE, width=2)
-    draw.text((8, 8), f"step {len(losses)} of {total}   loss {smooth[-1]:.4f}", fill=TEXT)
+    draw.text((8, 8), f"step {len(losses)} of {total}   loss {smooth[-1]:.4f}", fill=TEXT, font_size=16)
     return image
