@@ -34,9 +34,14 @@ class AARConfig:
     start: float = 0.0  # share of the steps after which it begins
     end: float = 1.0  # share of the steps at which it stops
 
+    @property
+    def enabled(self) -> bool:
+        """Whether AAR is on at all."""
+        return self.mode is not AARMode.OFF and self.strength != 0
+
     def acts(self, progress: float) -> bool:
         """Whether AAR is on at this share of the steps."""
-        return self.mode is not AARMode.OFF and self.strength != 0 and self.start <= progress < self.end
+        return self.enabled and self.start <= progress < self.end
 
 
 Columns = slice | tuple[slice, ...]  # where inserted tokens stand: alike in all rows, or row by row

@@ -67,9 +67,11 @@ class Reweighting:
 
         Patches, LoRAs and wrappers that `model` has stay in force.
         """
-        clone = with_reweighted_attention(model)
+        clone = model.clone()
+        if self.config.enabled:
+            clone = with_reweighted_attention(model)
+            clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._around_prediction)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, self._around_sampler)
-        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._around_prediction)
         clone.set_model_denoise_mask_function(
             _Narrowing(self, clone.model_options.get("denoise_mask_function"))
         )
