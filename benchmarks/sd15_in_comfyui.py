@@ -59,18 +59,27 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path) -> dict[str, float]:
     import_pack(comfyui)
     import comfy.sd  # type: ignore[import-not-found]
     import folder_paths  # type: ignore[import-not-found]
-    from adiff_pack.nodes import conditioning, datasets, sampling, training  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.dataset.layout import find_dataset  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.pipeline import train_anomaly  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.tiny_base.few_shot import (  # type: ignore[import-not-found]
+        write_few_shot_dataset,
+    )
+    from adiff_pack.anomalydiffusion_core.training import TrainingConfig  # type: ignore[import-not-found]
+    from adiff_pack.nodes import conditioning, datasets, sampling  # type: ignore[import-not-found]
+    from adiff_pack.nodes.comfy_model import ComfyModel, trainable  # type: ignore[import-not-found]
 
-    folder_paths.set_input_directory(str(base_folder))
     folder_paths.set_temp_directory(str(base_folder / "temp"))
     clock = [time.monotonic()]
     model, clip, vae = comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3]
-    dataset, normals, _ = datasets.LoadDataset.execute(datasets.DEMO, "", "leather", "", 1).args
     clock.append(time.monotonic())
-    schedule = {"steps": STEPS, "batch_size": 1, "share": 0.1, "seed": 0, "preview_every": 0}
-    learned, summary = training.TrainAnomaly.execute(
-        model, clip, vae, dataset, size=0, tokens=8, **schedule
-    ).args  # fmt: skip
+    write_few_shot_dataset(base_folder / "data", 128, pairs=2, normals=1)
+    dataset = find_dataset(base_folder / "data", "leather", ["burn"])
+    normals = datasets.photo_batch(dataset.categories["leather"].normals, 1)
+    base = ComfyModel(model, clip, vae)
+    # one view, nothing held out: on a CPU the autoencoder alone would take minutes more
+    config = TrainingConfig(STEPS, batch_size=1, image_size=SIZE, views_per_pair=1)
+    with trainable(base):
+        learned = train_anomaly(base, dataset, config, share=1.0).model
     clock.append(time.monotonic())
     photo = torch.nn.functional.interpolate(normals.movedim(-1, 1), (SIZE, SIZE)).movedim(1, -1)
     mask = torch.zeros(1, SIZE, SIZE)

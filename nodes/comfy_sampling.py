@@ -101,6 +101,8 @@ class Reweighting:
         samples = sampler(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs
         )
+        if sigmas[-1] > 0:  # another sampler goes on from here
+            return samples
         # the region of the last step may still be wider than m_z
         return blend(samples, latent_image, target.m_z)
 

@@ -184,6 +184,28 @@ def test_a_replacement_that_is_there_already_stays_in_force(hosts: Any) -> None:
     assert not torch.allclose(samples["halved", AARMode.OFF], samples["halved", AARMode.ADAPTIVE], atol=1e-2)
 
 
+@torch.no_grad()
+def test_a_part_of_the_steps_is_sampled_as_ksampler_advanced_asks_for_it(hosts: Any) -> None:
+    import comfy.sample  # type: ignore[import-not-found]
+
+    context, empty = contexts(hosts.comfy, hosts.vectors)
+    photo, m_z = hosts.headless.encode(hosts.images), F.max_pool2d(hosts.masks, 8)
+
+    def part(**steps: Any) -> Tensor:
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                reweighted(hosts, AARConfig()), hosts.noise, STEPS, GUIDANCE, "euler", "normal",
+                [[context.hidden, {}]], [[empty.hidden, {}]], photo, noise_mask=m_z, disable_pbar=True,
+                **steps,
+            ).clone()  # fmt: skip
+
+    first, last = part(last_step=3), part(start_step=3)
+    outside = (m_z == 0).expand_as(photo)
+    assert float((first - photo)[outside].std()) > 0.1  # noise is left there for the next sampler
+    torch.testing.assert_close(last[outside], photo[outside])
+    assert relative(last[~outside], part()[~outside]) > 0.1
+
+
 def test_a_mask_is_asked_for(hosts: Any) -> None:
     with pytest.raises(ValueError, match="give the sampler the encoded photo with its noise mask"):
         comfy_samples(hosts, reweighted(hosts, AARConfig()), GUIDANCE, euler_sigmas(hosts), None)
