@@ -82,4 +82,13 @@ class LoadEmbeddings(io.ComfyNode):
 def _path(name: str) -> Path:
     from ..anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
 
-    return DEMO_EMBEDDINGS if name == DEMO else Path(folder_paths.get_full_path_or_raise(MODELS, name))
+    if name == DEMO:
+        return DEMO_EMBEDDINGS
+    path = folder_paths.get_full_path(MODELS, name)
+    if path is None:
+        known = ", ".join(folder_paths.get_filename_list(MODELS)) or "none"
+        raise ValueError(
+            f"There is no {name} in models/{MODELS} (it has {known}): move the file there, as Save Anomaly "
+            "Embeddings writes it into the output folder."
+        )
+    return Path(path)

@@ -223,13 +223,12 @@ def test_an_error_in_a_node_is_a_sentence_and_the_server_goes_on(
     assert status(server.run(everything(server))) == "success"
 
 
-def test_a_missing_artifact_is_refused_before_anything_runs(server: Any) -> None:
-    reply = server.post(
-        "/prompt",
-        {"prompt": server.workflow("2_generate_masks", "ADiff_LoadEmbeddings.name=none.safetensors")},
-    )
-    (problems,) = reply["node_errors"].values()
-    assert "not in list" in problems["errors"][0]["message"] and "none.safetensors" in str(problems)
+def test_a_missing_artifact_is_told_with_where_it_belongs(server: Any) -> None:
+    entry = server.run(server.workflow("2_generate_masks", "ADiff_LoadEmbeddings.name=none.safetensors"))
+    assert status(entry) == "error" and error(entry)["node_type"] == "ADiff_LoadEmbeddings"
+    message = error(entry)["exception_message"]
+    assert message.startswith("There is no none.safetensors in models/anomalydiffusion (it has ")
+    assert "move the file there" in message
 
 
 def plain_prompt() -> dict[str, Any]:
