@@ -76,7 +76,8 @@ def test_figures_follow_from_the_manifest_and_the_pixels(generated: Path, tmp_pa
         "12.5%",
         "0.50",
         "4.0 grey levels",
-        "fake 0123",
+        "fake</code>",
+        "0123456789abcdef</code>",
     ):
         assert text in page
 
