@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from anomalydiffusion_core import demo
+from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder
@@ -144,6 +146,10 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
         autoencoder_scenes=32, autoencoder_steps=4,
     )  # fmt: skip
     monkeypatch.setattr(pretraining, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(
+        demo, "TRAINING", demo.TrainingConfig(steps=2, image_size=demo.SIZE, views_per_pair=1)
+    )
+    monkeypatch.setattr(demo, "MASK_STEPS", 2)
     path = pretraining.pretrain(recipe, tmp_path / "a", bf16=False)
     first = architecture.load_tiny_base(path)
     resumed = pretraining.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)
@@ -154,6 +160,16 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
     table = first.text_encoder.get_input_embeddings().weight
     assert table.shape == (49408, 192)
     assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int32}
+    base = load_base(str(path))
+    learned = load_artifact(tmp_path / "a" / "demo_embeddings.safetensors", base.fingerprint)
+    assert learned.base == base.fingerprint and "metal/rust" in learned.anomaly
+
+
+def test_the_demo_embeddings_that_come_with_the_pack_fit_the_base_that_does() -> None:
+    learned = load_artifact(architecture.DEMO_EMBEDDINGS)
+    assert learned.base == load_base("tiny").fingerprint
+    types = ["leather/burn", "leather/ink", "metal/rust", "metal/weld_spatter"]
+    assert sorted(learned.anomaly) == sorted(learned.mask) == types
 
 
 def test_words_that_a_resumed_base_lacked_start_as_all_unknown_ones() -> None:
