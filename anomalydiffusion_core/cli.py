@@ -319,8 +319,10 @@ def doctor(base: Base = None, json: Json = None) -> None:
 def _device(name: str | None) -> str:
     import torch
 
+    from .doctor import best_device
+
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return best_device()
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -1,10 +1,9 @@
-"""A ComfyUI of one's own: a server started from a folder of ComfyUI on a free loopback port, with this pack
-in its `custom_nodes` and its files in a folder of ours; or the pack inside this process.
+"""A ComfyUI server of one's own: started from a folder of ComfyUI on a free loopback port, with this pack in
+its `custom_nodes` and its files in a folder of ours.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import subprocess
 import sys
@@ -15,30 +14,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+
+from .doctor import best_device
 
 PACK = Path(__file__).parents[1]
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 LAST_WORDS = 4000  # characters of the log that an error shows
-
-
-def import_pack(comfyui: Path, name: str = "adiff_pack") -> ModuleType:
-    """Imports ComfyUI and the pack into this process as ComfyUI does: its folder first, the pack by location.
-
-    The pack's parts are then importable below `name`.
-    """
-    sys.path.insert(0, str(comfyui))
-    from comfy.cli_args import args  # type: ignore[import-not-found]
-
-    args.cpu = not _has_gpu()
-    spec = importlib.util.spec_from_file_location(
-        name, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    assert spec and spec.loader  # a path to a file always has both
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -91,13 +72,7 @@ def running_server(comfyui: Path, base: Path, patience: float = 180) -> Iterator
 def _arguments(port: int, base: Path) -> list[str]:
     arguments = ["main.py", "--port", str(port), "--base-directory", str(base), "--disable-auto-launch"]
     arguments += ["--database-url", "sqlite:///:memory:", "--use-pytorch-cross-attention"]
-    return arguments if _has_gpu() else [*arguments, "--cpu"]
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    return [*arguments, "--cpu"] if best_device() == "cpu" else arguments
 
 
 def _free_port() -> int:

@@ -38,6 +38,13 @@ def examine(base: str) -> dict[str, Any]:
     return findings
 
 
+def best_device() -> str:
+    """cuda, mps or cpu: the first that is there."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def _base_finding(base: str) -> str:
     from .diffusers_model import load_base
 

@@ -35,7 +35,7 @@ class Inpainting:
         In mode `released` it is the dilated M of the authors' code. Without widening, a base that is bound
         to the photo from the first step on tends to continue the photo instead of drawing the defect.
         """
-        if aar.mode is AARMode.RELEASED and aar.strength != 0:
+        if aar.mode is AARMode.RELEASED and aar.enabled:
             return released_region(self.m_z, round(1000 * progress), steps == 50)
         return widened(self.m_z, widening * progress)
 

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 from measurement import Ratio, busy_seconds, paired_ratio, use_one_thread
-
-from anomalydiffusion_core.comfyui_server import import_pack
+from real_comfyui import import_pack
 
 SAMPLER = {"cfg": 2.5, "sampler_name": "euler", "scheduler": "normal"}
 

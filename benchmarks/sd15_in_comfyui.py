@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 from measurement import peak_memory
+from real_comfyui import import_pack
 from torch import nn
-
-from anomalydiffusion_core.comfyui_server import import_pack
 
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320,

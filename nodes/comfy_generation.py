@@ -248,20 +248,17 @@ def save_pairs(
         names = writer.add_normals(category, (Photo(pixels, gray=False) for pixels in _pixels(normals)))
         for row, name in zip(about, names * (len(images) // len(names)), strict=True):
             row |= {"normal": name, "normal_sha256": file_hash(root / name)}
-    made_with = (
-        {}
-        if learned is None
-        else {
+    settings: dict[str, Any] = {"package_version": __version__, "torch": torch.__version__, "prompt": prompt}
+    if learned is not None:
+        settings |= {
             "learned_sha256": learned_hash(learned),
             "base_family": learned.base.family,
             "base_weights": learned.base.weights,
         }
-    )
     run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
     marked = masks.cpu().numpy() > 0.5
     for index, (pixels, mask) in enumerate(zip(_pixels(images), marked, strict=True)):
-        row = {"run": run, "index": index, **about[index], **made_with}
-        row |= {"package_version": __version__, "torch": torch.__version__, "prompt": prompt}
+        row = {"run": run, "index": index, **about[index], **settings}
         writer.write(category, defect, pixels, mask, False, row)
     return root
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from real_comfyui import import_pack
 
 from anomalydiffusion_core.comfyui_jobs import as_prompt, changed, read_workflow
-from anomalydiffusion_core.comfyui_server import RunningServer, import_pack, running_server
+from anomalydiffusion_core.comfyui_server import RunningServer, running_server
 
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
