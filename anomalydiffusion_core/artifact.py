@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
-from .embeddings import AnomalyModel
+from .embeddings import AnomalyModel, Place
 from .latent_diffusion import Fingerprint
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
@@ -45,6 +46,9 @@ def save_artifact(model: AnomalyModel, path: Path, dtype: torch.dtype = torch.fl
         "training": model.training_json(),
         "dataset_fingerprint": model.dataset_fingerprint,
         "mask_areas": json.dumps(model.mask_areas),
+        "mask_places": json.dumps(
+            {name: [asdict(place) for place in places] for name, places in model.mask_places.items()}
+        ),
         "package_version": __version__,
     }
     write_atomically(path, tensors, metadata)
@@ -142,6 +146,10 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         training=json.loads(metadata["training"]),
         dataset_fingerprint=metadata["dataset_fingerprint"],
         mask_areas=json.loads(metadata.get("mask_areas", "{}")),
+        mask_places={
+            name: [Place(place["extent"], place["centre"] and tuple(place["centre"])) for place in places]
+            for name, places in json.loads(metadata.get("mask_places", "{}")).items()
+        },
     )
     for key, tensor in tensors.items():
         kind, _, rest = key.partition("/")

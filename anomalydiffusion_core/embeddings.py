@@ -16,6 +16,14 @@ from .spatial_encoder import SpatialEncoder
 TokensByEncoder = dict[str, Tensor]  # {"clip_l": (k, d)}
 
 
+@dataclass(frozen=True)
+class Place:
+    """A training mask's longest side, and its centre (y, x) or None for anywhere, in shares of the photo."""
+
+    extent: float
+    centre: tuple[float, float] | None
+
+
 @dataclass
 class AnomalyModel:
     """Learned vectors by defect type (`category/defect`) and the shared spatial encoder."""
@@ -31,6 +39,7 @@ class AnomalyModel:
     )  # configuration, step and losses, for the record
     dataset_fingerprint: str = ""
     mask_areas: dict[str, float] = field(default_factory=dict)  # smallest training mask, share of the photo
+    mask_places: dict[str, list[Place]] = field(default_factory=dict)  # of the training masks
 
     def anomaly_tokens(self, defect_type: str) -> TokensByEncoder:
         """e_a of one defect type; raises ValueError naming those that exist."""

@@ -19,6 +19,7 @@ from .dataset.photos import write_png
 from .embeddings import AnomalyModel
 from .export.mvtec import DIGITS
 from .latent_diffusion import LatentDiffusion
+from .placement import PlaceMask, placing
 from .reweighting import AARConfig, AARMode
 from .sampling import SamplingConfig, image_generator, sample
 from .templates import MASK_TEMPLATES
@@ -79,6 +80,11 @@ def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
     return np.isin(labels, 1 + np.flatnonzero(sizes >= config.speck * sizes.max()))
 
 
+def mask_picture_size(base: LatentDiffusion, image_size: int) -> int:
+    """Pixels per side at which masks are learned and drawn: shapes need no more than the base's own size."""
+    return min(image_size, base.native_size)
+
+
 @torch.no_grad()
 def draw_masks(
     base: LatentDiffusion,
@@ -88,10 +94,12 @@ def draw_masks(
     seed: int,
     config: MaskConfig,
 ) -> list[np.ndarray]:
-    """One try per index: masks (S,S) bool, not yet checked; the same (seed, index) gives the same mask."""
+    """One try per index: shapes (s,s) bool, neither checked nor placed; the same (seed, index) gives the same
+    one.
+    """
     generators = [image_generator(seed, index, f"{defect_type} masks") for index in indices]
     context = mask_context(base, MASK_TEMPLATES[0], model.mask_tokens(defect_type), len(indices))
-    cells = model.image_size // base.factor
+    cells = mask_picture_size(base, model.image_size) // base.factor
     latent = sample(
         base, context, empty_context(base, len(indices)), (cells, cells), config.sampling, generators
     )
@@ -108,7 +116,7 @@ def masks_in_turn(masks: list[np.ndarray]) -> MaskSource:
     return lambda number: masks[number % len(masks)]
 
 
-DrawMasks = Callable[[list[int]], list[np.ndarray]]  # numbers of tries -> masks (S,S) bool, not yet checked
+DrawMasks = Callable[[list[int]], list[np.ndarray]]  # numbers of tries -> shapes (s,s) bool, not yet checked
 
 
 class DrawnMasks:
@@ -119,13 +127,14 @@ class DrawnMasks:
     def __init__(
         self,
         draw: DrawMasks,
+        place: PlaceMask,
         defect_type: str,
         config: MaskConfig = MaskConfig(),
         foreground: np.ndarray | None = None,
         batch: int = 8,
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     ) -> None:
-        self.draw, self.defect_type, self.config = draw, defect_type, config
+        self.draw, self.place, self.defect_type, self.config = draw, place, defect_type, config
         self.foreground, self.batch, self.on_mask = foreground, batch, on_mask
         self.accepted: list[np.ndarray] = []
         self.tries = 0
@@ -143,8 +152,7 @@ class DrawnMasks:
                     f"after {self.tries} tries ({reasons}): train the masks on "
                     f"more pairs (a larger share) or longer, or use real masks."
                 )
-            for mask in self.draw(list(range(self.tries, self.tries + self.batch))):
-                problem = mask_problem(mask, self.config, self.foreground)
+            for mask, problem in self.attempt(list(range(self.tries, self.tries + self.batch))):
                 if problem:
                     self.problems[problem] += 1
                 else:
@@ -152,6 +160,15 @@ class DrawnMasks:
             self.tries += self.batch
             self.on_mask(len(self.accepted), self.tries)
         return self.accepted[number]
+
+    def attempt(self, numbers: list[int]) -> list[tuple[np.ndarray, str | None]]:
+        """Tries by number: masks, placed where their shapes are usable, and what is wrong with each."""
+        results = []
+        for number, shape in zip(numbers, self.draw(numbers), strict=True):
+            problem = mask_problem(shape, self.config)
+            mask = shape if problem else self.place(shape, number)
+            results.append((mask, problem or mask_problem(mask, self.config, self.foreground)))
+        return results
 
 
 def drawn_masks(
@@ -167,7 +184,8 @@ def drawn_masks(
     """Masks drawn by the base itself, and accepted by the measure of their own type."""
     config = usable_for(config, model, defect_type)
     draw = partial(draw_masks, base, model, defect_type, seed=seed, config=config)
-    return DrawnMasks(draw, defect_type, config, foreground, batch, on_mask)
+    place = placing(model, defect_type, seed)
+    return DrawnMasks(draw, place, defect_type, config, foreground, batch, on_mask)
 
 
 def generate_masks(

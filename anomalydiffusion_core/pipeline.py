@@ -17,12 +17,13 @@ import torch
 from . import __version__
 from .dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
 from .dataset.photos import file_hash, list_images, read_mask, read_photo
-from .dataset.views import ViewPool, make_views
+from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
 from .generation import GeneratedPair, GenerationConfig, PairGenerator
 from .latent_diffusion import LatentDiffusion
-from .masks import MaskSource, drawn_masks, masks_in_turn
+from .masks import MaskSource, drawn_masks, mask_picture_size, masks_in_turn
+from .placement import places_of
 from .sampling import OnStep
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
@@ -153,12 +154,12 @@ def train_masks(
     Returns whether a KeyboardInterrupt ended it; `model` holds what was learned so far.
     """
     monitor, generator = monitor or Monitor(), torch.Generator().manual_seed(config.seed)
-    pictures = make_views(
-        base, _split(dataset, share)[0], config.views_per_pair, config.image_size, generator, True
-    )
+    training, size = _split(dataset, share)[0], mask_picture_size(base, config.image_size)
+    pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
     interrupted = _run(task, config, None, "masks", on_stage, monitor)
     task.into(model)
+    model.mask_places |= {name: places_of(pairs) for name, pairs in training.items()}
     model.training["mask"] = training_record(config, monitor.history)
     return interrupted
 

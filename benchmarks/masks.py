@@ -18,7 +18,7 @@ import numpy as np
 
 from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.masks import MaskConfig, draw_masks, mask_problem, usable_for
+from anomalydiffusion_core.masks import MaskConfig, drawn_masks
 
 BATCH = 8
 
@@ -39,19 +39,18 @@ def main() -> None:
     for name in sorted(model.mask):
         for guidance in options.guidance:
             sampling = replace(MaskConfig().sampling, guidance=guidance)
-            config = usable_for(MaskConfig(sampling), model, name)
-            masks = []
+            source, tries = drawn_masks(base, model, name, options.seed, MaskConfig(sampling)), []
             for start in range(0, options.tries, BATCH):
-                numbers = list(range(start, min(start + BATCH, options.tries)))
-                masks += draw_masks(base, model, name, numbers, options.seed, config)
-            outcome = Counter(mask_problem(mask, config) or "usable" for mask in masks)
+                tries += source.attempt(list(range(start, min(start + BATCH, options.tries))))
+            outcome = Counter(problem or "usable" for _, problem in tries)
             usable[guidance] += outcome["usable"]
+            areas = [mask.mean() for mask, problem in tries if not problem] or [0.0]
             rows.append(
                 {
                     "type": name,
                     "guidance": guidance,
                     **outcome,
-                    "areas": np.quantile([m.mean() for m in masks], [0.1, 0.5, 0.9]).round(4).tolist(),
+                    "areas": np.quantile(areas, [0.1, 0.5, 0.9]).round(4).tolist(),
                     "smallest_training_area": round(model.mask_areas.get(name, 0.0), 4),
                 }
             )

@@ -25,7 +25,14 @@ from ..anomalydiffusion_core.dataset.views import latent_mask
 from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
 from ..anomalydiffusion_core.generation import autoencoder_noise, finished
-from ..anomalydiffusion_core.masks import DrawnMasks, MaskConfig, masks_from_pictures, usable_for
+from ..anomalydiffusion_core.masks import (
+    DrawnMasks,
+    MaskConfig,
+    mask_picture_size,
+    masks_from_pictures,
+    usable_for,
+)
+from ..anomalydiffusion_core.placement import placing
 from ..anomalydiffusion_core.quality import fill
 from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
@@ -172,7 +179,7 @@ def invented_masks(
     base = load_for(learned, model, clip, vae)
     config = usable_for(MaskConfig(), learned, defect_type)
     tokens = learned.mask_tokens(defect_type)
-    cells = learned.image_size // base.factor
+    cells = mask_picture_size(base, learned.image_size) // base.factor
     bar = comfy.utils.ProgressBar(count)
 
     def draw(tries: list[int]) -> list[np.ndarray]:
@@ -199,7 +206,8 @@ def invented_masks(
     def on_mask(accepted: int, tries: int) -> None:
         bar.update_absolute(min(accepted, count), count)
 
-    masks = DrawnMasks(draw, defect_type, config, batch=min(8, count), on_mask=on_mask)
+    place = placing(learned, defect_type, seed)
+    masks = DrawnMasks(draw, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
     return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()
 
 

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as T
 
 MAX_ROTATION = 20.0  # degrees either way
 SMALLEST_CROP = 0.5  # of each side
+CLOSE_UP = (1.5, 3.0)  # crops of a close-up, in multiples of the defect's own extent
 
 
 def whole_view(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -19,8 +20,13 @@ def whole_view(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return _resized(image, (size, size)), resize_mask(mask, (size, size))
 
 
-def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One random view of image (3,H,W) in [-1,1] and mask (1,H,W) in {0,1}, both at size x size."""
+def random_view(
+    image: Tensor, mask: Tensor, size: int, generator: torch.Generator, close_up: bool = False
+) -> tuple[Tensor, Tensor]:
+    """One random view of image (3,H,W) in [-1,1] and mask (1,H,W) in {0,1}, both at size x size.
+
+    It shows at least half of each side, or (close-up) little more than the defect, however small that is.
+    """
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
@@ -32,7 +38,9 @@ def random_view(image: Tensor, mask: Tensor, size: int, generator: torch.Generat
     image, mask = rotate_whole(image, mask, uniform(-MAX_ROTATION, MAX_ROTATION))
     height, width = mask.shape[-2:]
     top, bottom, left, right = bounding_box(mask)
-    scale = uniform(max(SMALLEST_CROP, (bottom - top) / height, (right - left) / width), 1.0)
+    extent = max((bottom - top) / height, (right - left) / width)
+    closest, widest = (min(1.0, factor * extent) for factor in CLOSE_UP)
+    scale = uniform(closest, widest) if close_up else uniform(max(SMALLEST_CROP, extent), 1.0)
     crop_h = _at_least(scale * height, bottom - top, height)
     crop_w = _at_least(scale * width, right - left, width)
     y = round(uniform(max(0, bottom - crop_h), min(top, height - crop_h)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,13 +45,45 @@ def make_views(
     per_pair: int,
     size: int,
     generator: torch.Generator,
-    masks_as_pictures: bool = False,
 ) -> ViewPool:
     """The pair itself and `per_pair - 1` random views of every pair, encoded.
 
-    With `masks_as_pictures` the latents are those of the masks, drawn black and white (for e_m).
     Raises ValueError when `size` is no whole number of latent cells, or a file is at fault.
     """
+
+    def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        others = [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
+        return [whole_view(image, mask, size), *others]
+
+    return _pool(base, pairs, size, views)
+
+
+def make_mask_views(
+    base: LatentDiffusion,
+    pairs: dict[str, list[Pair]],
+    per_pair: int,
+    size: int,
+    generator: torch.Generator,
+) -> ViewPool:
+    """`per_pair` close-ups of every mask, drawn black and white and encoded (for e_m).
+
+    Close-ups, since in the whole photo a small defect's mask is a speck, which a loss over the whole picture
+    hardly notices. Raises as `make_views` does.
+    """
+
+    def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        close = [random_view(mask, mask, size, generator, close_up=True)[1] for _ in range(per_pair)]
+        return [(2.0 * view.float().expand(3, -1, -1) - 1, view) for view in close]
+
+    return _pool(base, pairs, size, views)
+
+
+def _pool(
+    base: LatentDiffusion,
+    pairs: dict[str, list[Pair]],
+    size: int,
+    views_of: Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]],
+) -> ViewPool:
     if size % base.factor:
         raise ValueError(
             f"Size {size} is no multiple of {base.factor} pixels, the base's latent cell: change it."
@@ -60,14 +93,9 @@ def make_views(
     for index, name in enumerate(names):
         for pair in pairs[name]:
             photo, mask = read_pair(pair)
-            image = photo.tensor()
-            views = [whole_view(image, mask, size)]
-            views += [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
-            pictures = torch.stack(
-                [2.0 * m.float().expand(3, -1, -1) - 1 if masks_as_pictures else i for i, m in views]
-            )
+            views = views_of(photo.tensor(), mask)
             with torch.no_grad():
-                latents += [base.encode(part) for part in pictures.split(8)]
+                latents += [base.encode(part) for part in torch.stack([i for i, _ in views]).split(8)]
             masks += [m for _, m in views]
             types += [index] * len(views)
     return ViewPool(torch.cat(latents), torch.stack(masks).to(base.device), torch.tensor(types), names)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalydiffusion_core.diffusers_model import Codec, DiffusersModel
-from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.embeddings import AnomalyModel, Place
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
 from anomalydiffusion_core.reweighting import (
     AARMode,
@@ -171,6 +171,7 @@ def model(fake_base: FakeBase) -> AnomalyModel:
         },
         dataset_fingerprint="feedfacecafebeef",
         mask_areas={"thing/scratch": 0.0125, "thing/stain": 0.25},
+        mask_places={"thing/dent": [Place(0.5, None), Place(0.25, (0.75, 0.5))]},
     )
 
 

@@ -62,6 +62,20 @@ def test_a_random_view_holds_the_whole_defect(mask: np.ndarray, seed: int) -> No
     assert hollow(view_mask[0].numpy() > 0) >= 4
 
 
+@given(st.integers(4, 12), st.integers(4, 12), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_a_close_up_shows_little_more_than_the_defect(height: int, width: int, seed: int) -> None:
+    mask = np.zeros((96, 96), bool)
+    mask[50 : 50 + height, 20 : 20 + width] = True
+    image, marked = painted(mask)
+    view, view_mask = random_view(image, marked, SIZE, torch.Generator().manual_seed(seed), close_up=True)
+    top, bottom, left, right = bounding_box(view_mask)
+    pixel = SIZE / max(height, width)  # one of the photo's, at the closest
+    assert SIZE / 3 - pixel <= max(bottom - top, right - left) <= SIZE / 1.5 + pixel
+    red = view[0].numpy() > 0
+    assert (red != (view_mask[0].numpy() > 0)).mean() < 0.2
+
+
 @given(rings(), st.integers(0, 10_000))
 @settings(max_examples=80, deadline=None)
 def test_image_and_mask_move_together_and_nothing_is_filled_in(mask: np.ndarray, seed: int) -> None:

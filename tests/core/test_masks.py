@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalydiffusion_core import masks as masks_module
-from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.embeddings import AnomalyModel, Place
 from anomalydiffusion_core.masks import (
     MaskConfig,
     TriesExhausted,
@@ -20,6 +20,7 @@ from anomalydiffusion_core.masks import (
     draw_masks,
     drawn_masks,
     generate_masks,
+    mask_picture_size,
     mask_problem,
     masks_in_turn,
     usable_for,
@@ -99,6 +100,21 @@ def painter(fake_base):  # type: ignore[no-untyped-def]
             return picture
 
     return Painter()
+
+
+def test_shapes_are_drawn_at_the_base_s_own_size_and_laid_into_the_photo_s(
+    painter,  # type: ignore[no-untyped-def]
+    model: AnomalyModel,
+) -> None:
+    assert [mask_picture_size(painter, size) for size in (32, 64, 256)] == [32, 64, 64]
+    model.image_size, model.mask_places = 160, {"thing/stain": [Place(0.1, (0.5, 0.5))]}
+    masks = generate_masks(painter, model, "thing/stain", 6, 3, CONFIG)
+    assert all(mask.shape == (160, 160) for mask in masks)
+    for mask in masks:
+        assert 0.08 * 160 - 1 <= mask.any(0).sum() <= 0.125 * 160 + 1
+        assert mask[64:96, 64:96].sum() == mask.sum() > 0
+    again = drawn_masks(painter, model, "thing/stain", 3, CONFIG, batch=1)
+    assert all(np.array_equal(again(i), mask) for i, mask in enumerate(masks))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 11])

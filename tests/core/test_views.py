@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from anomalydiffusion_core.dataset.augmentation import bounding_box
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.views import latent_mask, make_views, read_pair
+from anomalydiffusion_core.dataset.views import latent_mask, make_mask_views, make_views, read_pair
 
 
 def generator() -> torch.Generator:
@@ -35,12 +36,15 @@ def test_a_pool_holds_the_pair_itself_first_then_views_of_it(fake_base: Any, dat
     assert list(pool.smallest_areas().values()) == pytest.approx(smallest)
 
 
-def test_masks_as_pictures_are_encoded_black_and_white(fake_base: Any, dataset: Path) -> None:
+def test_mask_views_are_close_ups_in_black_and_white(fake_base: Any, dataset: Path) -> None:
     pairs = find_dataset(dataset, defects=["stain"]).by_type()
-    pool = make_views(fake_base, pairs, 2, 64, generator(), masks_as_pictures=True)
+    pool = make_mask_views(fake_base, pairs, 2, 64, generator())
     expected = pool.masks.numpy().reshape(6, 8, 8, 8, 8).mean((2, 4)) * 2 - 1
     for channel in range(4):
         np.testing.assert_allclose(pool.latents[:, channel], expected, atol=1e-6)
+    for view in pool.masks:
+        top, bottom, left, right = bounding_box(view)
+        assert 64 / 3 - 3 < max(bottom - top, right - left) < 64 / 1.5 + 3
 
 
 def test_the_same_seed_gives_the_same_pool(fake_base: Any, dataset: Path) -> None:

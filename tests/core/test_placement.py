@@ -1,0 +1,116 @@
+"""Placement: invented shapes get the size and the place of a training mask, and keep their form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from anomalydiffusion_core.dataset.layout import Pair
+from anomalydiffusion_core.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.placement import place_mask, places_of, placing
+
+SIZE = 200
+
+
+def disc(diameter: int, at: tuple[int, int] = (64, 64), size: int = 128) -> np.ndarray:
+    y, x = np.mgrid[:size, :size]
+    return (y - at[0]) ** 2 + (x - at[1]) ** 2 <= (diameter / 2) ** 2
+
+
+def placed(shape: np.ndarray, *places: Place, count: int = 60) -> list[np.ndarray]:
+    generator = torch.Generator().manual_seed(0)
+    return [place_mask(shape, list(places), SIZE, generator) for _ in range(count)]
+
+
+def extent(mask: np.ndarray) -> int:
+    return int(max(mask.any(0).sum(), mask.any(1).sum()))
+
+
+@pytest.mark.parametrize("diameter", [9, 40, 100])
+def test_a_shape_gets_a_training_mask_s_size_whatever_it_was_drawn_at(diameter: int) -> None:
+    extents = [extent(mask) for mask in placed(disc(diameter), Place(0.2, None))]
+    assert min(extents) >= 0.8 * 40 - 1 and max(extents) <= 1.25 * 40 + 1
+    assert max(extents) - min(extents) > 10  # they vary
+    assert extent(placed(disc(diameter), Place(1.0, None), count=1)[0]) <= SIZE
+
+
+def test_a_shape_keeps_its_proportions_and_its_share_of_its_box() -> None:
+    shape = disc(80)
+    for mask in placed(shape, Place(0.3, None)):
+        height, width = mask.any(1).sum(), mask.any(0).sum()
+        assert abs(int(height) - int(width)) <= 1
+        assert mask.sum() / (height * width) == pytest.approx(np.pi / 4, abs=0.06)
+
+
+def test_thin_lines_stay_lines() -> None:
+    line = np.zeros((128, 128), bool)
+    line[np.arange(10, 110), np.arange(10, 110)] = True
+    for mask in placed(line, Place(0.1, None)):  # five times smaller
+        assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+        assert extent(mask) >= 0.08 * SIZE - 3
+
+
+def test_masks_lie_where_a_training_mask_was_give_or_take_half_of_it() -> None:
+    here, there = Place(0.1, (0.2, 0.8)), Place(0.2, (0.7, 0.5))
+    found = {here: 0, there: 0}
+    for mask in placed(disc(30), here, there, count=200):
+        centre = np.array(ndimage.center_of_mass(mask)) / SIZE
+        near = min(found, key=lambda place: float(np.abs(centre - place.centre).max()))
+        assert np.abs(centre - near.centre).max() <= near.extent / 2 + 1 / SIZE
+        found[near] += 1
+    assert min(found.values()) > 60
+
+
+def test_on_full_frame_textures_masks_lie_anywhere_and_always_wholly_inside() -> None:
+    masks = placed(disc(30), Place(0.1, None), count=800)
+    areas = np.array([mask.sum() for mask in masks])
+    assert areas.min() > 0.8**2 * np.pi * 10**2 - 20
+    covered = np.any(masks, 0)[20:-20, 20:-20]
+    assert covered.mean() > 0.97
+    centres = np.array([ndimage.center_of_mass(mask) for mask in masks]) / SIZE
+    np.testing.assert_allclose(centres.mean(0), 0.5, atol=0.05)
+    corner = placed(disc(30), Place(0.3, (0.01, 0.99)))
+    assert all(
+        abs(int(extent(mask)) - int(min(mask.any(0).sum(), mask.any(1).sum()))) <= 1 for mask in corner
+    )
+
+
+def test_an_empty_shape_gives_an_empty_mask() -> None:
+    assert not placed(np.zeros((64, 64), bool), Place(0.5, None), count=1)[0].any()
+
+
+@pytest.mark.parametrize("textured", [True, False])
+def test_places_are_read_off_the_training_pairs(
+    textured: bool, tmp_path: Path, write_image: Callable[[Path, np.ndarray], Path]
+) -> None:
+    photo = np.full((100, 200, 3), 20, np.uint8)
+    if textured:
+        photo = np.random.default_rng(0).integers(0, 255, photo.shape, np.uint8).repeat(8, 0).repeat(8, 1)
+        photo = photo[:100, :200]
+    else:
+        photo[30:80, 40:160] = 200
+    mask = np.zeros((100, 200), np.uint8)
+    mask[40:60, 60:80] = 255
+    pair = Pair(
+        "thing",
+        "stain",
+        "a",
+        write_image(tmp_path / "a.png", photo),
+        write_image(tmp_path / "a_mask.png", mask),
+    )
+    assert places_of([pair]) == [Place(0.2, None if textured else (0.5, 0.35))]
+
+
+def test_the_same_seed_and_try_give_the_same_place(model: AnomalyModel) -> None:
+    model.mask_places["thing/stain"] = [Place(0.3, None)]
+    one, other = placing(model, "thing/stain", 5), placing(model, "thing/stain", 6)
+    shape = disc(20, size=64, at=(32, 32))
+    assert np.array_equal(one(shape, 7), placing(model, "thing/stain", 5)(shape, 7))
+    assert not np.array_equal(one(shape, 7), one(shape, 8))
+    assert not np.array_equal(one(shape, 7), other(shape, 7))
+    assert placing(model, "thing/scratch", 5)(shape, 0) is shape  # no places known
