@@ -1,0 +1,1 @@
+"""Whether generated pairs help a detector: localisation, classification, quality, baselines."""

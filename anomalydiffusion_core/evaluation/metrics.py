@@ -1,0 +1,132 @@
+"""Exact detection metrics over every threshold: AUROC, average precision, F1-max and PRO.
+
+Only scores of anomalous pixels matter as thresholds: between two of them recall stands still while precision
+falls. So the normal pixels are sorted once, in place, and everything else is looked up in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import label
+
+PRO_LIMIT = 0.3  # false-positive rate up to which PRO is integrated (Bergmann et al., 2020)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How anomalous scores stand among normal ones.
+
+    `thresholds` (K,) are the distinct scores of anomalous samples, falling; at each, `hits` (K,) counts
+    anomalous samples and `alarms` (K,) normal ones at or above it, `alarms_above` (K,) those strictly above.
+    """
+
+    thresholds: np.ndarray
+    hits: np.ndarray
+    alarms: np.ndarray
+    alarms_above: np.ndarray
+    anomalous: int
+    normal: int
+
+    @classmethod
+    def of(cls, anomalous: np.ndarray, normal: np.ndarray) -> Ranking:
+        """From the scores of anomalous and of normal samples (N,); `normal` is sorted in place.
+
+        Raises ValueError where there are none of a kind, or scores are no numbers.
+        """
+        for scores, what in ((anomalous, "anomalous"), (normal, "normal")):
+            if not scores.size:
+                raise ValueError(f"There are no {what} samples to rank: give masks and photos of both kinds.")
+            if not np.isfinite(scores.sum(dtype=np.float64)):
+                raise ValueError(f"Scores of {what} samples hold values that are no numbers.")
+        normal.sort()
+        thresholds, counts = np.unique(anomalous, return_counts=True)
+        alarms = len(normal) - np.searchsorted(normal, thresholds, "left")
+        above = len(normal) - np.searchsorted(normal, thresholds, "right")
+        hits = np.cumsum(counts[::-1])
+        return cls(thresholds[::-1], hits, alarms[::-1], above[::-1], anomalous.size, normal.size)
+
+    def auroc(self) -> float:
+        """The chance that an anomalous sample scores higher than a normal one, ties counting half."""
+        lower = self.normal - (self.alarms + self.alarms_above) / 2
+        return float(np.dot(np.diff(self.hits, prepend=0), lower) / self.anomalous / self.normal)
+
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
+        """Precision and recall (K,) at each threshold."""
+        return self.hits / (self.hits + self.alarms), self.hits / self.anomalous
+
+    def average_precision(self) -> float:
+        """Sum of precisions, each weighted by the recall gained at its threshold."""
+        precision, recall = self.precision_recall()
+        return float(np.dot(precision, np.diff(recall, prepend=0)))
+
+    def f1_max(self) -> tuple[float, float]:
+        """The greatest F1 over all thresholds, and the threshold (flagged at or above) that gives it."""
+        f1 = 2 * self.hits / (self.hits + self.alarms + self.anomalous)
+        best = int(f1.argmax())
+        return float(f1[best]), float(self.thresholds[best])
+
+
+@dataclass(frozen=True)
+class PixelMetrics:
+    """Of all pixels together; PRO is integrated up to a false-positive rate of 0.3."""
+
+    auroc: float
+    ap: float
+    f1_max: float
+    pro: float
+    threshold: float  # that of F1-max
+
+
+def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> PixelMetrics:
+    """Anomaly maps (H,W) float and their masks (H,W) bool, one for each test image, normal ones included.
+
+    Raises ValueError where sizes or counts differ, or pixels of one kind are missing.
+    """
+    if len(maps) != len(masks):
+        raise ValueError(f"There are {len(maps)} maps for {len(masks)} masks: give one for each.")
+    for number, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
+        if scores.shape != mask.shape:
+            raise ValueError(f"Map {number} is {scores.shape}, its mask {mask.shape}: make them alike.")
+    anomalous = np.concatenate([scores[mask] for scores, mask in zip(maps, masks, strict=True)])
+    shares = np.concatenate([region_shares(mask) for mask in masks])
+    normal = np.empty(sum(mask.size for mask in masks) - len(anomalous), anomalous.dtype)
+    np.concatenate([scores[~mask] for scores, mask in zip(maps, masks, strict=True)], out=normal)
+    ranking = Ranking.of(anomalous, normal)
+    best, threshold = ranking.f1_max()
+    pro = region_overlap(anomalous, shares, normal)
+    return PixelMetrics(ranking.auroc(), ranking.average_precision(), best, pro, threshold)
+
+
+def region_shares(mask: np.ndarray) -> np.ndarray:
+    """For every marked pixel of (H,W) bool, in reading order, the share that it is of its region."""
+    regions = np.zeros(mask.shape, np.int32)
+    label(mask, structure=np.ones((3, 3)), output=regions)
+    marked = regions[mask]
+    return 1 / np.bincount(marked, minlength=1)[marked] if marked.size else np.empty(0)
+
+
+def region_overlap(
+    anomalous: np.ndarray, shares: np.ndarray, normal: np.ndarray, limit: float = PRO_LIMIT
+) -> float:
+    """PRO: the mean covered share of all regions, integrated over the false-positive rate up to `limit`, and
+    divided by it (Bergmann et al., 2020; trapezoids, as in anomalib).
+
+    `anomalous` (N,) are marked pixels' scores with their `shares` (N,), `normal` (M,) the others', sorted.
+    """
+    thresholds, inverse = np.unique(anomalous, return_inverse=True)
+    gains = np.bincount(inverse, shares)  # of covered shares, as the threshold falls to each score
+    gains /= shares.sum()
+    last = 1 - np.searchsorted(normal, thresholds, "left") / len(normal)
+    first = 1 - np.searchsorted(normal, thresholds, "right") / len(normal)
+    # within a tie the curve climbs straight from `first` to `last`
+    inside = np.clip((limit - first) / np.maximum(last - first, 1e-300), 0, 1)
+    climbing = inside * (np.minimum(last, limit) - np.minimum(first, limit)) / 2
+    return float(np.dot(gains, climbing + np.maximum(limit - last, 0)) / limit)
+
+
+def image_ranking(scores: np.ndarray, anomalous: np.ndarray) -> Ranking:
+    """Image scores (N,) and which images are anomalous (N,) bool."""
+    return Ranking.of(scores[anomalous], scores[~anomalous])
