@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .photos import file_hash, list_images
@@ -28,11 +28,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Category:
-    """One product: its normal photos (training folder first) and its pairs, sorted by type and stem."""
+    """One product: its pairs, sorted by type and stem, and its normal photos.
+
+    Those of `test/good` are kept apart for measuring, and serve as `normals` only where there are no others.
+    """
 
     name: str
     normals: tuple[Path, ...]
     pairs: tuple[Pair, ...]
+    test_normals: tuple[Path, ...] = ()
 
     @property
     def defects(self) -> list[str]:
@@ -92,7 +96,7 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
                     f"There is no defect {defect!r} in {root}: it has {', '.join(known) or 'none'}."
                 )
         chosen = {
-            name: Category(name, entry.normals, tuple(p for p in entry.pairs if p.defect in defects))
+            name: replace(entry, pairs=tuple(p for p in entry.pairs if p.defect in defects))
             for name, entry in chosen.items()
         }
     return Dataset(root, chosen)
@@ -119,13 +123,13 @@ def _is_category(folder: Path) -> bool:
 
 
 def _mvtec_category(folder: Path, name: str) -> Category:
-    normals = [*list_images(folder / "train" / "good"), *list_images(folder / "test" / "good")]
+    normals, test_normals = (tuple(list_images(folder / part / "good")) for part in ("train", "test"))
     pairs: list[Pair] = []
     test = folder / "test"
     for defect in sorted(path for path in test.iterdir() if path.is_dir()) if test.is_dir() else []:
         if defect.name != "good" and not defect.name.startswith("."):
             pairs += _match(name, defect.name, list_images(defect), folder / "ground_truth" / defect.name)
-    return Category(name, tuple(normals), tuple(pairs))
+    return Category(name, normals or test_normals, tuple(pairs), test_normals)
 
 
 def _match(category: str, defect: str, images: list[Path], masks: Path) -> list[Pair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -41,11 +42,13 @@ def test_one_category_alone_is_a_dataset_too(dataset: Path) -> None:
     assert [(p.defect_type, p.image) for p in alone.pairs] == [(p.defect_type, p.image) for p in whole.pairs]
 
 
-def test_training_normals_come_before_test_normals(dataset: Path, write_image: Write) -> None:
-    write_image(dataset / "thing/test/good/000.png", PICTURE)
-    normals = find_dataset(dataset).categories["thing"].normals
-    assert [path.parent.parent.name for path in normals] == ["train"] * 3 + ["test"]
-    assert "good" not in find_dataset(dataset).categories["thing"].defects
+def test_normal_photos_of_the_test_set_are_kept_apart(dataset: Path, write_image: Write) -> None:
+    kept = write_image(dataset / "thing/test/good/000.png", PICTURE)
+    thing = find_dataset(dataset, defects=["stain"]).categories["thing"]
+    assert [path.parent.parent.name for path in thing.normals] == ["train"] * 3
+    assert thing.test_normals == (kept,) and thing.defects == ["stain"]
+    shutil.rmtree(dataset / "thing/train")
+    assert find_dataset(dataset).categories["thing"].normals == (kept,)  # better than none
 
 
 def test_plain_folders_pair_by_equal_stems_of_any_format(tmp_path: Path, write_image: Write) -> None:

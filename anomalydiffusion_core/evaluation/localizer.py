@@ -1,0 +1,135 @@
+"""The paper's localiser: DRAEM's discriminative U-Net (Zavrtanik et al., 2021) with focal loss (Lin et al.,
+2017), trained on pairs and normal photos in equal parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTHS = (1, 2, 4, 8, 8, 8)  # of the levels, in multiples of the first one's
+SCORE_WINDOW = 21  # pixels: the image score is the greatest mean of the map over such a square
+
+
+@dataclass(frozen=True)
+class LocalizerConfig:
+    """The paper's values; on a CPU take a smaller size, width and number of steps."""
+
+    size: int = 256  # pixels per side; a multiple of 32
+    width: int = 64  # channels of the first level
+    steps: int = 12_500  # 200 epochs of 500 draws
+    batch_size: int = 8  # half of it normal
+    rate: float = 1e-4
+    gamma: float = 2.0
+    seed: int = 0
+
+
+QUICK = LocalizerConfig(size=128, width=16, steps=300, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class LocalizerData:
+    """Pairs' photos (N,3,S,S) with masks (N,1,S,S), and normal photos (M,3,S,S), all uint8; masks {0,1}."""
+
+    images: Tensor
+    masks: Tensor
+    normals: Tensor
+
+
+def _convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for number in range(count):
+        layers += [
+            nn.Conv2d(outputs if number else inputs, outputs, 3, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class Localizer(nn.Module):
+    """(B,3,S,S) in [-1,1] -> logits (B,2,S,S) of normal and anomalous; S a multiple of 32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        widths = [width * factor for factor in WIDTHS]
+        self.down = nn.ModuleList(
+            _convolutions(inputs, outputs, 2) for inputs, outputs in zip([3, *widths], widths, strict=False)
+        )
+        levels = list(zip(widths[1:], widths, strict=False))[::-1]
+        self.up = nn.ModuleList(_convolutions(below, here, 1) for below, here in levels)
+        self.merge = nn.ModuleList(_convolutions(2 * here, here, 2) for _, here in levels)
+        self.out = nn.Conv2d(width, 2, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        skips, x = [], image
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
+            x = up(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+            x = merge(torch.cat([x, skip], 1))
+        return self.out(x)
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """Mean of -(1 - p)^gamma log p of the true class; logits (B,2,H,W), mask (B,1,H,W) in {0,1}."""
+    log_p = F.log_softmax(logits, 1).gather(1, mask.long())
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+def train_localizer(
+    data: LocalizerData,
+    config: LocalizerConfig,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+) -> Localizer:
+    """Trains a localiser; the same seed gives the same one. Raises ValueError where photos are missing."""
+    if not len(data.images) or not len(data.normals):
+        raise ValueError(
+            f"The localiser needs pairs and normal photos: there are {len(data.images)} and "
+            f"{len(data.normals)}."
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = Localizer(config.width)
+    network.to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.rate)
+    milestones = [int(0.8 * config.steps), int(0.9 * config.steps)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
+    defective = config.batch_size - config.batch_size // 2
+    for step in range(1, config.steps + 1):
+        rows = torch.randint(len(data.images), (defective,), generator=generator)
+        normal_rows = torch.randint(len(data.normals), (config.batch_size // 2,), generator=generator)
+        image = to_network(torch.cat([data.images[rows], data.normals[normal_rows]])).to(device)
+        mask = F.pad(data.masks[rows], (0, 0, 0, 0, 0, 0, 0, config.batch_size // 2)).to(device)
+        loss = focal_loss(network(image), mask, config.gamma)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        on_step(step, config.steps, float(loss.detach()))
+    return network.eval()
+
+
+def to_network(images: Tensor) -> Tensor:
+    """uint8 photos -> float in [-1,1]."""
+    return images.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def anomaly_maps(network: Localizer, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Photos (N,3,S,S) uint8 -> how likely each pixel is anomalous, (N,S,S) in [0,1]."""
+    parts = [network(to_network(part).to(device)).softmax(1)[:, 1].cpu() for part in images.split(8)]
+    return torch.cat(parts)
+
+
+def image_scores(maps: Tensor) -> Tensor:
+    """Maps (N,S,S) -> scores (N,): the greatest mean over a square window, edges counted in full."""
+    smooth = F.avg_pool2d(maps[:, None], SCORE_WINDOW, 1, SCORE_WINDOW // 2)
+    return smooth.flatten(1).amax(1)
