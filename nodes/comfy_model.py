@@ -235,9 +235,12 @@ def trainable(base: ComfyModel) -> Iterator[None]:
 
 def _refuse_quantised(module: nn.Module, name: str) -> None:
     for parameter in module.parameters():
-        if parameter.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        # a quantised tensor is a class of its own, and may name the type that it would be unpacked to
+        plain = type(parameter) is nn.Parameter
+        if not plain or parameter.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            kind = parameter.dtype if plain else type(parameter).__name__
             raise ValueError(
-                f"{name} holds {parameter.dtype} weights, through which nothing can be trained: load it with "
+                f"{name} holds {kind} weights, through which nothing can be trained: load it with "
                 "fp16, bf16 or fp32 weights."
             )
 

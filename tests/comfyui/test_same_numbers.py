@@ -244,13 +244,24 @@ def test_training_leaves_the_model_as_it_was(hosts: Any) -> None:
     assert torch.equal(before, comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z))
 
 
-def test_quantised_weights_are_refused_for_training(hosts: Any) -> None:
-    weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.float8_e4m3fn), requires_grad=False)
+class Packed(torch.Tensor):
+    """A quantised tensor that names the type it would be unpacked to, as later ComfyUI versions hold."""
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (torch.zeros(2, dtype=torch.float8_e4m3fn), "torch.float8_e4m3fn"),
+        (torch.zeros(2, dtype=torch.bfloat16).as_subclass(Packed), "Packed"),
+    ],
+)
+def test_quantised_weights_are_refused_for_training(hosts: Any, weight: torch.Tensor, told: str) -> None:
+    parameter = torch.nn.Parameter(weight, requires_grad=False)
     unet = hosts.model.model.diffusion_model
-    unet.register_parameter("quantised", weight)
+    unet.register_parameter("quantised", parameter)
     try:
         with (
-            pytest.raises(ValueError, match="MODEL holds torch.float8_e4m3fn weights"),
+            pytest.raises(ValueError, match=f"MODEL holds {told} weights"),
             hosts.trainable(hosts.comfy),
         ):
             pass

@@ -1,0 +1,126 @@
+"""Measuring a localiser on real test photos: per defect and per category, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dataset.augmentation import resize_mask
+from ..dataset.layout import Pair
+from ..dataset.photos import read_photo
+from ..dataset.views import read_pair
+from ..generation import fit_image
+from .localizer import Localizer, LocalizerData, anomaly_maps, image_scores
+from .metrics import image_ranking, pixel_metrics
+from .split import Split
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Pixel and image metrics of one set of photos, each in [0,1]."""
+
+    pixel_auroc: float
+    pixel_ap: float
+    pixel_f1_max: float
+    pro: float
+    image_auroc: float
+    image_ap: float
+    image_f1_max: float
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Test photos (N,3,S,S) uint8, masks (N,S,S) bool (empty for normal ones), and each one's defect."""
+
+    images: Tensor
+    masks: np.ndarray
+    defects: list[str | None]
+
+
+def read_images(paths: Iterable[Path], size: int) -> Tensor:
+    """Photos (N,3,S,S) uint8."""
+    return stack_images([read_photo(path).tensor() for path in paths], size)
+
+
+def stack_images(images: Sequence[Tensor], size: int) -> Tensor:
+    """Photos (3,H,W) in [-1,1] of any size -> (N,3,S,S) uint8."""
+    small = [fit_image(image, size) for image in images]
+    pixels = torch.stack(small) if small else torch.empty(0, 3, size, size)
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def read_pairs(pairs: Iterable[Pair], size: int) -> tuple[Tensor, Tensor]:
+    """Photos (N,3,S,S) and masks (N,1,S,S) in {0,1}, both uint8; thin defects keep a pixel."""
+    read = [read_pair(pair) for pair in pairs]
+    masks = [resize_mask(mask, (size, size)) for _, mask in read]
+    images = stack_images([photo.tensor() for photo, _ in read], size)
+    return images, torch.stack(masks) if masks else torch.empty(0, 1, size, size, dtype=torch.uint8)
+
+
+def training_data(pairs: Iterable[Pair], normals: Iterable[Path], size: int) -> LocalizerData:
+    """What a localiser trains on, read into memory."""
+    return LocalizerData(*read_pairs(pairs, size), read_images(normals, size))
+
+
+def test_set(split: Split, size: int) -> TestSet:
+    """The photos that only measure, at the localiser's size."""
+    images, masks = read_pairs(split.test_pairs, size)
+    normals = read_images(split.test_normals, size)
+    marked = np.concatenate([masks[:, 0].numpy() > 0, np.zeros((len(normals), size, size), bool)])
+    defects: list[str | None] = [pair.defect for pair in split.test_pairs]
+    return TestSet(torch.cat([images, normals]), marked, defects + [None] * len(normals))
+
+
+def measure(maps: Tensor, test: TestSet, rows: Sequence[int]) -> Localization:
+    """All metrics of the test photos `rows`; maps (N,S,S) in [0,1]."""
+    chosen = maps[list(rows)]
+    masks = test.masks[list(rows)]
+    pixels = pixel_metrics(list(chosen.numpy()), list(masks))
+    ranking = image_ranking(image_scores(chosen).numpy(), np.any(masks, axis=(1, 2)))
+    return Localization(
+        pixels.auroc,
+        pixels.ap,
+        pixels.f1_max,
+        pixels.pro,
+        ranking.auroc(),
+        ranking.average_precision(),
+        ranking.f1_max()[0],
+    )
+
+
+def localize(
+    network: Localizer, test: TestSet, device: torch.device | str = "cpu"
+) -> dict[str, Localization]:
+    """Metrics by defect (each with all normal photos), and of all photos under "all"."""
+    maps = anomaly_maps(network, test.images, device)
+    normal = [i for i, defect in enumerate(test.defects) if defect is None]
+    names = sorted({defect for defect in test.defects if defect})
+    results = {
+        name: measure(maps, test, [i for i, d in enumerate(test.defects) if d == name] + normal)
+        for name in names
+    }
+    return results | {"all": measure(maps, test, range(len(test.defects)))}
+
+
+def bootstrap(
+    maps: Tensor, test: TestSet, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of every metric over test photos drawn with replacement, defective and normal ones
+    apart, so that both kinds are always there.
+    """
+    random = np.random.default_rng(seed)
+    kinds = [[i for i, d in enumerate(test.defects) if (d is None) == normal] for normal in (False, True)]
+    drawn = []
+    for _ in range(resamples):
+        rows = [int(i) for kind in kinds for i in random.choice(kind, len(kind))]
+        drawn.append(list(asdict(measure(maps, test, rows)).values()))
+    low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
+    names = Localization.__dataclass_fields__
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}

@@ -1,0 +1,87 @@
+"""What trains and what measures: photos of each category, and the proof that none does both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..dataset.layout import Category, Dataset, Pair, split_pairs
+from ..dataset.photos import Photo, read_photo
+
+
+@dataclass(frozen=True)
+class Split:
+    """One category: pairs and normal photos that may train, and those that only measure."""
+
+    category: str
+    few_shot: dict[str, list[Pair]]  # by defect: what the generator was trained on
+    normals: tuple[Path, ...]
+    test_pairs: tuple[Pair, ...]
+    test_normals: tuple[Path, ...]
+
+    @property
+    def defects(self) -> list[str]:
+        return sorted(self.few_shot)
+
+
+def split_category(category: Category, share: float) -> Split:
+    """The first `share` of each type's pairs trains, as in `train`; the rest measures, with `test/good`.
+
+    Raises ValueError where there are no pairs, or no normal photos of one of the two kinds.
+    """
+    if not category.pairs:
+        raise ValueError(f"Category {category.name} has no defect pairs to measure on.")
+    if not category.test_normals or category.test_normals == category.normals:
+        raise ValueError(
+            f"Category {category.name} needs normal photos in both train/good and test/good: move some."
+        )
+    few_shot, test_pairs = {}, []
+    for defect in category.defects:
+        pairs = [pair for pair in category.pairs if pair.defect == defect]
+        few_shot[defect], rest = split_pairs(pairs, share)
+        if not rest:
+            raise ValueError(f"No pair of {category.name}/{defect} is left to measure on: lower the share.")
+        test_pairs += rest
+    return Split(category.name, few_shot, category.normals, tuple(test_pairs), category.test_normals)
+
+
+def check_apart(split: Split, training: Iterable[Path]) -> None:
+    """Raises ValueError naming a training photo that is also a test photo, by its pixels."""
+    test = {pixel_hash(read_photo(path)): path for path in _test_photos(split)}
+    for path in training:
+        same = test.get(pixel_hash(read_photo(path)))
+        if same:
+            raise ValueError(
+                f"{path} trains and {same} measures, and they are the same picture: results would be too "
+                "good. Generate from training photos alone, or allow the overlap."
+            )
+
+
+def _test_photos(split: Split) -> list[Path]:
+    return [*split.test_normals, *(pair.image for pair in split.test_pairs)]
+
+
+def pixel_hash(photo: Photo) -> str:
+    """SHA-256 over size and pixels, the same whatever format the file has."""
+    return hashlib.sha256(str(photo.size).encode() + photo.pixels.tobytes()).hexdigest()
+
+
+def check_categories(generated: Dataset, real: Dataset) -> list[str]:
+    """Categories to evaluate: those that were generated. Raises ValueError where one, or one of its defects,
+    is unknown to the real dataset.
+    """
+    for name, category in generated.categories.items():
+        if name not in real.categories:
+            raise ValueError(
+                f"Generated category {name!r} is not in {real.root}, which has {', '.join(real.categories)}: "
+                "name them alike."
+            )
+        unknown = set(category.defects) - set(real.categories[name].defects)
+        if unknown:
+            raise ValueError(
+                f"Generated defects {', '.join(sorted(unknown))} of {name} are not in {real.root}, which has "
+                f"{', '.join(real.categories[name].defects)}: name them alike."
+            )
+    return list(generated.categories)
