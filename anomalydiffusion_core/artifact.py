@@ -147,7 +147,10 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         dataset_fingerprint=metadata["dataset_fingerprint"],
         mask_areas=json.loads(metadata.get("mask_areas", "{}")),
         mask_places={
-            name: [Place(place["extent"], place["centre"] and tuple(place["centre"])) for place in places]
+            name: [
+                Place(place["extent"], place["area"], place["centre"] and tuple(place["centre"]))
+                for place in places
+            ]
             for name, places in json.loads(metadata.get("mask_places", "{}")).items()
         },
     )

@@ -18,9 +18,12 @@ TokensByEncoder = dict[str, Tensor]  # {"clip_l": (k, d)}
 
 @dataclass(frozen=True)
 class Place:
-    """A training mask's longest side, and its centre (y, x) or None for anywhere, in shares of the photo."""
+    """A training mask's longest side and its area, and its centre (y, x) or None for anywhere, in shares of
+    the photo.
+    """
 
     extent: float
+    area: float
     centre: tuple[float, float] | None
 
 

@@ -20,7 +20,8 @@ from .dataset.photos import Photo, read_photo
 from .embeddings import AnomalyModel
 from .foreground import object_foreground
 from .latent_diffusion import LatentDiffusion
-from .masks import MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
+from .masks import OFF_OBJECT, MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
+from .placement import moved_onto
 from .quality import NOISE_QUANTILE, change, fill
 from .sampling import OnStep, SamplingConfig, image_generator, sample_into
 
@@ -36,7 +37,7 @@ class GenerationConfig:
     seed: int = 0
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask
     smallest_fill: float = 0.3  # share of the mask that must show a change
-    on_object: bool = True  # masks must lie on the object where the photo has a plain ground
+    on_object: bool = True  # where the photo has a plain ground, masks are moved onto the object
     tries_per_pair: int = 8
     batch_size: int = 4
 
@@ -158,6 +159,9 @@ class PairGenerator:
         mask = _fit_mask(masks(index), known.photo.size)
         usable = usable_for(self.config.masks, self.model, defect_type)
         problem = mask_problem(mask, usable, known.foreground)
+        if problem == OFF_OBJECT and known.foreground is not None:
+            moved = moved_onto(mask, known.foreground, usable.on_object, generator)
+            mask, problem = (mask, problem) if moved is None else (moved, None)
         if problem:
             return None, problem
         return _Draft(index, normal, self.model.templates[template], mask, generator), None

@@ -39,6 +39,7 @@ class MaskConfig:
     tries_per_mask: int = 20
 
 
+OFF_OBJECT = "off the object"
 MaskSource = Callable[[int], np.ndarray]  # number -> mask (H,W) bool, at any size
 
 
@@ -60,7 +61,7 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
     if max(line.mean() for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) > config.border:
         return "border"
     if foreground is not None and mask[foreground].sum() < config.on_object * mask.sum():
-        return "off the object"
+        return OFF_OBJECT
     return None
 
 

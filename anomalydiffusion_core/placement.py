@@ -16,6 +16,7 @@ from .embeddings import AnomalyModel, Place
 from .foreground import object_foreground
 from .sampling import image_generator
 
+MOVES = 64  # tries to bring a mask onto the object
 SIZES = (0.8, 1.25)  # how much smaller or larger than a training mask an invented one is
 
 
@@ -27,14 +28,16 @@ def places_of(pairs: list[Pair]) -> list[Place]:
         top, bottom, left, right = bounding_box(mask)
         extent = max((bottom - top) / height, (right - left) / width)
         centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
-        places.append(Place(extent, None if object_foreground(photo.pixels) is None else centre))
+        textured = object_foreground(photo.pixels) is None
+        places.append(Place(extent, float(mask.float().mean()), None if textured else centre))
     return places
 
 
 def place_mask(shape: np.ndarray, places: list[Place], size: int, generator: torch.Generator) -> np.ndarray:
-    """Lays what is marked in `shape` (h,w) bool into a mask (size,size) bool, as large as a training mask
-    and where it was, give or take half its extent. It keeps its proportions and lies wholly inside.
-    Nothing marked gives an empty mask.
+    """Lays what is marked in `shape` (h,w) bool into a mask (size,size) bool, where a training mask was, give
+    or take half its extent, and about as large: neither longer nor of more area.
+
+    It keeps its proportions and lies wholly inside. Nothing marked gives an empty mask.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -45,7 +48,9 @@ def place_mask(shape: np.ndarray, places: list[Place], size: int, generator: tor
         return mask
     place = places[int(torch.randint(len(places), (), generator=generator))]
     top, bottom, left, right = bounding_box(torch.from_numpy(shape)[None])
-    scale = min(1.0, place.extent * uniform(*SIZES)) * size / max(bottom - top, right - left)
+    by_extent = place.extent * size / max(bottom - top, right - left)
+    by_area = place.area**0.5 * size / float(shape.sum()) ** 0.5
+    scale = uniform(*SIZES) * min(by_extent, by_area)
     height, width = (max(1, min(size, round(scale * side))) for side in (bottom - top, right - left))
     free = size - np.array((height, width))
     if place.centre is None:
@@ -88,3 +93,24 @@ def placing(model: AnomalyModel, defect_type: str, seed: int) -> PlaceMask:
     return lambda shape, number: place_mask(
         shape, places, model.image_size, image_generator(seed, number, f"{defect_type} places")
     )
+
+
+def moved_onto(
+    mask: np.ndarray, foreground: np.ndarray, share: float, generator: torch.Generator
+) -> np.ndarray | None:
+    """The mask (H,W) bool moved to a random place where at least `share` of it lies on the foreground (H,W)
+    bool, or None where none of some tries does. It stays wholly inside.
+    """
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    shape, (height, width) = mask[top:bottom, left:right], mask.shape
+    candidates = np.flatnonzero(foreground)
+    for _ in range(MOVES if candidates.size else 0):
+        centre = candidates[int(torch.randint(len(candidates), (), generator=generator))]
+        y = min(max(0, centre // width - shape.shape[0] // 2), height - shape.shape[0])
+        x = min(max(0, centre % width - shape.shape[1] // 2), width - shape.shape[1])
+        box = np.s_[y : y + shape.shape[0], x : x + shape.shape[1]]
+        if foreground[box][shape].mean() >= share:
+            moved = np.zeros_like(mask)
+            moved[box] = shape
+            return moved
+    return None

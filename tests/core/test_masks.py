@@ -107,7 +107,7 @@ def test_shapes_are_drawn_at_the_base_s_own_size_and_laid_into_the_photo_s(
     model: AnomalyModel,
 ) -> None:
     assert [mask_picture_size(painter, size) for size in (32, 64, 256)] == [32, 64, 64]
-    model.image_size, model.mask_places = 160, {"thing/stain": [Place(0.1, (0.5, 0.5))]}
+    model.image_size, model.mask_places = 160, {"thing/stain": [Place(0.1, 1.0, (0.5, 0.5))]}
     masks = generate_masks(painter, model, "thing/stain", 6, 3, CONFIG)
     assert all(mask.shape == (160, 160) for mask in masks)
     for mask in masks:
