@@ -37,7 +37,7 @@ class GenerationConfig:
     seed: int = 0
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask
     smallest_fill: float = 0.3  # share of the mask that must show a change
-    on_object: bool = True  # where the photo has a plain ground, masks are moved onto the object
+    on_object: bool = True  # where most photos have a plain ground, masks are moved onto the object
     tries_per_pair: int = 8
     batch_size: int = 4
 
@@ -86,6 +86,8 @@ class PairGenerator:
         self._normal = lru_cache(maxsize=4 * config.batch_size)(self._read_normal)
         measured = [self._normal(i) for i in range(0, len(normals), -(-len(normals) // NOISE_PHOTOS))]
         self.noise = autoencoder_noise([(n.photo.pixels, n.reconstruction) for n in measured])
+        # one photo of a texture may look like an object on a plain ground
+        self.shows_object = 2 * sum(n.foreground is not None for n in measured) > len(measured)
 
     def _read_normal(self, number: int) -> _Normal:
         photo = read_photo(self.normals[number])
@@ -158,9 +160,10 @@ class PairGenerator:
         known = self._normal(normal)
         mask = _fit_mask(masks(index), known.photo.size)
         usable = usable_for(self.config.masks, self.model, defect_type)
-        problem = mask_problem(mask, usable, known.foreground)
-        if problem == OFF_OBJECT and known.foreground is not None:
-            moved = moved_onto(mask, known.foreground, usable.on_object, generator)
+        foreground = known.foreground if self.shows_object else None
+        problem = mask_problem(mask, usable, foreground)
+        if problem == OFF_OBJECT and foreground is not None:
+            moved = moved_onto(mask, foreground, usable.on_object, generator)
             mask, problem = (mask, problem) if moved is None else (moved, None)
         if problem:
             return None, problem

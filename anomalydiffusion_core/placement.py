@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,16 +22,16 @@ SIZES = (0.8, 1.25)  # how much smaller or larger than a training mask an invent
 
 
 def places_of(pairs: list[Pair]) -> list[Place]:
-    """One place per pair: the mask's own where there is an object, anywhere on full-frame textures."""
-    places = []
+    """One place per pair: the mask's own where most photos show an object, else (texture) anywhere."""
+    places, objects = [], 0
     for photo, mask in map(read_pair, pairs):
         height, width = mask.shape[-2:]
         top, bottom, left, right = bounding_box(mask)
         extent = max((bottom - top) / height, (right - left) / width)
         centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
-        textured = object_foreground(photo.pixels) is None
-        places.append(Place(extent, float(mask.float().mean()), None if textured else centre))
-    return places
+        places.append(Place(extent, float(mask.float().mean()), centre))
+        objects += object_foreground(photo.pixels) is not None
+    return places if 2 * objects > len(pairs) else [replace(place, centre=None) for place in places]
 
 
 def place_mask(shape: np.ndarray, places: list[Place], size: int, generator: torch.Generator) -> np.ndarray:

@@ -190,6 +190,32 @@ def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
         list(generator.accepted("thing/scratch", empty, 2))
 
 
+def test_masks_are_moved_onto_the_object_where_most_photos_show_one(
+    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+) -> None:
+    for number, path in enumerate(normals_of(dataset)[:2]):
+        photo = np.full((64, 64, 3), 10, np.uint8)
+        photo[24:64, 8 + 4 * number : 52] = 180
+        Image.fromarray(photo).save(path)
+    found = make_pairs(fake_base, model, dataset, CONFIG, 12)
+    assert {pair.normal for pair in found} == {0, 1, 2}
+    for pair in found:
+        given = given_masks()[pair.index % 3]
+        assert pair.mask.sum() == given.sum()
+        if pair.normal < 2:
+            assert (pair.photo.pixels[..., 0][pair.mask] == 180).mean() >= 0.9
+        else:
+            assert np.array_equal(pair.mask, given)
+    anywhere = make_pairs(fake_base, model, dataset, replace(CONFIG, on_object=False), 3)
+    assert all(np.array_equal(p.mask, given_masks()[p.index % 3]) for p in anywhere)
+    assert any((p.photo.pixels[..., 0][p.mask] == 10).any() for p in anywhere)
+    Image.open(normals_of(dataset)[2]).save(normals_of(dataset)[0])  # now most are textures
+    assert all(
+        np.array_equal(p.mask, given_masks()[p.index % 3])
+        for p in make_pairs(fake_base, model, dataset, CONFIG, 6)
+    )
+
+
 def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
     fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
 ) -> None:

@@ -113,6 +113,23 @@ def test_places_are_read_off_the_training_pairs(
     assert place.area == pytest.approx(400 / 20000)
 
 
+def test_one_photo_that_looks_like_an_object_makes_no_object_of_a_texture(
+    tmp_path: Path, write_image: Callable[[Path, np.ndarray], Path]
+) -> None:
+    grain = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    plain = np.full_like(grain, 20)
+    plain[20:50, 20:50] = 200
+    mask = write_image(tmp_path / "mask.png", np.uint8(255) * disc(8, (32, 32), 64).astype(np.uint8))
+
+    def centres(*photos: np.ndarray) -> list[bool]:
+        images = [write_image(tmp_path / f"{number}.png", photo) for number, photo in enumerate(photos)]
+        places = places_of([Pair("thing", "stain", image.stem, image, mask) for image in images])
+        return [place.centre is not None for place in places]
+
+    assert centres(grain, plain, grain) == [False] * 3
+    assert centres(grain, plain, plain) == [True] * 3
+
+
 def test_the_same_seed_and_try_give_the_same_place(model: AnomalyModel) -> None:
     model.mask_places["thing/stain"] = [Place(0.3, 1.0, None)]
     one, other = placing(model, "thing/stain", 5), placing(model, "thing/stain", 6)
