@@ -15,11 +15,9 @@ from ..dataset.layout import Pair
 from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..generation import fit_image
-from .localizer import Localizer, LocalizerData, anomaly_maps, image_scores
+from .localizer import LocalizerData, image_scores
 from .metrics import image_ranking, pixel_metrics
 from .split import Split
-
-RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,16 @@ class Localization:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class TestPhotos:
     """Test photos (N,3,S,S) uint8, masks (N,S,S) bool (empty for normal ones), and each one's defect."""
 
     images: Tensor
     masks: np.ndarray
     defects: list[str | None]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({defect for defect in self.defects if defect})
 
 
 def read_images(paths: Iterable[Path], size: int) -> Tensor:
@@ -69,16 +71,16 @@ def training_data(pairs: Iterable[Pair], normals: Iterable[Path], size: int) -> 
     return LocalizerData(*read_pairs(pairs, size), read_images(normals, size))
 
 
-def test_set(split: Split, size: int) -> TestSet:
+def read_test_photos(split: Split, size: int) -> TestPhotos:
     """The photos that only measure, at the localiser's size."""
     images, masks = read_pairs(split.test_pairs, size)
     normals = read_images(split.test_normals, size)
     marked = np.concatenate([masks[:, 0].numpy() > 0, np.zeros((len(normals), size, size), bool)])
     defects: list[str | None] = [pair.defect for pair in split.test_pairs]
-    return TestSet(torch.cat([images, normals]), marked, defects + [None] * len(normals))
+    return TestPhotos(torch.cat([images, normals]), marked, defects + [None] * len(normals))
 
 
-def measure(maps: Tensor, test: TestSet, rows: Sequence[int]) -> Localization:
+def measure(maps: Tensor, test: TestPhotos, rows: Sequence[int]) -> Localization:
     """All metrics of the test photos `rows`; maps (N,S,S) in [0,1]."""
     chosen = maps[list(rows)]
     masks = test.masks[list(rows)]
@@ -95,22 +97,8 @@ def measure(maps: Tensor, test: TestSet, rows: Sequence[int]) -> Localization:
     )
 
 
-def localize(
-    network: Localizer, test: TestSet, device: torch.device | str = "cpu"
-) -> dict[str, Localization]:
-    """Metrics by defect (each with all normal photos), and of all photos under "all"."""
-    maps = anomaly_maps(network, test.images, device)
-    normal = [i for i, defect in enumerate(test.defects) if defect is None]
-    names = sorted({defect for defect in test.defects if defect})
-    results = {
-        name: measure(maps, test, [i for i, d in enumerate(test.defects) if d == name] + normal)
-        for name in names
-    }
-    return results | {"all": measure(maps, test, range(len(test.defects)))}
-
-
 def bootstrap(
-    maps: Tensor, test: TestSet, seed: int = 0, resamples: int = RESAMPLES
+    maps: Tensor, test: TestPhotos, resamples: int, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of every metric over test photos drawn with replacement, defective and normal ones
     apart, so that both kinds are always there.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTHS = (1, 2, 4, 8, 8, 8)  # of the levels, in multiples of the first one's
+CHECKPOINTS = 10
 SCORE_WINDOW = 21  # pixels: the image score is the greatest mean of the map over such a square
 
 
@@ -87,8 +88,12 @@ def train_localizer(
     config: LocalizerConfig,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    on_checkpoint: Callable[[Localizer], None] | None = None,
 ) -> Localizer:
-    """Trains a localiser; the same seed gives the same one. Raises ValueError where photos are missing."""
+    """Trains a localiser; the same seed gives the same one. Raises ValueError where photos are missing.
+
+    `on_checkpoint` is shown the network, as it is for measuring, at ten moments up to the end.
+    """
     if not len(data.images) or not len(data.normals):
         raise ValueError(
             f"The localiser needs pairs and normal photos: there are {len(data.images)} and "
@@ -114,6 +119,9 @@ def train_localizer(
         optimizer.step()
         schedule.step()
         on_step(step, config.steps, float(loss.detach()))
+        if on_checkpoint and (step % max(1, config.steps // CHECKPOINTS) == 0 or step == config.steps):
+            on_checkpoint(network.eval())
+            network.train()
     return network.eval()
 
 

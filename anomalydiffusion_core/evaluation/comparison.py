@@ -1,0 +1,242 @@
+"""The comparison: one localiser for each contender, category and seed, on equal numbers of pairs; every run's
+result is a file of its own, so that a repeated call continues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import __version__
+from ..dataset.layout import Dataset, Pair, find_dataset
+from ..dataset.photos import file_hash, write_new, write_png
+from .baselines import generate_baseline
+from .localization import Localization, TestPhotos, bootstrap, measure, read_test_photos, training_data
+from .localizer import Localizer, LocalizerConfig, anomaly_maps, train_localizer
+from .split import Split, check_apart, check_categories, split_category
+
+OURS, REAL = "generated", "real few shots"
+HEAT_MAPS = 4  # test photos shown for each contender and category
+Protocol = Literal["honest", "paper"]
+OnStage = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What is compared, and how much of it."""
+
+    localizer: LocalizerConfig = LocalizerConfig()
+    share: float = 1 / 3  # of each type's real pairs: those that the generator was trained on
+    pairs_per_type: int = 20  # the same for every contender
+    seeds: int = 3
+    protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables
+    resamples: int = 200  # of test photos, for the intervals
+    allow_overlap: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One localiser's result on one category."""
+
+    contender: str
+    category: str
+    seed: int
+    protocol: Protocol
+    pairs: int
+    metrics: dict[str, Localization]  # by defect, and "all"
+    intervals: dict[str, tuple[float, float]]  # of "all", over test photos
+
+
+@dataclass
+class Contender:
+    """Where the training pairs of one method lie, by category."""
+
+    name: str
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+
+
+def compare(
+    generated: dict[str, Path],
+    real: Path,
+    against: list[str],
+    out: Path,
+    config: ComparisonConfig,
+    on_stage: OnStage = lambda *_: None,
+    device: torch.device | str = "cpu",
+) -> list[Run]:
+    """Evaluates generated datasets by name, the few real pairs alone, and the baselines named in `against`.
+
+    Raises ValueError where categories or defects do not match, pairs are too few, or a training photo is also
+    a test photo.
+    """
+    truth, sources = find_dataset(real), {name: find_dataset(path) for name, path in generated.items()}
+    categories = sorted({name for source in sources.values() for name in check_categories(source, truth)})
+    splits = {name: split_category(truth.categories[name], config.share) for name in categories}
+    contenders = [_of_dataset(name, source, splits, config) for name, source in sources.items()]
+    contenders.append(Contender(REAL, {name: _few_shot(split) for name, split in splits.items()}))
+    contenders += [_of_baseline(name, splits, out, config, on_stage) for name in against]
+    if not config.allow_overlap:
+        for category, split in splits.items():
+            photos = {pair.image for c in contenders for pair in c.pairs.get(category, [])}
+            check_apart(split, sorted(photos | set(split.normals)))
+    tests = {name: read_test_photos(split, config.localizer.size) for name, split in splits.items()}
+    runs, total = [], sum(len(c.pairs) for c in contenders) * config.seeds
+    for contender, category, seed in _all_runs(contenders, config):
+        stage = f"{contender.name}, {category}, seed {seed}"
+        on_stage("localisers", len(runs), total, stage)
+        runs.append(
+            _run(contender, splits[category], tests[category], seed, out / "runs", config, on_stage, device)
+        )
+    on_stage("localisers", total, total, "")
+    return runs
+
+
+def _all_runs(contenders: list[Contender], config: ComparisonConfig) -> Iterator[tuple[Contender, str, int]]:
+    for seed in range(config.seeds):
+        for contender in contenders:
+            for category in contender.pairs:
+                yield contender, category, seed
+
+
+def _few_shot(split: Split) -> list[Pair]:
+    return [pair for pairs in split.few_shot.values() for pair in pairs]
+
+
+def _of_dataset(name: str, source: Dataset, splits: dict[str, Split], config: ComparisonConfig) -> Contender:
+    contender = Contender(name)
+    for category, found in source.categories.items():
+        chosen = []
+        for defect in splits[category].defects:
+            pairs = [pair for pair in found.pairs if pair.defect == defect][: config.pairs_per_type]
+            if len(pairs) < config.pairs_per_type:
+                raise ValueError(
+                    f"{source.root} has {len(pairs)} pairs of {category}/{defect}, but "
+                    f"{config.pairs_per_type} are compared: generate more, or compare fewer."
+                )
+            chosen += pairs
+        contender.pairs[category] = chosen
+    return contender
+
+
+def _of_baseline(
+    name: str, splits: dict[str, Split], out: Path, config: ComparisonConfig, on_stage: OnStage
+) -> Contender:
+    root = out / "baselines" / name
+    for category, split in splits.items():
+        generate_baseline(
+            name,
+            split,
+            config.pairs_per_type,
+            root,
+            0,
+            lambda done, total, category=category: on_stage(f"{name} {category}", done, total, ""),
+        )
+    made = find_dataset(root).categories
+    return Contender(name, {category: list(made[category].pairs) for category in splits})
+
+
+def _run(
+    contender: Contender,
+    split: Split,
+    test: TestPhotos,
+    seed: int,
+    folder: Path,
+    config: ComparisonConfig,
+    on_stage: OnStage,
+    device: torch.device | str,
+) -> Run:
+    """Reads the run's result if it is there, else trains, measures and writes it."""
+    pairs = contender.pairs[split.category]
+    identity = _identity(contender, split, seed, config)
+    path = folder / f"{identity}.json"
+    if path.is_file():
+        return _read_run(path)
+    settings = LocalizerConfig(**{**asdict(config.localizer), "seed": seed})
+    data = training_data(pairs, split.normals, settings.size)
+    best_ap, best_maps = -1.0, torch.empty(0)
+
+    def on_step(step: int, total: int, loss: float) -> None:
+        on_stage(f"{contender.name} {split.category} {seed}", step, total, f"loss {loss:.4f}")
+
+    def on_checkpoint(network: Localizer) -> None:
+        nonlocal best_ap, best_maps
+        maps = anomaly_maps(network, test.images, device)
+        ap = measure(maps, test, range(len(test.defects))).pixel_ap
+        if ap > best_ap:
+            best_ap, best_maps = ap, maps
+
+    network = train_localizer(
+        data, settings, device, on_step, on_checkpoint if config.protocol == "paper" else None
+    )
+    maps = best_maps if config.protocol == "paper" else anomaly_maps(network, test.images, device)
+    run = Run(
+        contender.name,
+        split.category,
+        seed,
+        config.protocol,
+        len(pairs),
+        _by_defect(maps, test),
+        bootstrap(maps, test, config.resamples),
+    )
+    if seed == 0:
+        heat_maps(maps, test, folder / f"{identity}.png")
+    write_new(json.dumps(asdict(run), indent=1).encode(), path)
+    return run
+
+
+def _by_defect(maps: torch.Tensor, test: TestPhotos) -> dict[str, Localization]:
+    normal = [i for i, defect in enumerate(test.defects) if defect is None]
+    found = {name: [i for i, d in enumerate(test.defects) if d == name] for name in test.names}
+    results = {name: measure(maps, test, rows + normal) for name, rows in found.items()}
+    return results | {"all": measure(maps, test, range(len(test.defects)))}
+
+
+def _identity(contender: Contender, split: Split, seed: int, config: ComparisonConfig) -> str:
+    """Hash (16 hex digits) of everything that makes a result what it is, the pictures' bytes included."""
+    training = [f"{file_hash(p.image)} {file_hash(p.mask)}" for p in contender.pairs[split.category]]
+    test = [file_hash(path) for pair in split.test_pairs for path in (pair.image, pair.mask)]
+    normals = [file_hash(path) for path in (*split.normals, *split.test_normals)]
+    settings = [contender.name, split.category, seed, config.protocol, asdict(config.localizer), __version__]
+    return hashlib.sha256(json.dumps([settings, training, test, normals]).encode()).hexdigest()[:16]
+
+
+def _read_run(path: Path) -> Run:
+    try:
+        row = json.loads(path.read_text())
+        metrics = {name: Localization(**values) for name, values in row.pop("metrics").items()}
+        intervals = {name: (low, high) for name, (low, high) in row.pop("intervals").items()}
+        return Run(**row, metrics=metrics, intervals=intervals)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, and the run is repeated.") from None
+
+
+def heat_maps(maps: torch.Tensor, test: TestPhotos, path: Path) -> None:
+    """The first test photo of each defect, up to some: photo, truth, map, side by side in rows."""
+    firsts = [test.defects.index(name) for name in test.names][:HEAT_MAPS]
+    rows = []
+    for i in firsts:
+        photo = test.images[i].permute(1, 2, 0).numpy()  # CHW -> HWC
+        truth, found = (np.repeat((255 * m)[..., None], 3, -1) for m in (test.masks[i], maps[i].numpy()))
+        rows.append(np.concatenate([photo, truth.astype(np.uint8), found.astype(np.uint8)], 1))
+    path.unlink(missing_ok=True)  # of a run that was cut before its result was written
+    write_png(Image.fromarray(np.concatenate(rows)), path)
+
+
+def mean_over_seeds(
+    runs: list[Run], contender: str, category: str, row: str, metric: str
+) -> tuple[float, float]:
+    """Mean and standard deviation of one metric of one row ("all" or a defect)."""
+    values = [
+        getattr(run.metrics[row], metric)
+        for run in runs
+        if (run.contender, run.category) == (contender, category)
+    ]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,250 @@
+"""Evaluation: what trains and what measures stay apart, and runs are deterministic, resumed and honest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.evaluation import comparison
+from anomalydiffusion_core.evaluation.baselines import BASELINES, generate_baseline, perlin
+from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare, mean_over_seeds
+from anomalydiffusion_core.evaluation.localization import bootstrap, measure, read_test_photos
+from anomalydiffusion_core.evaluation.localizer import (
+    Localizer,
+    LocalizerConfig,
+    LocalizerData,
+    focal_loss,
+    image_scores,
+    train_localizer,
+)
+from anomalydiffusion_core.evaluation.split import check_apart, split_category
+
+SMALL = LocalizerConfig(size=32, width=2, steps=3, batch_size=4)
+CONFIG = ComparisonConfig(SMALL, share=0.5, pairs_per_type=2, seeds=2, resamples=3)
+Write = Callable[[Path, np.ndarray], Path]
+
+
+@pytest.fixture
+def real(dataset: Path, write_image: Write) -> Path:
+    random = np.random.default_rng(7)
+    for number in range(2):
+        grain = random.integers(90, 160, (64, 64, 3), dtype=np.uint8)
+        write_image(dataset / "thing/test/good" / f"{number:03d}.png", grain)
+    return dataset
+
+
+@pytest.fixture
+def generated(real: Path, tmp_path: Path) -> Path:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    generate_baseline("prn", split, 3, tmp_path / "generated", 5)
+    return tmp_path / "generated"
+
+
+def test_each_real_photo_either_trains_or_measures(real: Path) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    assert {d: [p.stem for p in pairs] for d, pairs in split.few_shot.items()} == {
+        "scratch": ["000", "001"],
+        "stain": ["000"],
+    }
+    assert [(p.defect, p.stem) for p in split.test_pairs] == [
+        ("scratch", "002"),
+        ("scratch", "003"),
+        ("stain", "001"),
+        ("stain", "002"),
+    ]
+    assert len(split.normals) == 3 and len(split.test_normals) == 2
+    check_apart(split, [pair.image for pairs in split.few_shot.values() for pair in pairs])
+
+
+def test_a_category_without_photos_to_measure_on_is_refused(dataset: Path, real: Path) -> None:
+    with pytest.raises(ValueError, match="No pair of thing/scratch is left to measure on"):
+        split_category(find_dataset(real).categories["thing"], 1.0)
+    shutil.rmtree(dataset / "thing/test/good")
+    with pytest.raises(ValueError, match="thing needs normal photos in both train/good and test/good"):
+        split_category(find_dataset(real).categories["thing"], 0.5)
+
+
+def test_the_same_picture_in_another_format_is_still_an_overlap(real: Path, tmp_path: Path) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    copy = tmp_path / "copy.bmp"
+    Image.open(split.test_pairs[0].image).save(copy)
+    with pytest.raises(ValueError, match=r"copy\.bmp trains and .*scratch/002\.png measures"):
+        check_apart(split, [copy])
+
+
+def test_the_localiser_follows_its_widths_and_keeps_the_size() -> None:
+    network = Localizer(4)
+    shapes = [tuple(block[0].weight.shape[:2]) for block in network.down]  # type: ignore[index,union-attr]
+    assert shapes == [(4, 3), (8, 4), (16, 8), (32, 16), (32, 32), (32, 32)]
+    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 2, 64, 96)
+
+
+def test_the_focal_loss_by_hand() -> None:
+    logits = torch.tensor([[[[0.0, 2.0]], [[1.0, 0.0]]]])  # (1,2,1,2)
+    mask = torch.tensor([[[[1, 0]]]])
+    p = torch.tensor([torch.sigmoid(torch.tensor(1.0)), torch.sigmoid(torch.tensor(2.0))])
+    expected = -((1 - p) ** 2 * p.log()).mean()
+    assert focal_loss(logits, mask, 2.0) == pytest.approx(float(expected))
+    assert focal_loss(logits, 1 - mask, 2.0) > 3 * expected
+
+
+def test_the_image_score_is_the_greatest_window_mean() -> None:
+    maps = torch.zeros(2, 64, 64)
+    maps[0, 20:41, 10:31] = 1
+    maps[1, 5, 5] = 1
+    assert image_scores(maps).tolist() == pytest.approx([1.0, 1 / 441])
+
+
+def test_a_localiser_learns_to_find_bright_squares_and_the_same_seed_gives_the_same_one() -> None:
+    random = torch.Generator().manual_seed(0)
+    normals = torch.randint(90, 130, (8, 3, 32, 32), generator=random).to(torch.uint8)
+    images, masks = normals.clone(), torch.zeros(8, 1, 32, 32, dtype=torch.uint8)
+    for i in range(8):
+        masks[i, :, 2 * i : 2 * i + 10, 3 : 3 + 12] = 1
+    images[masks.expand(-1, 3, -1, -1) > 0] = 220
+    config = LocalizerConfig(size=32, width=4, steps=60, rate=1e-2, seed=1)
+    data, seen = LocalizerData(images, masks, normals), []
+    network = train_localizer(data, config, on_checkpoint=lambda n: seen.append(n.training))
+    assert seen == [False] * 10 and not network.training
+    found = network(images.float() / 127.5 - 1).argmax(1)
+    assert (found == masks[:, 0]).float().mean() > 0.95
+    again = train_localizer(data, config)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=False))
+    with pytest.raises(ValueError, match="there are 8 and 0"):
+        train_localizer(LocalizerData(images, masks, normals[:0]), config)
+
+
+def test_perfect_maps_measure_as_perfect_and_intervals_hold_the_figure(real: Path) -> None:
+    test = read_test_photos(split_category(find_dataset(real).categories["thing"], 0.5), 32)
+    assert test.defects == ["scratch"] * 2 + ["stain"] * 2 + [None] * 2
+    perfect = measure(torch.from_numpy(test.masks).float(), test, range(6))
+    assert list(vars(perfect).values()) == pytest.approx([1.0] * 7)
+    noise = torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = 0.5 * torch.from_numpy(test.masks).float() + noise
+    figures, intervals = measure(maps, test, range(6)), bootstrap(maps, test, resamples=40)
+    assert intervals["pixel_ap"][0] <= figures.pixel_ap <= intervals["pixel_ap"][1]
+    assert intervals["pixel_ap"][0] < intervals["pixel_ap"][1]
+    assert bootstrap(maps, test, resamples=40) == intervals
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_changes_pixels_inside_its_masks_alone_and_continues(
+    name: str, real: Path, tmp_path: Path
+) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    generate_baseline(name, split, 4, once, 3)
+    generate_baseline(name, split, 2, twice, 3)
+    generate_baseline(name, split, 4, twice, 3)
+    normals = {path.name: read_photo(path).pixels for path in (once / "thing/train/good").iterdir()}
+    assert len(normals) == 3
+    pairs = find_dataset(once).pairs
+    assert len(pairs) == 8
+    for pair in pairs:
+        pixels, mask = read_photo(pair.image).pixels, np.asarray(Image.open(pair.mask)) > 0
+        assert mask.any()
+        outside = [np.array_equal(pixels[~mask], normal[~mask]) for normal in normals.values()]
+        assert sum(outside) >= 1
+    if BASELINES[name].typed:
+        assert {pair.defect for pair in pairs} == {"scratch", "stain"}
+        for a, b in zip(pairs, find_dataset(twice).pairs, strict=True):
+            assert a.image.read_bytes() == b.image.read_bytes() and a.mask.read_bytes() == b.mask.read_bytes()
+
+
+def test_crop_paste_lays_down_real_pixels(real: Path, tmp_path: Path) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    generate_baseline("crop-paste", split, 3, tmp_path / "out", 0)
+    for pair in find_dataset(tmp_path / "out").pairs:
+        mask = np.asarray(Image.open(pair.mask)) > 0
+        assert (read_photo(pair.image).pixels[mask] == (200, 30, 30)).all()  # what the real defects are
+
+
+def test_perlin_noise_is_zero_on_its_lattice_and_smooth_between() -> None:
+    field = perlin(np.random.default_rng(0), 64, (4, 8))
+    assert np.abs(field[::16, ::8]).max() < 1e-12
+    assert 0.5 < np.abs(field).max() <= 1 + 1e-9
+    assert np.abs(np.diff(field, axis=0)).max() < 0.3 and np.abs(np.diff(field, axis=1)).max() < 0.6
+
+
+def test_an_unknown_baseline_is_told_which_exist(real: Path, tmp_path: Path) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    with pytest.raises(ValueError, match="no baseline 'gan': there are crop-paste, cutpaste, draem, prn"):
+        generate_baseline("gan", split, 1, tmp_path / "out", 0)
+
+
+def test_a_comparison_runs_every_contender_and_seed_and_continues(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    runs = compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG)
+    assert [(r.contender, r.seed) for r in runs] == [
+        (name, seed) for seed in range(2) for name in ("ours", comparison.REAL, "crop-paste", "draem")
+    ]
+    assert [r.pairs for r in runs[:4]] == [4, 3, 4, 4]  # equal, but for the real ones
+    assert set(runs[0].metrics) == {"scratch", "stain", "all"}
+    assert all(0 <= value <= 1 for r in runs for m in r.metrics.values() for value in vars(m).values())
+    pictures = list((out / "runs").glob("*.png"))
+    assert len(pictures) == 4 and Image.open(pictures[0]).size == (3 * 32, 2 * 32)
+    mean, deviation = mean_over_seeds(runs, "ours", "thing", "all", "pixel_ap")
+    values = [r.metrics["all"].pixel_ap for r in runs if r.contender == "ours"]
+    assert mean == pytest.approx(sum(values) / 2)
+    assert deviation == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+    def no_training(*arguments: object) -> None:
+        raise AssertionError("a finished run is read, not repeated")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "train_localizer", no_training)
+        assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == runs
+    removed = sorted((out / "runs").glob("*.json"))[0]
+    removed.unlink()
+    assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == runs  # deterministic
+
+
+def test_the_paper_s_protocol_takes_the_best_checkpoint_on_the_test_photos(
+    real: Path, generated: Path, tmp_path: Path
+) -> None:
+    # so high a rate that the last checkpoint is not the best
+    config = replace(CONFIG, localizer=replace(SMALL, steps=20, rate=0.2), seeds=2)
+    honest = compare({"ours": generated}, real, [], tmp_path / "out", config)
+    paper = compare({"ours": generated}, real, [], tmp_path / "out", replace(config, protocol="paper"))
+    assert {run.protocol for run in paper} == {"paper"}
+    for one, other in zip(honest, paper, strict=True):
+        assert other.metrics["all"].pixel_ap >= one.metrics["all"].pixel_ap
+    assert any(
+        o.metrics["all"].pixel_ap > h.metrics["all"].pixel_ap for h, o in zip(honest, paper, strict=True)
+    )
+
+
+def test_what_cannot_be_compared_is_refused(real: Path, generated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="has 3 pairs of thing/scratch, but 9 are compared: generate more"):
+        compare({"ours": generated}, real, [], out, replace(CONFIG, pairs_per_type=9))
+    shutil.copy(real / "thing/test/stain/002.png", generated / "thing/test/stain/00000.png")
+    with pytest.raises(ValueError, match=r"stain/00000\.png trains and .*stain/002\.png measures"):
+        compare({"ours": generated}, real, [], out, CONFIG)
+    (generated / "thing/test/stain").rename(generated / "thing/test/dent")
+    (generated / "thing/ground_truth/stain").rename(generated / "thing/ground_truth/dent")
+    with pytest.raises(ValueError, match="Generated defects dent of thing are not in .* scratch, stain"):
+        compare({"ours": generated}, real, [], out, CONFIG)
+    (generated / "thing").rename(generated / "bolt")
+    with pytest.raises(ValueError, match="Generated category 'bolt' is not in .* which has thing"):
+        compare({"ours": generated}, real, [], out, CONFIG)
+
+
+def test_a_damaged_result_is_named(real: Path, generated: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, seeds=1)
+    compare({"ours": generated}, real, [], tmp_path, config)
+    damaged = sorted((tmp_path / "runs").glob("*.json"))[0]
+    damaged.write_text("{}")
+    with pytest.raises(ValueError, match=rf"{damaged.name} is damaged .*: remove it"):
+        compare({"ours": generated}, real, [], tmp_path, config)
