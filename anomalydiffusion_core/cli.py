@@ -237,6 +237,63 @@ def report(
 
 
 @app.command(
+    epilog="Example: anomalydiffusion evaluate generated --real data/leather --against crop-paste --quick"
+)
+def evaluate(
+    generated: Annotated[
+        list[str],
+        typer.Argument(help="Datasets of pairs, each a folder, or name=folder for the tables."),
+    ],
+    real: Annotated[Path, typer.Option(help="The real dataset: train/good, test/good and real pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and results; a repeated call continues.")],
+    against: Annotated[
+        str, typer.Option(help="Baselines, comma-separated: crop-paste, cutpaste, draem, prn.")
+    ] = "",
+    count: Annotated[int, typer.Option(min=1, help="Pairs per type, the same for all.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Localisers for each contender and category.")] = 3,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of real pairs that trained the generator, as in train.")
+    ] = 1 / 3,
+    protocol: Annotated[
+        str, typer.Option(help="honest, or paper: the best checkpoint on the test photos, as printed tables.")
+    ] = "honest",
+    quick: Annotated[bool, typer.Option("--quick", help="A small localiser, for a CPU.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each localiser.")] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Even where a training photo is also a test photo.")
+    ] = False,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Trains a localiser on each dataset's pairs and measures it on real photos that none has seen."""
+    from dataclasses import asdict, replace
+
+    from .evaluation.comparison import ComparisonConfig, compare, named_datasets
+    from .evaluation.localizer import QUICK, LocalizerConfig
+    from .evaluation.tables import macro, write_tables
+
+    def command() -> dict[str, Any]:
+        if protocol not in ("honest", "paper"):
+            raise ValueError(f"There is no protocol {protocol!r}: choose honest or paper.")
+        check_writable(out)
+        localizer = QUICK if quick else LocalizerConfig()
+        localizer = replace(localizer, steps=steps) if steps else localizer
+        config = ComparisonConfig(localizer, share, count, seeds, protocol, allow_overlap=allow_overlap)
+        baselines = [name.strip() for name in against.split(",") if name.strip()]
+        with progress() as on_stage:
+            runs = compare(named_datasets(generated), real, baselines, out, config, on_stage, _device(device))
+        paths = write_tables(runs, config, out)
+        means = {name: macro(runs, name) for name in dict.fromkeys(run.contender for run in runs)}
+        for name, metrics in means.items():
+            figures = ", ".join(f"{key} {100 * figure.mean:.1f}" for key, figure in metrics.items())
+            say(f"{name}: {figures}")
+        say(f"Tables: {paths['html']}")
+        return {**paths, "means": {n: {k: asdict(f) for k, f in m.items()} for n, m in means.items()}}
+
+    raise typer.Exit(run_command(command, json))
+
+
+@app.command(
     epilog="Example: anomalydiffusion queue workflows/4_all_in_one.json --count 3 --set ADiff_KSampler.cfg=3"
 )
 def queue(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import io
 import json
-import os
 import platform
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from . import __version__
-from .dataset.photos import read_mask, read_photo
+from .dataset.photos import png_bytes, read_mask, read_photo
 from .embeddings import AnomalyModel
 from .export.mvtec import manifest_pairs
+from .page import data_uri, render_page, replace_text
 from .quality import change
 
 THUMBNAIL = 128  # pixels
@@ -41,8 +39,6 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
 
     Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
     """
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-
     groups = _read_groups(root)
     changed = 0
     sheets = []
@@ -62,11 +58,9 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
         )
     rows = [row for pairs in groups.values() for row, _, _ in pairs]
     background = f"{changed} changed pixels in {len(rows)} pairs."
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])
-    )
     mean_fill = float(np.mean([row["fill"] for row in rows]))
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
         title="AnomalyDiffusion report",
         subtitle=f"Generated dataset {root.resolve().name}",
         sheets=sheets,
@@ -82,7 +76,7 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
         improvement=(model.training.get("improvement") if model else None),
         settings=_settings(rows, model),
     )
-    _replace_text(out, page)
+    replace_text(out, page)
     return {
         "pairs": len(rows),
         "mean_fill": mean_fill,
@@ -121,7 +115,7 @@ def _contact_sheet(root: Path, pairs: list[ManifestPair]) -> tuple[str, int]:
             amplified = np.clip(difference * 2, 0, 255).astype(np.uint8)
             tiles = [normal, mask.astype(np.uint8) * 255, image, amplified]
             columns.append(np.concatenate([_thumbnail(tile) for tile in tiles]))
-    return _data_uri(Image.fromarray(np.concatenate(columns, axis=1))), outside
+    return data_uri(png_bytes(Image.fromarray(np.concatenate(columns, axis=1)))), outside
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -133,12 +127,6 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 def _mean_area(pairs: list[ManifestPair]) -> float:
     return float(np.mean([read_mask(mask).mean() for _, _, mask in pairs]))
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _loss_curve(model: AnomalyModel) -> str | None:
@@ -163,7 +151,7 @@ def _loss_curve(model: AnomalyModel) -> str | None:
         ax.legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
 
 
 def _settings(rows: list[dict[str, Any]], model: AnomalyModel | None) -> list[tuple[str, str]]:
@@ -189,15 +177,3 @@ def _settings(rows: list[dict[str, Any]], model: AnomalyModel | None) -> list[tu
             json.dumps({"anomalydiffusion": __version__, "python": platform.python_version(), **versions}),
         ),
     ]
-
-
-def _replace_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

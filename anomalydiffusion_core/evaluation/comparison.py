@@ -19,11 +19,19 @@ from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
 from .baselines import generate_baseline
-from .localization import Localization, TestPhotos, bootstrap, measure, read_test_photos, training_data
+from .localization import (
+    Localization,
+    TestPhotos,
+    bootstrap,
+    measure,
+    precision_curve,
+    read_test_photos,
+    training_data,
+)
 from .localizer import Localizer, LocalizerConfig, anomaly_maps, train_localizer
 from .split import Split, check_apart, check_categories, split_category
 
-OURS, REAL = "generated", "real few shots"
+REAL = "real few shots"
 HEAT_MAPS = 4  # test photos shown for each contender and category
 Protocol = Literal["honest", "paper"]
 OnStage = Callable[[str, int, int, str], None]
@@ -44,8 +52,9 @@ class ComparisonConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One localiser's result on one category."""
+    """One localiser's result on one category; `identity` hashes all that it depends on."""
 
+    identity: str
     contender: str
     category: str
     seed: int
@@ -53,6 +62,7 @@ class Run:
     pairs: int
     metrics: dict[str, Localization]  # by defect, and "all"
     intervals: dict[str, tuple[float, float]]  # of "all", over test photos
+    precision: list[float]  # of pixels, where recall reaches 0, 0.01, ... 1
 
 
 @dataclass
@@ -61,6 +71,19 @@ class Contender:
 
     name: str
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
+
+
+def named_datasets(given: list[str]) -> dict[str, Path]:
+    """`name=folder` or just a folder, whose own name it then takes. Raises ValueError where two are alike."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        path = Path(folder if equals else text)
+        name = name if equals else path.resolve().name
+        if name in found or name == REAL:
+            raise ValueError(f"The name {name!r} is taken: give each dataset its own, as name=folder.")
+        found[name] = path
+    return found
 
 
 def compare(
@@ -178,6 +201,7 @@ def _run(
     )
     maps = best_maps if config.protocol == "paper" else anomaly_maps(network, test.images, device)
     run = Run(
+        identity,
         contender.name,
         split.category,
         seed,
@@ -185,6 +209,7 @@ def _run(
         len(pairs),
         _by_defect(maps, test),
         bootstrap(maps, test, config.resamples),
+        precision_curve(maps, test),
     )
     if seed == 0:
         heat_maps(maps, test, folder / f"{identity}.png")
@@ -228,15 +253,3 @@ def heat_maps(maps: torch.Tensor, test: TestPhotos, path: Path) -> None:
         rows.append(np.concatenate([photo, truth.astype(np.uint8), found.astype(np.uint8)], 1))
     path.unlink(missing_ok=True)  # of a run that was cut before its result was written
     write_png(Image.fromarray(np.concatenate(rows)), path)
-
-
-def mean_over_seeds(
-    runs: list[Run], contender: str, category: str, row: str, metric: str
-) -> tuple[float, float]:
-    """Mean and standard deviation of one metric of one row ("all" or a defect)."""
-    values = [
-        getattr(run.metrics[row], metric)
-        for run in runs
-        if (run.contender, run.category) == (contender, category)
-    ]
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -16,7 +16,7 @@ from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..generation import fit_image
 from .localizer import LocalizerData, image_scores
-from .metrics import image_ranking, pixel_metrics
+from .metrics import Ranking, image_ranking, pixel_metrics
 from .split import Split
 
 
@@ -95,6 +95,14 @@ def measure(maps: Tensor, test: TestPhotos, rows: Sequence[int]) -> Localization
         ranking.average_precision(),
         ranking.f1_max()[0],
     )
+
+
+def precision_curve(maps: Tensor, test: TestPhotos) -> list[float]:
+    """Precision of all pixels at the threshold where recall first reaches 0, 0.01, ... 1 (101 values)."""
+    found = maps.numpy()
+    precision, recall = Ranking.of(found[test.masks], found[~test.masks]).precision_recall()
+    at = np.searchsorted(recall, np.linspace(0, 1, 101) - 1e-9)
+    return [round(float(value), 4) for value in precision[at.clip(max=len(precision) - 1)]]
 
 
 def bootstrap(

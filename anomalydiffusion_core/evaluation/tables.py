@@ -1,0 +1,178 @@
+"""The comparison's results as tables like the paper's: JSON, CSV and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..page import data_uri, render_page, replace_text
+from .comparison import ComparisonConfig, Run
+
+METRICS = {
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "pro": "PRO",
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+}
+MEAN = "mean of categories"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Mean and standard deviation over seeds, and the mean bounds of the 95 % interval over test photos."""
+
+    mean: float
+    deviation: float
+    low: float | None = None
+    high: float | None = None
+
+
+def figures(runs: list[Run], contender: str, category: str, row: str = "all") -> dict[str, Figure]:
+    """Each metric of a contender on a category; `row` is a defect, or "all", which has intervals."""
+    chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
+    found = {}
+    for metric in METRICS:
+        values = [getattr(run.metrics[row], metric) for run in chosen]
+        bounds = np.mean([run.intervals[metric] for run in chosen], 0) if row == "all" else (None, None)
+        found[metric] = Figure(float(np.mean(values)), _deviation(values), *_floats(bounds))
+    return found
+
+
+def macro(runs: list[Run], contender: str) -> dict[str, Figure]:
+    """Each metric's mean over the contender's categories, by seed, then over seeds."""
+    seeds = sorted({run.seed for run in runs})
+    found = {}
+    for metric in METRICS:
+        values = [
+            float(
+                np.mean(
+                    [
+                        getattr(run.metrics["all"], metric)
+                        for run in runs
+                        if (run.contender, run.seed) == (contender, seed)
+                    ]
+                )
+            )
+            for seed in seeds
+        ]
+        found[metric] = Figure(float(np.mean(values)), _deviation(values))
+    return found
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _floats(bounds: Any) -> tuple[float | None, float | None]:
+    low, high = bounds
+    return (None, None) if low is None else (float(low), float(high))
+
+
+def write_tables(runs: list[Run], config: ComparisonConfig, out: Path) -> dict[str, str]:
+    """Writes evaluation.json, .csv and .html below `out`, replacing earlier ones; returns their paths."""
+    rows = _rows(runs)
+    result = {
+        "package_version": __version__,
+        "config": asdict(config),
+        "rows": rows,
+        "runs": [asdict(run) for run in runs],
+    }
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    contents = {
+        "json": json.dumps(result, indent=1) + "\n",
+        "csv": table.getvalue(),
+        "html": _page(runs, config, out),
+    }
+    for kind, text in contents.items():
+        replace_text(out / f"evaluation.{kind}", text)
+    return {kind: str(out / f"evaluation.{kind}") for kind in contents}
+
+
+def _rows(runs: list[Run]) -> list[dict[str, Any]]:
+    return [
+        {"contender": contender, "category": category, "defect": row, "metric": metric, **asdict(figure)}
+        for contender, category in dict.fromkeys((run.contender, run.category) for run in runs)
+        for row in next(r for r in runs if (r.contender, r.category) == (contender, category)).metrics
+        for metric, figure in figures(runs, contender, category, row).items()
+    ]
+
+
+def _page(runs: list[Run], config: ComparisonConfig, out: Path) -> str:
+    categories = list(dict.fromkeys(run.category for run in runs))
+    contenders = list(dict.fromkeys(run.contender for run in runs))
+    columns, tables = list(METRICS.values()), []
+    if len(categories) > 1:
+        everywhere = [c for c in contenders if len({r.category for r in runs if r.contender == c}) > 1]
+        tables.append(_table(MEAN, columns, {c: list(macro(runs, c).values()) for c in everywhere}))
+    for category in categories:
+        here = list(dict.fromkeys(run.contender for run in runs if run.category == category))
+        rows = {c: list(figures(runs, c, category).values()) for c in here}
+        tables.append(_table(category, columns, rows))
+        defects = [name for name in next(r for r in runs if r.category == category).metrics if name != "all"]
+        rows = {c: [figures(runs, c, category, d)["pixel_ap"] for d in defects] for c in here}
+        tables.append(_table(f"{category}: pixel AP by defect", defects, rows))
+    return render_page(
+        "evaluation/evaluation.html.j2",
+        title="AnomalyDiffusion evaluation",
+        subtitle="A localiser trained on each contender's pairs, measured on real photos that none has seen",
+        cards=[
+            ("contenders", len(contenders)),
+            ("seeds", config.seeds),
+            ("pairs per type", config.pairs_per_type),
+            ("protocol", config.protocol),
+        ],
+        tables=tables,
+        curves=[(category, _curves(runs, category)) for category in categories],
+        heat_maps=_heat_maps(runs, out),
+        paper=config.protocol == "paper",
+        localizer=config.localizer,
+        pairs=list(dict.fromkeys((run.contender, run.category, run.pairs) for run in runs)),
+        version=__version__,
+    )
+
+
+def _table(title: str, columns: list[str], found: dict[str, list[Figure]]) -> dict[str, Any]:
+    """Rows by contender; the best of each column is marked, equal ones alike."""
+    best = [max(round(row[i].mean, 4) for row in found.values()) for i in range(len(columns))]
+    rows = [
+        (contender, [(figure, round(figure.mean, 4) == top) for figure, top in zip(row, best, strict=True)])
+        for contender, row in found.items()
+    ]
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def _curves(runs: list[Run], category: str) -> str:
+    """Precision over recall of pixels, each contender's mean over seeds, as a data URI."""
+    from matplotlib.figure import Figure as Plot
+
+    plot = Plot(figsize=(6, 4), layout="constrained")
+    ax = plot.subplots()
+    for contender in dict.fromkeys(run.contender for run in runs if run.category == category):
+        chosen = [r.precision for r in runs if (r.contender, r.category) == (contender, category)]
+        ax.plot(np.linspace(0, 1, 101), np.mean(chosen, 0), label=contender)
+    ax.set(xlabel="recall of pixels", ylabel="precision", title=category, ylim=(0, 1.02))
+    ax.legend(fontsize=8)
+    buffer = io.BytesIO()
+    plot.savefig(buffer, format="png", dpi=110)
+    return data_uri(buffer.getvalue())
+
+
+def _heat_maps(runs: list[Run], out: Path) -> list[tuple[str, str]]:
+    return [
+        (f"{run.contender}, {run.category}", data_uri(path.read_bytes()))
+        for run in runs
+        if (path := out / "runs" / f"{run.identity}.png").is_file()
+    ]

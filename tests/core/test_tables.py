@@ -1,0 +1,88 @@
+"""Tables: figures are means over seeds, the best of each column is bold, and files replace one another."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, Run, named_datasets
+from anomalydiffusion_core.evaluation.localization import Localization
+from anomalydiffusion_core.evaluation.tables import METRICS, figures, macro, write_tables
+
+
+def run(contender: str, category: str, seed: int, value: float) -> Run:
+    def of(figure: float) -> Localization:
+        return Localization(*[figure] * len(METRICS))
+
+    intervals = dict.fromkeys(METRICS, (value - 0.1, value + 0.05))
+    metrics = {"cut": of(value / 2), "all": of(value)}
+    identity = f"{contender}-{category}-{seed}"
+    return Run(identity, contender, category, seed, "honest", 40, metrics, intervals, [value] * 101)
+
+
+RUNS = [
+    run("ours", "leather", 0, 0.6),
+    run("ours", "leather", 1, 0.8),
+    run("ours", "screw", 0, 0.2),
+    run("ours", "screw", 1, 0.3),
+    run("draem", "leather", 0, 0.7),
+    run("draem", "leather", 1, 0.7),
+    run("draem", "screw", 0, 0.1),
+    run("draem", "screw", 1, 0.1),
+]
+
+
+def test_a_figure_is_the_mean_over_seeds_with_its_deviation_and_interval() -> None:
+    found = figures(RUNS, "ours", "leather")["pro"]
+    assert (found.mean, found.low, found.high) == pytest.approx((0.7, 0.6, 0.75))
+    assert found.deviation == pytest.approx(0.02**0.5)
+    cut = figures(RUNS, "ours", "leather", "cut")["pro"]
+    assert cut.mean == pytest.approx(0.35) and cut.low is None
+
+
+def test_the_macro_mean_weighs_categories_alike_within_each_seed() -> None:
+    found = macro(RUNS, "ours")["pixel_ap"]
+    assert found.mean == pytest.approx((0.4 + 0.55) / 2)
+    assert found.deviation == pytest.approx(abs(0.4 - 0.55) / 2**0.5)
+
+
+def test_tables_are_written_and_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    Image.fromarray(np.zeros((4, 12, 3), np.uint8)).save(tmp_path / "runs/ours-leather-0.png")
+    paths = write_tables(RUNS, ComparisonConfig(), tmp_path)
+    with open(paths["csv"]) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2 * len(METRICS)
+    first = next(r for r in rows if r["defect"] == "all" and r["metric"] == "pixel_ap")
+    assert (first["contender"], first["category"]) == ("ours", "leather")
+    assert float(first["mean"]) == pytest.approx(0.7)
+    stored = json.loads(Path(paths["json"]).read_text())
+    assert len(stored["runs"]) == 8 and stored["config"]["protocol"] == "honest"
+    page = Path(paths["html"]).read_text()
+    assert "mean of categories" in page and "leather: pixel AP by defect" in page
+    assert "ours, leather" in page and "Protocol of the paper" not in page
+    assert page.count("data:image/png;base64,") == 3  # two curves, one heat map
+    paper = write_tables(RUNS[:2], ComparisonConfig(protocol="paper"), tmp_path)
+    assert "Protocol of the paper" in Path(paper["html"]).read_text()
+
+
+def test_the_best_of_a_column_is_bold_and_equals_are_alike(tmp_path: Path) -> None:
+    page = Path(write_tables(RUNS, ComparisonConfig(), tmp_path)["html"]).read_text()
+    table = page[page.index("<h2>leather</h2>") : page.index("<h2>leather: pixel AP")]
+    assert table.count("<b>70.0</b>") == 2 * len(METRICS)
+    table = page[page.index("<h2>screw</h2>") : page.index("<h2>screw: pixel AP")]
+    assert table.count("<b>25.0</b>") == len(METRICS) and "<b>10.0</b>" not in table
+
+
+def test_datasets_are_named_by_their_folder_or_as_asked(tmp_path: Path) -> None:
+    found = named_datasets([str(tmp_path / "made"), "plain=made/without aar"])
+    assert found == {"made": tmp_path / "made", "plain": Path("made/without aar")}
+    with pytest.raises(ValueError, match="'made' is taken: give each dataset its own"):
+        named_datasets(["a/made", "b/made"])
+    with pytest.raises(ValueError, match="'real few shots' is taken"):
+        named_datasets(["real few shots=a"])
