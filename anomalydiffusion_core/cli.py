@@ -237,7 +237,7 @@ def report(
 
 
 @app.command(
-    epilog="Example: anomalydiffusion evaluate generated --real data/leather --against crop-paste --quick"
+    epilog="Example: anomalydiffusion evaluate generated --real data/leather --out evaluation --quick"
 )
 def evaluate(
     generated: Annotated[

@@ -100,6 +100,9 @@ def compare(
     Raises ValueError where categories or defects do not match, pairs are too few, or a training photo is also
     a test photo.
     """
+    if out.is_dir() and any(out.iterdir()) and not (out / "runs").is_dir():
+        raise ValueError(f"{out} is not empty and holds no earlier evaluation: choose a new folder.")
+    (out / "runs").mkdir(parents=True, exist_ok=True)
     truth, sources = find_dataset(real), {name: find_dataset(path) for name, path in generated.items()}
     categories = sorted({name for source in sources.values() for name in check_categories(source, truth)})
     splits = {name: split_category(truth.categories[name], config.share) for name in categories}

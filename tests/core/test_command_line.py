@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -373,6 +374,35 @@ def test_generation_continues_and_reports(base: Any, trained: Path, dataset: Pat
     result = run("report", out, "--artifact", trained, "--json", tmp_path / "r.json")
     assert result.exit_code == 0 and (out / "report.html").is_file()
     assert json.loads((tmp_path / "r.json").read_text())["changed_outside"] == 0
+
+
+def test_evaluation_compares_and_writes_tables(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "thing/test/good").mkdir()
+    Image.fromarray(np.full((64, 64, 3), 120, np.uint8)).save(dataset / "thing/test/good/000.png")
+    made, out = tmp_path / "made", tmp_path / "evaluation"
+    shutil.copytree(dataset, made)
+    shutil.rmtree(made / "thing/test/good")
+    for number, path in enumerate(sorted((made / "thing/test").rglob("*.png"))):
+        Image.fromarray(np.full((64, 64, 3), 50 + number, np.uint8)).save(path)
+    arguments = ["evaluate", made, "--real", dataset, "--out", out, "--count", 3, "--seeds", 1]
+    arguments += ["--share", 0.5, "--quick", "--steps", 1]
+    result = run(*arguments, "--against", "cutpaste", "--json", tmp_path / "e.json")
+    assert result.exit_code == 0, result.output
+    assert {f.name for f in out.iterdir()} == {
+        "runs",
+        "baselines",
+        "evaluation.json",
+        "evaluation.csv",
+        "evaluation.html",
+    }
+    assert set(json.loads((tmp_path / "e.json").read_text())["means"]) == {
+        "made",
+        "real few shots",
+        "cutpaste",
+    }
+    refused(run(*arguments, "--protocol", "best"), "no protocol 'best'")
+    refused(run(*arguments, "--against", "gan"), "no baseline 'gan'")
+    refused(run(*arguments[:5], made, *arguments[6:]), "holds no earlier evaluation")
 
 
 @pytest.mark.parametrize("moment", ["first step", "measuring", "views of masks", "mask steps"])
