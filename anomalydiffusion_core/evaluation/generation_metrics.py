@@ -1,0 +1,151 @@
+"""How good generated pairs look, and whether their masks tell the truth.
+
+Inception Score, KID and IC-LPIPS come with the field's networks; fill, background, mask-change IoU and
+memorisation need no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..dataset.augmentation import bounding_box
+from ..quality import change, fill
+
+Distance = Callable[[Tensor, Tensor], Tensor]  # photos (B,3,S,S) in [-1,1], twice -> (B,)
+PATCH = 32  # pixels per side that defects are compared at
+COPY = 0.95  # correlation from which a defect counts as a copy
+
+
+@dataclass(frozen=True)
+class PairQuality:
+    """Of one pair: `fill`, the share of the mask that shows; `background`, the mean change outside (grey
+    levels); `iou` of the mask with the pixels that changed.
+    """
+
+    fill: float
+    background: float
+    iou: float
+
+
+def pair_quality(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, noise: float) -> PairQuality:
+    """Photos (H,W,3) uint8, mask (H,W) bool; a pixel changed where it differs by more than `noise` grey
+    levels.
+    """
+    difference = change(normal, generated)
+    changed = difference > noise
+    union = (changed | mask).sum()
+    outside = difference[~mask]
+    return PairQuality(
+        fill(normal, generated, mask, noise),
+        float(outside.mean()) if outside.size else 0.0,
+        float((changed & mask).sum() / union) if union else 1.0,
+    )
+
+
+def memorisation_rate(
+    generated: Sequence[tuple[np.ndarray, np.ndarray]], training: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> float:
+    """Share of generated defects that copy a training defect: cut out along the mask, brought to one size,
+    their brightness correlates by 0.95 or more, turned and mirrored as may be.
+
+    Each is (pixels (H,W,3) uint8, mask (H,W) bool). Raises ValueError where there are none.
+    """
+    if not generated or not training:
+        raise ValueError("Memorisation compares generated with training pairs: there are none of a kind.")
+    known = torch.stack([view for pair in training for view in _turned(_patch(*pair))])
+    made = torch.stack([_patch(*pair) for pair in generated])
+    return float(((made.flatten(1) @ known.flatten(1).T).amax(1) >= COPY).float().mean())
+
+
+def _patch(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
+    """The defect alone, (PATCH,PATCH), of zero mean over its mask and unit norm."""
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    inside = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))
+    brightness = torch.from_numpy(pixels[top:bottom, left:right].mean(-1, dtype=np.float32))
+    brightness = (brightness - (brightness * inside).sum() / inside.sum()) * inside
+    small = F.interpolate(brightness[None, None], (PATCH, PATCH), mode="bilinear", antialias=True)[0, 0]
+    return small / small.norm().clamp(min=1e-6)
+
+
+def _turned(patch: Tensor) -> list[Tensor]:
+    return [torch.rot90(view, k) for view in (patch, patch.flip(1)) for k in range(4)]
+
+
+def inception_score(images: Tensor, network: nn.Module | None = None, splits: int = 10) -> float:
+    """IS (Salimans et al., 2016) of photos (N,3,H,W) uint8: exp of the mean divergence of each photo's class
+    distribution from all photos', averaged over `splits`. `network` gives logits; default: Inception v3.
+    """
+    from torchmetrics.image import InceptionScore
+
+    metric = _with_weights(lambda: InceptionScore(network or "logits_unbiased", splits=splits))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # it shuffles before it splits
+        _update(metric, images)
+        return float(metric.compute()[0])
+
+
+def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Module | None = None) -> float:
+    """KID (Binkowski et al., 2018): squared MMD with a cubic kernel between photos (N,3,H,W) uint8, over
+    subsets of at most 50. `network` gives features; default: Inception v3's.
+    """
+    from torchmetrics.image import KernelInceptionDistance
+
+    size = min(50, len(generated), len(real))
+    metric = _with_weights(lambda: KernelInceptionDistance(network or 2048, subset_size=size))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # it draws subsets
+        _update(metric, real, real=True)
+        _update(metric, generated, real=False)
+        return float(metric.compute()[0])
+
+
+def _update(metric: Any, images: Tensor, **kind: bool) -> None:
+    for part in images.split(16):
+        metric.update(part, **kind)
+
+
+def lpips_distance() -> Distance:
+    """LPIPS (Zhang et al., 2018) with VGG. Raises ValueError saying what to fetch where it is not there."""
+    import lpips
+
+    network = _with_weights(lambda: lpips.LPIPS(net="vgg", verbose=False)).eval()
+    return lambda one, other: network(one, other).flatten()
+
+
+def intra_cluster_lpips(generated: Tensor, training: Tensor, distance: Distance) -> float:
+    """IC-LPIPS (Ojha et al., 2021): each generated photo joins the nearest training photo; the mean pairwise
+    distance inside each cluster of two or more, averaged over clusters. Photos (N,3,S,S) in [-1,1].
+
+    Raises ValueError where no cluster has two.
+    """
+    with torch.no_grad():
+        rows = [distance(photo.expand_as(training), training) for photo in generated]
+        nearest = torch.stack(rows).argmin(1)
+        means = []
+        for cluster in range(len(training)):
+            members = generated[nearest == cluster]
+            if len(members) > 1:
+                one, other = torch.combinations(torch.arange(len(members))).T
+                parts = zip(one.split(16), other.split(16), strict=True)
+                means.append(torch.cat([distance(members[a], members[b]) for a, b in parts]).mean())
+    if not means:
+        raise ValueError(f"Of {len(generated)} photos no two are in one cluster: generate more.")
+    return float(torch.stack(means).mean())
+
+
+def _with_weights(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except (URLError, OSError) as error:
+        raise ValueError(
+            f"The metric's network cannot be fetched ({error}): download its weights into "
+            f"{torch.hub.get_dir()}/checkpoints on a machine with access, and copy them."
+        ) from None
