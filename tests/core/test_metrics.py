@@ -150,3 +150,12 @@ def test_what_cannot_be_measured_is_refused() -> None:
         pixel_metrics([scores, scores], [mask])
     with pytest.raises(ValueError, match="no numbers"):
         pixel_metrics([np.where(mask, np.nan, scores)], [mask])
+
+
+def test_pro_is_anomalib_s() -> None:
+    aupro = pytest.importorskip("anomalib.metrics.aupro", reason="anomalib is not installed")
+    torch = pytest.importorskip("torch")
+    maps, masks = zip(*pictures(0, 6), strict=True)
+    metric = aupro._AUPRO(fpr_limit=PRO_LIMIT)
+    metric.update(torch.from_numpy(np.stack(maps)), torch.from_numpy(np.stack(masks)).int())
+    assert pixel_metrics(maps, masks).pro == pytest.approx(float(metric.compute()), abs=1e-4)
