@@ -259,6 +259,12 @@ def evaluate(
     ] = "honest",
     quick: Annotated[bool, typer.Option("--quick", help="A small localiser, for a CPU.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each localiser.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--classify", help="Also tell types apart by a ResNet-34, from imagenet or from scratch."
+        ),
+    ] = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Even where a training photo is also a test photo.")
     ] = False,
@@ -268,6 +274,7 @@ def evaluate(
     """Trains a localiser on each dataset's pairs and measures it on real photos that none has seen."""
     from dataclasses import asdict, replace
 
+    from .evaluation.classifier import QUICK_CLASSIFIER, ClassifierConfig
     from .evaluation.comparison import ComparisonConfig, compare, named_datasets
     from .evaluation.localizer import QUICK, LocalizerConfig
     from .evaluation.tables import macro, write_tables
@@ -275,14 +282,22 @@ def evaluate(
     def command() -> dict[str, Any]:
         if protocol not in ("honest", "paper"):
             raise ValueError(f"There is no protocol {protocol!r}: choose honest or paper.")
+        if weights not in (None, "imagenet", "scratch"):
+            raise ValueError(f"There are no weights {weights!r}: classify from imagenet or from scratch.")
         check_writable(out)
         localizer = QUICK if quick else LocalizerConfig()
         localizer = replace(localizer, steps=steps) if steps else localizer
-        config = ComparisonConfig(localizer, share, count, seeds, protocol, allow_overlap=allow_overlap)
+        classifier = QUICK_CLASSIFIER if quick else ClassifierConfig()
+        classifier = replace(classifier, pretrained=weights == "imagenet") if weights else None
+        config = ComparisonConfig(
+            localizer, classifier, share, count, seeds, protocol, allow_overlap=allow_overlap
+        )
         baselines = [name.strip() for name in against.split(",") if name.strip()]
         with progress() as on_stage:
-            runs = compare(named_datasets(generated), real, baselines, out, config, on_stage, _device(device))
-        paths = write_tables(runs, config, out)
+            comparison = compare(
+                named_datasets(generated), real, baselines, out, config, on_stage, _device(device)
+            )
+        paths, runs = write_tables(comparison, config, out), comparison.runs
         means = {name: macro(runs, name) for name in dict.fromkeys(run.contender for run in runs)}
         for name, metrics in means.items():
             figures = ", ".join(f"{key} {100 * figure.mean:.1f}" for key, figure in metrics.items())

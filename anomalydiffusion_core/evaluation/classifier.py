@@ -26,6 +26,9 @@ class ClassifierConfig:
     seed: int = 0
 
 
+QUICK_CLASSIFIER = ClassifierConfig(size=128, steps=150)
+
+
 @dataclass(frozen=True)
 class Classification:
     """`confusion` (K,K) counts real photos of a true type (row) by the type found (column)."""

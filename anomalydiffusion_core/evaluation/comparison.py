@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +19,15 @@ from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
 from .baselines import generate_baseline
+from .classifier import ClassifierConfig, classify, train_classifier
+from .dataset_quality import DatasetQuality, dataset_quality
 from .localization import (
     Localization,
     TestPhotos,
     bootstrap,
     measure,
     precision_curve,
+    read_pairs,
     read_test_photos,
     training_data,
 )
@@ -42,6 +45,7 @@ class ComparisonConfig:
     """What is compared, and how much of it."""
 
     localizer: LocalizerConfig = LocalizerConfig()
+    classifier: ClassifierConfig | None = None  # None: types are not told apart
     share: float = 1 / 3  # of each type's real pairs: those that the generator was trained on
     pairs_per_type: int = 20  # the same for every contender
     seeds: int = 3
@@ -63,14 +67,24 @@ class Run:
     metrics: dict[str, Localization]  # by defect, and "all"
     intervals: dict[str, tuple[float, float]]  # of "all", over test photos
     precision: list[float]  # of pixels, where recall reaches 0, 0.01, ... 1
+    confusion: list[list[int]] | None  # true types in rows, found ones in columns, both in alphabetical order
 
 
 @dataclass
 class Contender:
-    """Where the training pairs of one method lie, by category."""
+    """Where the training pairs of one method lie, by category; `root` is that of generated ones."""
 
     name: str
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All localisers' results, and what can be said of generated pairs by themselves."""
+
+    runs: list[Run]
+    quality: dict[tuple[str, str], DatasetQuality]  # by contender and category
 
 
 def named_datasets(given: list[str]) -> dict[str, Path]:
@@ -94,7 +108,7 @@ def compare(
     config: ComparisonConfig,
     on_stage: OnStage = lambda *_: None,
     device: torch.device | str = "cpu",
-) -> list[Run]:
+) -> Comparison:
     """Evaluates generated datasets by name, the few real pairs alone, and the baselines named in `against`.
 
     Raises ValueError where categories or defects do not match, pairs are too few, or a training photo is also
@@ -122,7 +136,13 @@ def compare(
             _run(contender, splits[category], tests[category], seed, out / "runs", config, on_stage, device)
         )
     on_stage("localisers", total, total, "")
-    return runs
+    quality = {
+        (contender.name, category): dataset_quality(contender.root, pairs, _few_shot(splits[category]))
+        for contender in contenders
+        if contender.root
+        for category, pairs in contender.pairs.items()
+    }
+    return Comparison(runs, quality)
 
 
 def _all_runs(contenders: list[Contender], config: ComparisonConfig) -> Iterator[tuple[Contender, str, int]]:
@@ -137,7 +157,7 @@ def _few_shot(split: Split) -> list[Pair]:
 
 
 def _of_dataset(name: str, source: Dataset, splits: dict[str, Split], config: ComparisonConfig) -> Contender:
-    contender = Contender(name)
+    contender = Contender(name, root=source.root)
     for category, found in source.categories.items():
         chosen = []
         for defect in splits[category].defects:
@@ -166,7 +186,7 @@ def _of_baseline(
             lambda done, total, category=category: on_stage(f"{name} {category}", done, total, ""),
         )
     made = find_dataset(root).categories
-    return Contender(name, {category: list(made[category].pairs) for category in splits})
+    return Contender(name, {category: list(made[category].pairs) for category in splits}, root)
 
 
 def _run(
@@ -185,7 +205,7 @@ def _run(
     path = folder / f"{identity}.json"
     if path.is_file():
         return _read_run(path)
-    settings = LocalizerConfig(**{**asdict(config.localizer), "seed": seed})
+    settings = replace(config.localizer, seed=seed)
     data = training_data(pairs, split.normals, settings.size)
     best_ap, best_maps = -1.0, torch.empty(0)
 
@@ -213,11 +233,28 @@ def _run(
         _by_defect(maps, test),
         bootstrap(maps, test, config.resamples),
         precision_curve(maps, test),
+        _confusion(pairs, split, replace(config.classifier, seed=seed), device)
+        if config.classifier
+        else None,
     )
     if seed == 0:
         heat_maps(maps, test, folder / f"{identity}.png")
     write_new(json.dumps(asdict(run), indent=1).encode(), path)
     return run
+
+
+def _confusion(
+    pairs: list[Pair], split: Split, config: ClassifierConfig, device: torch.device | str
+) -> list[list[int]] | None:
+    """Real test photos by true and found type; None for pairs that are of no type."""
+    names = split.defects
+    if {pair.defect for pair in pairs} != set(names):
+        return None
+    images, _ = read_pairs(pairs, config.size)
+    network = train_classifier(images, torch.tensor([names.index(p.defect) for p in pairs]), config, device)
+    photos, _ = read_pairs(split.test_pairs, config.size)
+    truth = torch.tensor([names.index(pair.defect) for pair in split.test_pairs])
+    return classify(network, photos, truth, names, device).confusion.tolist()
 
 
 def _by_defect(maps: torch.Tensor, test: TestPhotos) -> dict[str, Localization]:
@@ -232,7 +269,8 @@ def _identity(contender: Contender, split: Split, seed: int, config: ComparisonC
     training = [f"{file_hash(p.image)} {file_hash(p.mask)}" for p in contender.pairs[split.category]]
     test = [file_hash(path) for pair in split.test_pairs for path in (pair.image, pair.mask)]
     normals = [file_hash(path) for path in (*split.normals, *split.test_normals)]
-    settings = [contender.name, split.category, seed, config.protocol, asdict(config.localizer), __version__]
+    networks = [asdict(network) for network in (config.localizer, config.classifier) if network]
+    settings = [contender.name, split.category, seed, config.protocol, networks, __version__]
     return hashlib.sha256(json.dumps([settings, training, test, normals]).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from .. import __version__
 from ..page import data_uri, render_page, replace_text
-from .comparison import ComparisonConfig, Run
+from .classifier import Classification
+from .comparison import Comparison, ComparisonConfig, Run
+from .dataset_quality import DatasetQuality
 
 METRICS = {
     "pixel_auroc": "pixel AUROC",
@@ -78,14 +80,28 @@ def _floats(bounds: Any) -> tuple[float | None, float | None]:
     return (None, None) if low is None else (float(low), float(high))
 
 
-def write_tables(runs: list[Run], config: ComparisonConfig, out: Path) -> dict[str, str]:
+def classification(runs: list[Run], contender: str, category: str) -> Classification | None:
+    """A contender's confusion matrix on a category, all seeds together; None where there is none."""
+    chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
+    matrices = [np.array(run.confusion) for run in chosen if run.confusion]
+    if not matrices:
+        return None
+    return Classification(sorted(set(chosen[0].metrics) - {"all"}), np.sum(matrices, 0))
+
+
+def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) -> dict[str, str]:
     """Writes evaluation.json, .csv and .html below `out`, replacing earlier ones; returns their paths."""
+    runs = comparison.runs
     rows = _rows(runs)
     result = {
         "package_version": __version__,
         "config": asdict(config),
         "rows": rows,
         "runs": [asdict(run) for run in runs],
+        "quality": [
+            {"contender": contender, "category": category, **asdict(quality)}
+            for (contender, category), quality in comparison.quality.items()
+        ],
     }
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]))
@@ -94,7 +110,7 @@ def write_tables(runs: list[Run], config: ComparisonConfig, out: Path) -> dict[s
     contents = {
         "json": json.dumps(result, indent=1) + "\n",
         "csv": table.getvalue(),
-        "html": _page(runs, config, out),
+        "html": _page(runs, comparison.quality, config, out),
     }
     for kind, text in contents.items():
         replace_text(out / f"evaluation.{kind}", text)
@@ -110,7 +126,12 @@ def _rows(runs: list[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def _page(runs: list[Run], config: ComparisonConfig, out: Path) -> str:
+def _page(
+    runs: list[Run],
+    quality: dict[tuple[str, str], DatasetQuality],
+    config: ComparisonConfig,
+    out: Path,
+) -> str:
     categories = list(dict.fromkeys(run.category for run in runs))
     contenders = list(dict.fromkeys(run.contender for run in runs))
     columns, tables = list(METRICS.values()), []
@@ -135,6 +156,12 @@ def _page(runs: list[Run], config: ComparisonConfig, out: Path) -> str:
             ("protocol", config.protocol),
         ],
         tables=tables,
+        classifications=[
+            (contender, category, found)
+            for contender, category in dict.fromkeys((run.contender, run.category) for run in runs)
+            if (found := classification(runs, contender, category))
+        ],
+        quality=quality,
         curves=[(category, _curves(runs, category)) for category in categories],
         heat_maps=_heat_maps(runs, out),
         paper=config.protocol == "paper",

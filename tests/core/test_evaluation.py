@@ -16,7 +16,8 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_photo
 from anomalydiffusion_core.evaluation import comparison
 from anomalydiffusion_core.evaluation.baselines import BASELINES, generate_baseline, perlin
-from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare, mean_over_seeds
+from anomalydiffusion_core.evaluation.classifier import ClassifierConfig
+from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
 from anomalydiffusion_core.evaluation.localization import bootstrap, measure, read_test_photos
 from anomalydiffusion_core.evaluation.localizer import (
     Localizer,
@@ -185,7 +186,8 @@ def test_a_comparison_runs_every_contender_and_seed_and_continues(
     real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    runs = compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG)
+    first = compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG)
+    runs = first.runs
     assert [(r.contender, r.seed) for r in runs] == [
         (name, seed) for seed in range(2) for name in ("ours", comparison.REAL, "crop-paste", "draem")
     ]
@@ -194,20 +196,29 @@ def test_a_comparison_runs_every_contender_and_seed_and_continues(
     assert all(0 <= value <= 1 for r in runs for m in r.metrics.values() for value in vars(m).values())
     pictures = list((out / "runs").glob("*.png"))
     assert len(pictures) == 4 and Image.open(pictures[0]).size == (3 * 32, 2 * 32)
-    mean, deviation = mean_over_seeds(runs, "ours", "thing", "all", "pixel_ap")
-    values = [r.metrics["all"].pixel_ap for r in runs if r.contender == "ours"]
-    assert mean == pytest.approx(sum(values) / 2)
-    assert deviation == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert set(first.quality) == {("ours", "thing"), ("crop-paste", "thing"), ("draem", "thing")}
+    laid = first.quality["crop-paste", "thing"]
+    assert (laid.fill, laid.background, laid.iou) == (1, 0, 1)  # flat red on grain
 
     def no_training(*arguments: object) -> None:
         raise AssertionError("a finished run is read, not repeated")
 
     with monkeypatch.context() as patch:
         patch.setattr(comparison, "train_localizer", no_training)
-        assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == runs
+        assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == first
     removed = sorted((out / "runs").glob("*.json"))[0]
     removed.unlink()
-    assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == runs  # deterministic
+    assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == first  # deterministic
+
+
+def test_types_are_told_apart_where_pairs_have_them(real: Path, generated: Path, tmp_path: Path) -> None:
+    classifier = ClassifierConfig(size=32, steps=1, batch_size=4, pretrained=False)
+    config = replace(CONFIG, classifier=classifier, seeds=1)
+    found = {
+        r.contender: r for r in compare({"ours": generated}, real, ["draem"], tmp_path / "out", config).runs
+    }
+    assert np.sum(found["ours"].confusion, 1).tolist() == [2, 2]  # two test photos of each type
+    assert found["draem"].confusion is None
 
 
 def test_the_paper_s_protocol_takes_the_best_checkpoint_on_the_test_photos(
@@ -215,8 +226,9 @@ def test_the_paper_s_protocol_takes_the_best_checkpoint_on_the_test_photos(
 ) -> None:
     # so high a rate that the last checkpoint is not the best
     config = replace(CONFIG, localizer=replace(SMALL, steps=20, rate=0.2), seeds=2)
-    honest = compare({"ours": generated}, real, [], tmp_path / "out", config)
-    paper = compare({"ours": generated}, real, [], tmp_path / "out", replace(config, protocol="paper"))
+    honest = compare({"ours": generated}, real, [], tmp_path / "out", config).runs
+    as_paper = replace(config, protocol="paper")
+    paper = compare({"ours": generated}, real, [], tmp_path / "out", as_paper).runs
     assert {run.protocol for run in paper} == {"paper"}
     for one, other in zip(honest, paper, strict=True):
         assert other.metrics["all"].pixel_ap >= one.metrics["all"].pixel_ap

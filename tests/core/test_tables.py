@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, Run, named_datasets
+from anomalydiffusion_core.evaluation.comparison import Comparison, ComparisonConfig, Run, named_datasets
+from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
 from anomalydiffusion_core.evaluation.localization import Localization
-from anomalydiffusion_core.evaluation.tables import METRICS, figures, macro, write_tables
+from anomalydiffusion_core.evaluation.tables import METRICS, classification, figures, macro, write_tables
 
 
 def run(contender: str, category: str, seed: int, value: float) -> Run:
@@ -22,7 +23,10 @@ def run(contender: str, category: str, seed: int, value: float) -> Run:
     intervals = dict.fromkeys(METRICS, (value - 0.1, value + 0.05))
     metrics = {"cut": of(value / 2), "all": of(value)}
     identity = f"{contender}-{category}-{seed}"
-    return Run(identity, contender, category, seed, "honest", 40, metrics, intervals, [value] * 101)
+    confusion = [[seed]] if contender == "ours" else None
+    return Run(
+        identity, contender, category, seed, "honest", 40, metrics, intervals, [value] * 101, confusion
+    )
 
 
 RUNS = [
@@ -35,6 +39,11 @@ RUNS = [
     run("draem", "screw", 0, 0.1),
     run("draem", "screw", 1, 0.1),
 ]
+
+QUALITY = {
+    ("ours", "leather"): DatasetQuality(0.91, 0.0, 0.88, 0.25),
+    ("draem", "screw"): DatasetQuality(None, None, None, 0.0),
+}
 
 
 def test_a_figure_is_the_mean_over_seeds_with_its_deviation_and_interval() -> None:
@@ -54,7 +63,7 @@ def test_the_macro_mean_weighs_categories_alike_within_each_seed() -> None:
 def test_tables_are_written_and_written_anew(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     Image.fromarray(np.zeros((4, 12, 3), np.uint8)).save(tmp_path / "runs/ours-leather-0.png")
-    paths = write_tables(RUNS, ComparisonConfig(), tmp_path)
+    paths = write_tables(Comparison(RUNS, QUALITY), ComparisonConfig(), tmp_path)
     with open(paths["csv"]) as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2 * len(METRICS)
@@ -66,17 +75,25 @@ def test_tables_are_written_and_written_anew(tmp_path: Path) -> None:
     page = Path(paths["html"]).read_text()
     assert "mean of categories" in page and "leather: pixel AP by defect" in page
     assert "ours, leather" in page and "Protocol of the paper" not in page
+    assert '<td class="n">0.91</td>' in page and "their normal photos are not known" in page
+    assert "ours, leather: 100.0 %" in page and "draem, leather:" not in page
     assert page.count("data:image/png;base64,") == 3  # two curves, one heat map
-    paper = write_tables(RUNS[:2], ComparisonConfig(protocol="paper"), tmp_path)
+    paper = write_tables(Comparison(RUNS[:2], {}), ComparisonConfig(protocol="paper"), tmp_path)
     assert "Protocol of the paper" in Path(paper["html"]).read_text()
 
 
 def test_the_best_of_a_column_is_bold_and_equals_are_alike(tmp_path: Path) -> None:
-    page = Path(write_tables(RUNS, ComparisonConfig(), tmp_path)["html"]).read_text()
+    page = Path(write_tables(Comparison(RUNS, QUALITY), ComparisonConfig(), tmp_path)["html"]).read_text()
     table = page[page.index("<h2>leather</h2>") : page.index("<h2>leather: pixel AP")]
     assert table.count("<b>70.0</b>") == 2 * len(METRICS)
     table = page[page.index("<h2>screw</h2>") : page.index("<h2>screw: pixel AP")]
     assert table.count("<b>25.0</b>") == len(METRICS) and "<b>10.0</b>" not in table
+
+
+def test_confusion_matrices_add_up_over_seeds() -> None:
+    found = classification(RUNS, "ours", "leather")
+    assert found is not None and found.confusion.tolist() == [[1]] and found.names == ["cut"]
+    assert classification(RUNS, "draem", "leather") is None
 
 
 def test_datasets_are_named_by_their_folder_or_as_asked(tmp_path: Path) -> None:
