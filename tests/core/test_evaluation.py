@@ -255,8 +255,8 @@ def test_what_cannot_be_compared_is_refused(real: Path, generated: Path, tmp_pat
 
 def test_a_damaged_result_is_named(real: Path, generated: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, seeds=1)
-    compare({"ours": generated}, real, [], tmp_path, config)
-    damaged = sorted((tmp_path / "runs").glob("*.json"))[0]
+    compare({"ours": generated}, real, [], tmp_path / "out", config)
+    damaged = sorted((tmp_path / "out" / "runs").glob("*.json"))[0]
     damaged.write_text("{}")
     with pytest.raises(ValueError, match=rf"{damaged.name} is damaged .*: remove it"):
-        compare({"ours": generated}, real, [], tmp_path, config)
+        compare({"ours": generated}, real, [], tmp_path / "out", config)
