@@ -18,7 +18,7 @@ from anomalydiffusion_core.evaluation.classifier import (
     train_classifier,
 )
 
-CONFIG = ClassifierConfig(size=32, steps=40, batch_size=8, rate=1e-3, pretrained=False)
+CONFIG = ClassifierConfig(size=32, steps=25, batch_size=24, rate=3e-4, pretrained=False)
 
 
 def coloured(seed: int) -> tuple[Tensor, Tensor]:
