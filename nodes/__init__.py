@@ -8,6 +8,7 @@ from .base_models import LoadTinyBase
 from .conditioning import AnomalyConditioning, EncodeMask, MaskConditioning
 from .datasets import LoadDataset
 from .embeddings import LoadEmbeddings, SaveEmbeddings
+from .evaluation import EvaluateLocalizer, GenerationMetrics, TrainClassifier, TrainLocalizer
 from .export import QualityGate, SaveDataset
 from .folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks
@@ -30,6 +31,10 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     KSampler,
     QualityGate,
     SaveDataset,
+    GenerationMetrics,
+    TrainLocalizer,
+    EvaluateLocalizer,
+    TrainClassifier,
 )
 
 

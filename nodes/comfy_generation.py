@@ -41,7 +41,7 @@ from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting
 from .conditioning import COLUMNS
 from .folders import graph_folder
-from .pixels import to_core
+from .pixels import pixels_of, to_core
 
 WIDENING = SamplingConfig().widening
 
@@ -134,7 +134,7 @@ def paste_back(
     """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
     height, width = image.shape[1:3]
     decoded, again = (255 * vae.decode(z)[:, :height, :width].cpu().numpy() for z in (latent, normal))
-    photos = _pixels(image)
+    photos = pixels_of(image)
     marked = mask[:, 0].cpu().numpy() > 0
     # the autoencoder's noise of each photo by itself, so that a picture does not depend on its batch
     results = [
@@ -253,7 +253,7 @@ def save_pairs(
     writer = MVTecWriter(root)
     about: list[dict[str, Any]] = [dict(row) for row in scores or [{}] * len(images)]
     if normals is not None:
-        names = writer.add_normals(category, (Photo(pixels, gray=False) for pixels in _pixels(normals)))
+        names = writer.add_normals(category, (Photo(pixels, gray=False) for pixels in pixels_of(normals)))
         for row, name in zip(about, names * (len(images) // len(names)), strict=True):
             row |= {"normal": name, "normal_sha256": file_hash(root / name)}
     settings: dict[str, Any] = {"package_version": __version__, "torch": torch.__version__, "prompt": prompt}
@@ -265,12 +265,7 @@ def save_pairs(
         }
     run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
     marked = masks.cpu().numpy() > 0.5
-    for index, (pixels, mask) in enumerate(zip(_pixels(images), marked, strict=True)):
+    for index, (pixels, mask) in enumerate(zip(pixels_of(images), marked, strict=True)):
         row = {"run": run, "index": index, **about[index], **settings}
         writer.write(category, defect, pixels, mask, False, row)
     return root
-
-
-def _pixels(images: Tensor) -> np.ndarray:
-    """(B,H,W,3) in [0,1] -> uint8."""
-    return (255 * images[..., :3].cpu().numpy() + 0.5).astype(np.uint8)

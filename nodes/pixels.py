@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
 
@@ -13,3 +14,8 @@ def to_core(images: Tensor) -> Tensor:
 def from_core(images: Tensor) -> Tensor:
     """(B,3,H,W) in [-1,1] -> (B,H,W,3) in [0,1]."""
     return ((images + 1) / 2).movedim(1, -1)
+
+
+def pixels_of(images: Tensor) -> np.ndarray:
+    """(B,H,W,3) in [0,1] -> uint8."""
+    return (255 * images[..., :3].cpu().numpy() + 0.5).astype(np.uint8)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -25,7 +24,9 @@ from .localization import (
     Localization,
     TestPhotos,
     bootstrap,
+    heat_maps,
     measure,
+    measure_by_defect,
     precision_curve,
     read_pairs,
     read_test_photos,
@@ -35,7 +36,6 @@ from .localizer import Localizer, LocalizerConfig, anomaly_maps, train_localizer
 from .split import Split, check_apart, check_categories, split_category
 
 REAL = "real few shots"
-HEAT_MAPS = 4  # test photos shown for each contender and category
 Protocol = Literal["honest", "paper"]
 OnStage = Callable[[str, int, int, str], None]
 
@@ -230,7 +230,7 @@ def _run(
         seed,
         config.protocol,
         len(pairs),
-        _by_defect(maps, test),
+        measure_by_defect(maps, test),
         bootstrap(maps, test, config.resamples),
         precision_curve(maps, test),
         _confusion(pairs, split, replace(config.classifier, seed=seed), device)
@@ -238,7 +238,9 @@ def _run(
         else None,
     )
     if seed == 0:
-        heat_maps(maps, test, folder / f"{identity}.png")
+        picture = folder / f"{identity}.png"
+        picture.unlink(missing_ok=True)  # of a run that was cut before its result was written
+        write_png(Image.fromarray(heat_maps(maps, test)), picture)
     write_new(json.dumps(asdict(run), indent=1).encode(), path)
     return run
 
@@ -255,13 +257,6 @@ def _confusion(
     photos, _ = read_pairs(split.test_pairs, config.size)
     truth = torch.tensor([names.index(pair.defect) for pair in split.test_pairs])
     return classify(network, photos, truth, names, device).confusion.tolist()
-
-
-def _by_defect(maps: torch.Tensor, test: TestPhotos) -> dict[str, Localization]:
-    normal = [i for i, defect in enumerate(test.defects) if defect is None]
-    found = {name: [i for i, d in enumerate(test.defects) if d == name] for name in test.names}
-    results = {name: measure(maps, test, rows + normal) for name, rows in found.items()}
-    return results | {"all": measure(maps, test, range(len(test.defects)))}
 
 
 def _identity(contender: Contender, split: Split, seed: int, config: ComparisonConfig) -> str:
@@ -282,15 +277,3 @@ def _read_run(path: Path) -> Run:
         return Run(**row, metrics=metrics, intervals=intervals)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, and the run is repeated.") from None
-
-
-def heat_maps(maps: torch.Tensor, test: TestPhotos, path: Path) -> None:
-    """The first test photo of each defect, up to some: photo, truth, map, side by side in rows."""
-    firsts = [test.defects.index(name) for name in test.names][:HEAT_MAPS]
-    rows = []
-    for i in firsts:
-        photo = test.images[i].permute(1, 2, 0).numpy()  # CHW -> HWC
-        truth, found = (np.repeat((255 * m)[..., None], 3, -1) for m in (test.masks[i], maps[i].numpy()))
-        rows.append(np.concatenate([photo, truth.astype(np.uint8), found.astype(np.uint8)], 1))
-    path.unlink(missing_ok=True)  # of a run that was cut before its result was written
-    write_png(Image.fromarray(np.concatenate(rows)), path)

@@ -19,6 +19,8 @@ from .localizer import LocalizerData, image_scores
 from .metrics import Ranking, image_ranking, pixel_metrics
 from .split import Split
 
+HEAT_MAPS = 4  # test photos shown
+
 
 @dataclass(frozen=True)
 class Localization:
@@ -95,6 +97,26 @@ def measure(maps: Tensor, test: TestPhotos, rows: Sequence[int]) -> Localization
         ranking.average_precision(),
         ranking.f1_max()[0],
     )
+
+
+def measure_by_defect(maps: Tensor, test: TestPhotos) -> dict[str, Localization]:
+    """Metrics by defect, each with all normal photos, and of all photos under "all"."""
+    normal = [i for i, defect in enumerate(test.defects) if defect is None]
+    found = {name: [i for i, d in enumerate(test.defects) if d == name] for name in test.names}
+    results = {name: measure(maps, test, rows + normal) for name, rows in found.items()}
+    return results | {"all": measure(maps, test, range(len(test.defects)))}
+
+
+def heat_maps(maps: Tensor, test: TestPhotos) -> np.ndarray:
+    """The first test photo of each defect, up to four: photo, truth and map side by side, in rows; (H,W,3)
+    uint8.
+    """
+    rows = []
+    for i in [test.defects.index(name) for name in test.names][:HEAT_MAPS]:
+        photo = test.images[i].permute(1, 2, 0).numpy()  # CHW -> HWC
+        truth, found = (np.repeat((255 * m)[..., None], 3, -1) for m in (test.masks[i], maps[i].numpy()))
+        rows.append(np.concatenate([photo, truth.astype(np.uint8), found.astype(np.uint8)], 1))
+    return np.concatenate(rows)
 
 
 def precision_curve(maps: Tensor, test: TestPhotos) -> list[float]:

@@ -98,15 +98,16 @@ def draw_pair(
     return light_and_photograph(rng, canvas, grey_cameras=0), mask
 
 
-def write_few_shot_dataset(root: Path, size: int, pairs: int = 10, normals: int = 24, seed: int = 0) -> None:
+def write_few_shot_dataset(
+    root: Path, size: int, pairs: int = 10, normals: int = 24, seed: int = 0, test_normals: int = 8
+) -> None:
     """Writes the demo's dataset in MVTec's layout; files that exist already are left as they are."""
     for category, (_, _, defects) in CATEGORIES.items():
         folder = root / category
-        for index in range(normals):
-            _write(
-                folder / "train" / "good" / f"{index:03d}.png",
-                draw_pair(category, None, index, size, seed)[0],
-            )
+        for part, count, first in (("train", normals, 0), ("test", test_normals, normals)):
+            for index in range(count):
+                photo, _ = draw_pair(category, None, first + index, size, seed)
+                _write(folder / part / "good" / f"{index:03d}.png", photo)
         for defect in defects:
             for index in range(pairs):
                 image, mask = draw_pair(category, defect, index, size, seed)

@@ -173,7 +173,18 @@ def test_declared_types_are_those_of_the_links(server: Any, name: str) -> None:
             if isinstance(value, list):
                 source = information[prompt[value[0]]["class_type"]]
                 assert source["output"][value[1]] == declared[key][0]
-    assert len([name for name in information if name.startswith("ADiff_")]) == 15
+    assert len([name for name in information if name.startswith("ADiff_")]) == 19
+
+
+def test_the_evaluation_s_graph_ends_in_figures_and_heat_maps(server: Any) -> None:
+    short = ["ADiff_GenerateMasks.count=4", "Real dataset.normal_count=4", "ADiff_KSampler.steps=8"]
+    short += ["ADiff_TrainLocalizer.steps=4", "ADiff_TrainLocalizer.size=64"]
+    prompt = server.workflow("6_evaluate", *short)
+    outputs = succeeded(server.run(prompt))["outputs"]
+    nodes = {node["class_type"]: outputs.get(number, {}) for number, node in prompt.items()}
+    assert "copies of training defects" in nodes["ADiff_GenerationMetrics"]["text"][0]
+    (picture,) = nodes["ADiff_EvaluateLocalizer"]["images"]
+    assert Image.open(server.base / "temp" / picture["filename"]).size == (3 * 64, 1 * 64)
 
 
 def test_workflows_are_offered_with_their_pictures(server: Any) -> None:

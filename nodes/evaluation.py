@@ -1,0 +1,182 @@
+"""Whether the pairs help a detector: their own measures, a localiser and a classifier, on real photos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io, ui
+
+from .inputs import seed_input
+from .sockets import FewShotDataset, Localizer
+
+CATEGORY = "AnomalyDiffusion/evaluation"
+
+
+def real_inputs() -> list[io.Input]:
+    """The real dataset, and which of its pairs only measure."""
+    return [
+        FewShotDataset.Input(
+            "dataset",
+            tooltip="The real one, from Load Few-Shot Dataset, with photos in train/good and test/good.",
+        ),
+        io.String.Input("category", default="", tooltip="Such as leather. Empty: the first one."),
+        io.Float.Input(
+            "share",
+            default=0.6,
+            min=0.01,
+            max=0.99,
+            step=0.01,
+            tooltip="Share of each defect's pairs that trained the embeddings, as there. Only the rest "
+            "measures.",
+        ),
+    ]
+
+
+def network_inputs(steps: int) -> list[io.Input]:
+    """Size, steps and seed of a network that is trained here."""
+    return [
+        io.Int.Input("size", default=128, min=32, max=1024, step=32, tooltip="Pixels per side; paper: 256."),
+        io.Int.Input("steps", default=steps, min=1, max=1_000_000, tooltip="Training steps."),
+        seed_input(changes=False),
+    ]
+
+
+class GenerationMetrics(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_GenerationMetrics",
+            display_name="Generation Metrics",
+            category=CATEGORY,
+            description="Do the defects show, do they stay inside their masks, are they new? Fill, change "
+            "outside, IoU of mask and change, and the share that copies a training defect.",
+            inputs=[
+                io.Image.Input("images", tooltip="Generated photos."),
+                io.Mask.Input("masks", tooltip="Their masks."),
+                io.Image.Input("normals", tooltip="The normal photos they were made from."),
+                io.Vae.Input("vae", tooltip="To know the autoencoder's own noise."),
+                *real_inputs(),
+            ],
+            outputs=[
+                io.String.Output("report", display_name="report"),
+                io.Float.Output("fill", display_name="fill", tooltip="Mean share of the mask that shows."),
+                io.Float.Output("copies", display_name="copies", tooltip="Share of copied defects."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, images: Any, masks: Any, normals: Any, vae: Any, dataset: Any, category: str, share: float
+    ) -> io.NodeOutput:
+        from .comfy_evaluation import generation_metrics
+
+        report, fill, copies = generation_metrics(images, masks, normals, vae, dataset, category, share)
+        return io.NodeOutput(report, fill, copies, ui=ui.PreviewText(report))
+
+
+class TrainLocalizer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_TrainLocalizer",
+            display_name="Train Localizer",
+            category=CATEGORY,
+            description="Trains the paper's U-Net to find the defects: on generated pairs and normal photos "
+            "in equal parts, with focal loss.",
+            inputs=[
+                io.Image.Input("images", tooltip="Generated photos."),
+                io.Mask.Input("masks", tooltip="Their masks."),
+                io.Image.Input("normals", tooltip="Normal photos, of any number."),
+                *network_inputs(300),
+                io.Int.Input(
+                    "width", default=16, min=2, max=128, tooltip="Channels of the first level; paper: 64."
+                ),
+                io.Float.Input(
+                    "learning_rate", default=1e-3, min=1e-6, max=1.0, step=1e-6, tooltip="Paper: 0.0001."
+                ),
+            ],
+            outputs=[Localizer.Output("localizer", display_name="localizer")],
+        )
+
+    @classmethod
+    def execute(
+        cls, images: Any, masks: Any, normals: Any, size: int, steps: int, seed: int, width: int,
+        learning_rate: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..anomalydiffusion_core.evaluation.localizer import LocalizerConfig
+        from .comfy_evaluation import train_on_batch
+
+        config = LocalizerConfig(size=size, width=width, steps=steps, rate=learning_rate, seed=seed)
+        return io.NodeOutput((train_on_batch(images, masks, normals, config), size))
+
+
+class EvaluateLocalizer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_EvaluateLocalizer",
+            display_name="Evaluate Localizer",
+            category=CATEGORY,
+            description="Measures a localiser on the real photos that trained nothing: AUROC, AP, F1-max and "
+            "PRO of pixels, AUROC, AP and F1-max of photos; heat maps beside.",
+            inputs=[Localizer.Input("localizer", tooltip="From Train Localizer."), *real_inputs()],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="Figures by defect, in percent."),
+                io.Float.Output("pixel_ap", display_name="pixel AP", tooltip="Of all defects together."),
+                io.Image.Output(
+                    "heat_maps",
+                    display_name="heat maps",
+                    tooltip="Photo, truth and map of the first test photo of each defect.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, localizer: Any, dataset: Any, category: str, share: float) -> io.NodeOutput:
+        from .comfy_evaluation import evaluate
+
+        report, pixel_ap, picture = evaluate(*localizer, dataset, category, share)
+        return io.NodeOutput(report, pixel_ap, picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class TrainClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_TrainClassifier",
+            display_name="Train Classifier",
+            category=CATEGORY,
+            description="Trains a ResNet-34 to tell defect types apart on generated pairs, and tests it on "
+            "the real photos that trained nothing.",
+            inputs=[
+                FewShotDataset.Input(
+                    "generated", tooltip="A saved dataset, from Load Few-Shot Dataset (folder)."
+                ),
+                *real_inputs(),
+                *network_inputs(150),
+                io.Boolean.Input(
+                    "pretrained",
+                    default=False,
+                    tooltip="Begin with ImageNet's weights, as the paper does; they are downloaded once.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="Accuracy and confusion matrix."),
+                io.Float.Output("accuracy", display_name="accuracy"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, generated: Any, dataset: Any, category: str, share: float, size: int, steps: int, seed: int,
+        pretrained: bool,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig
+        from .comfy_evaluation import train_and_test_classifier
+
+        config = ClassifierConfig(size=size, steps=steps, pretrained=pretrained, seed=seed)
+        report, accuracy = train_and_test_classifier(generated, dataset, category, share, config)
+        return io.NodeOutput(report, accuracy, ui=ui.PreviewText(report))
