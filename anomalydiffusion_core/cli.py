@@ -86,6 +86,13 @@ def train(
             help="Share of each type's pairs that trains, lowest ids first; the rest measures. 1 = all.",
         ),
     ] = 1 / 3,
+    loss: Annotated[
+        str,
+        typer.Option(help="mask: Eq. 5; released: as the authors' code; unmasked: plain textual inversion."),
+    ] = "mask",
+    spatial_encoder: Annotated[
+        bool, typer.Option(help="Learn where defects are; without it, how they look alone.")
+    ] = True,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
@@ -102,7 +109,17 @@ def train(
         found = find_dataset(dataset, category, defect)
         counts = {name: len(pairs) for name, pairs in found.by_type().items()}
         say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-        config = TrainingConfig(steps=steps, batch_size=batch, image_size=size, minutes=minutes, seed=seed)
+        if loss not in ("mask", "released", "unmasked"):
+            raise ValueError(f"There is no loss {loss!r}: choose mask, released or unmasked.")
+        config = TrainingConfig(
+            steps,
+            batch,
+            size,
+            normalisation=loss,
+            spatial_encoder=spatial_encoder,
+            minutes=minutes,
+            seed=seed,
+        )
         with progress() as on_stage:
             outcome = train_model(
                 load_base(base or "tiny", _device(device)), found, config, mask_steps, share, on_stage

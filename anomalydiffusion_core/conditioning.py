@@ -15,12 +15,15 @@ def spatial_tokens(encoders: dict[str, SpatialEncoder], mask: Tensor) -> TokensB
     return {name: encoder(mask) for name, encoder in encoders.items()}
 
 
-def joined(anomaly: TokensByEncoder, spatial: TokensByEncoder) -> TokensByEncoder:
-    """[e_a, e_s] per sample: e_a (B,k,d) or (k,d) with e_s (B,n,d) -> (B,k+n,d) per text encoder."""
+def joined(anomaly: TokensByEncoder, spatial: TokensByEncoder, count: int) -> TokensByEncoder:
+    """[e_a, e_s] of `count` samples B: e_a (B,k,d) or (k,d) with e_s (B,n,d) -> (B,k+n,d) per text encoder.
+
+    Without spatial tokens, as after a training without spatial encoder, e_a alone.
+    """
     rows = {}
-    for name, e_s in spatial.items():
-        e_a = anomaly[name].to(e_s)
-        rows[name] = torch.cat([e_a.expand(len(e_s), *e_a.shape[-2:]), e_s], dim=1)
+    for name, e_a in anomaly.items():
+        looks = e_a.expand(count, *e_a.shape[-2:])
+        rows[name] = torch.cat([looks.to(spatial[name]), spatial[name]], 1) if spatial else looks
     return rows
 
 
@@ -35,15 +38,18 @@ def anomaly_context(
 
     Gradients reach e_a and E.
     """
-    return placed_context(base, template, anomaly, spatial_tokens(encoders, mask))
+    return placed_context(base, template, anomaly, spatial_tokens(encoders, mask), len(mask))
 
 
 def placed_context(
-    base: LatentDiffusion, template: str | list[str], anomaly: TokensByEncoder, spatial: TokensByEncoder
+    base: LatentDiffusion,
+    template: str | list[str],
+    anomaly: TokensByEncoder,
+    spatial: TokensByEncoder,
+    count: int,
 ) -> Context:
-    """As `anomaly_context`, from spatial tokens (B,n,d) that are there already."""
-    rows = joined(anomaly, spatial)
-    count = len(next(iter(rows.values())))
+    """As `anomaly_context`, from spatial tokens (B,n,d), `count` = B of them, that are there already."""
+    rows = joined(anomaly, spatial, count)
     return base.encode_prompts([template] * count if isinstance(template, str) else template, rows)
 
 

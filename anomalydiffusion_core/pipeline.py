@@ -128,7 +128,7 @@ def train_anomaly(
     if held_out:
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
-    task = AnomalyTask(base, pool, starting_encoders(base), config)
+    task = AnomalyTask(base, pool, starting_encoders(base) if config.spatial_encoder else {}, config)
     interrupted = _run(task, config, validation, "train", on_stage, monitor)
     task.into(model)
     model.training["anomaly"] = training_record(config, monitor.history)

@@ -25,7 +25,7 @@ from .sampling import SamplingConfig, image_generator, inpaint, sample
 from .spatial_encoder import SpatialEncoder
 from .templates import MASK_TEMPLATES, PHOTO_TEMPLATES
 
-Normalisation = Literal["mask", "released"]
+Normalisation = Literal["mask", "released", "unmasked"]
 REDRAWING = SamplingConfig(steps=10, guidance=2.5, aar=AARConfig(AARMode.OFF))  # quick: to look at meanwhile
 
 
@@ -44,7 +44,9 @@ class TrainingConfig:
     token_rate: float = 0.3
     encoder_rate: float = 1e-4  # of the spatial encoder
     warmup_steps: int = 20
-    normalisation: Normalisation = "mask"  # "released": mean over all cells, as the authors' code has it
+    # "released": mean over all cells, as the authors' code has it; "unmasked": plain textual inversion's loss
+    normalisation: Normalisation = "mask"
+    spatial_encoder: bool = True  # without it e_a alone is learned, for comparison
     initial_words: str = "defect"  # tokens start around these words' mean
     minutes: float | None = None  # stop after this much wall-clock time
     seed: int = 0
@@ -78,13 +80,14 @@ def masked_loss(
     eps_hat: Tensor, eps: Tensor, m_z: Tensor, weight: Tensor, normalisation: Normalisation
 ) -> Tensor:
     """Eq. 5 per sample (B,): squared error where m_z (B,1,h,w) is 1, divided by mask area or (released) by
-    all cells.
+    all cells; or (unmasked) the mean over all cells.
 
     `weight` (B,1,1,1) turns noise error into the error of what the base predicts.
     """
+    m_z = torch.ones_like(m_z) if normalisation == "unmasked" else m_z
     squared = (weight * m_z * (eps_hat - eps).square()).flatten(1).sum(1)
     channels = eps.shape[1]
-    cells = m_z.flatten(1).sum(1) if normalisation == "mask" else torch.full_like(squared, m_z[0].numel())
+    cells = torch.full_like(squared, m_z[0].numel()) if normalisation == "released" else m_z.flatten(1).sum(1)
     return squared / (channels * cells.clamp(min=1))
 
 

@@ -98,8 +98,12 @@ class AnomalyConditioning(io.ComfyNode):
         base = load_for(embeddings, model, clip, vae)
         look = embeddings.anomaly_tokens(chosen_type(embeddings, defect_type, "anomaly"))
         with torch.no_grad():
-            place = spatial_tokens or encoded(embeddings.spatial_encoders, binary_masks(mask))
-            context = placed_context(base, template, look, place)
+            if spatial_tokens is None:
+                marked = binary_masks(mask)
+                place, count = encoded(embeddings.spatial_encoders, marked), len(marked)
+            else:
+                place, count = spatial_tokens, len(next(iter(spatial_tokens.values())))
+            context = placed_context(base, template, look, place, count)
             empty = empty_context(base, len(context.hidden))
         return io.NodeOutput(conditioning(context, **{COLUMNS: context.columns}), conditioning(empty))
 

@@ -123,11 +123,13 @@ def test_anomaly_tokens_come_before_spatial_tokens_for_shared_and_for_own_rows()
     e_s = vectors(2, rows=3, seed=1)["clip_l"]
     shared, own = torch.arange(64.0).view(4, 16), torch.randn(3, 4, 16)
     for e_a in (shared, own):
-        rows = joined({"clip_l": e_a}, {"clip_l": e_s})["clip_l"]
+        rows = joined({"clip_l": e_a}, {"clip_l": e_s}, 3)["clip_l"]
         assert rows.shape == (3, 6, 16)
         for b in range(3):
             assert torch.equal(rows[b, :4], e_a if e_a.ndim == 2 else e_a[b])
             assert torch.equal(rows[b, 4:], e_s[b])
+        alone = joined({"clip_l": e_a}, {}, 3)["clip_l"]
+        assert torch.equal(alone, rows[:, :4])
 
 
 @torch.no_grad()

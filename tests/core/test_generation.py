@@ -125,6 +125,17 @@ def test_a_trained_model_generates_the_asked_number_of_pairs_with_a_manifest_row
         assert row["base_family"] == "fake"
 
 
+def test_what_was_learned_without_a_spatial_encoder_generates_too(
+    fake_base: LatentDiffusion, dataset: Path, tmp_path: Path
+) -> None:
+    config = replace(TRAINING, spatial_encoder=False, normalisation="unmasked")
+    learned = train_model(fake_base, find_dataset(dataset), config, mask_steps=0, share=0.5).model
+    assert not learned.spatial_encoders
+    save_artifact(learned, tmp_path / "plain.safetensors")
+    model = load_artifact(tmp_path / "plain.safetensors", fake_base.fingerprint)
+    assert len(make_pairs(fake_base, model, dataset, CONFIG, 3)) == 3
+
+
 def test_a_complete_run_repeated_adds_nothing(
     fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
 ) -> None:

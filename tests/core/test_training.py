@@ -75,6 +75,8 @@ def test_the_masked_loss_divides_by_the_mask_s_area_or_by_all_cells() -> None:
     # squared errors in the mask: image 0: 1 + 36 + 0 + 1 = 38 over 2 cells x 2 channels; image 1: 25 + 1 = 26
     assert masked_loss(eps_hat, eps, m_z, one, "mask").tolist() == [38 / 4, 26 / 2]
     assert masked_loss(eps_hat, eps, m_z, one, "released").tolist() == pytest.approx([38 / 12, 26 / 12])
+    everything = [(eps_hat[b] ** 2).mean().item() for b in range(2)]
+    assert masked_loss(eps_hat, eps, m_z, one, "unmasked").tolist() == pytest.approx(everything)
     weight = torch.tensor([2.0, 10.0]).view(2, 1, 1, 1)
     assert masked_loss(eps_hat, eps, m_z, weight, "mask").tolist() == [2 * 38 / 4, 10 * 26 / 2]
 
