@@ -190,6 +190,7 @@ def test_training_refuses_what_is_not_there(base: Any, dataset: Path, tmp_path: 
     refused(train_quickly(dataset, out, "--defect", "dent"), "no defect 'dent'", "it has scratch, stain")
     refused(train_quickly(dataset, out, "--size", 100), "100 is no multiple of 8")
     refused(train_quickly(dataset, out, "--device", "abacus"), "'abacus' cannot be used")
+    refused(train_quickly(dataset, out, "--loss", "least"), "no loss 'least'")
     assert snapshot(tmp_path) == before
 
 
