@@ -269,8 +269,12 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="Pairs per type, the same for all.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Localisers for each contender and category.")] = 3,
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of real pairs that trained the generator, as in train.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of real pairs that trained the generator: the one given to train."
+        ),
     ] = 1 / 3,
+    defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
     protocol: Annotated[
         str, typer.Option(help="honest, or paper: the best checkpoint on the test photos, as printed tables.")
     ] = "honest",
@@ -294,7 +298,7 @@ def evaluate(
     from .evaluation.classifier import QUICK_CLASSIFIER, ClassifierConfig
     from .evaluation.comparison import ComparisonConfig, compare, named_datasets
     from .evaluation.localizer import QUICK, LocalizerConfig
-    from .evaluation.tables import macro, write_tables
+    from .evaluation.tables import in_all_categories, macro, write_tables
 
     def command() -> dict[str, Any]:
         if protocol not in ("honest", "paper"):
@@ -307,7 +311,14 @@ def evaluate(
         classifier = QUICK_CLASSIFIER if quick else ClassifierConfig()
         classifier = replace(classifier, pretrained=weights == "imagenet") if weights else None
         config = ComparisonConfig(
-            localizer, classifier, share, count, seeds, protocol, allow_overlap=allow_overlap
+            localizer,
+            classifier,
+            share,
+            count,
+            seeds,
+            protocol,
+            allow_overlap=allow_overlap,
+            defects=tuple(defect or ()),
         )
         baselines = [name.strip() for name in against.split(",") if name.strip()]
         with progress() as on_stage:
@@ -315,7 +326,7 @@ def evaluate(
                 named_datasets(generated), real, baselines, out, config, on_stage, _device(device)
             )
         paths, runs = write_tables(comparison, config, out), comparison.runs
-        means = {name: macro(runs, name) for name in dict.fromkeys(run.contender for run in runs)}
+        means = {name: macro(runs, name) for name in in_all_categories(runs)}
         for name, metrics in means.items():
             figures = ", ".join(f"{key} {100 * figure.mean:.1f}" for key, figure in metrics.items())
             say(f"{name}: {figures}")

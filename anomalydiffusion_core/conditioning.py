@@ -12,7 +12,7 @@ from .spatial_encoder import SpatialEncoder
 
 def spatial_tokens(encoders: dict[str, SpatialEncoder], mask: Tensor) -> TokensByEncoder:
     """e_s = E(m) for masks (B,1,H,W) in {0,1}: (B,n,d) per text encoder."""
-    return {name: encoder(mask) for name, encoder in encoders.items()}
+    return {name: encoder(mask.to(next(encoder.parameters()).device)) for name, encoder in encoders.items()}
 
 
 def joined(anomaly: TokensByEncoder, spatial: TokensByEncoder, count: int) -> TokensByEncoder:
@@ -49,7 +49,7 @@ def placed_context(
     count: int,
 ) -> Context:
     """As `anomaly_context`, from spatial tokens (B,n,d), `count` = B of them, that are there already."""
-    rows = joined(anomaly, spatial, count)
+    rows = {name: row.to(base.device) for name, row in joined(anomaly, spatial, count).items()}
     return base.encode_prompts([template] * count if isinstance(template, str) else template, rows)
 
 
@@ -59,7 +59,8 @@ def mask_context(
     """Context of a mask picture of one type, `count` rows."""
     prompts = [template] * count if isinstance(template, str) else template
     return base.encode_prompts(
-        prompts, {name: e_m.expand(count, *e_m.shape[-2:]) for name, e_m in tokens.items()}
+        prompts,
+        {name: e_m.to(base.device).expand(count, *e_m.shape[-2:]) for name, e_m in tokens.items()},
     )
 
 

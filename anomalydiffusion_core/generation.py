@@ -164,7 +164,8 @@ class PairGenerator:
         problem = mask_problem(mask, usable, foreground)
         if problem == OFF_OBJECT and foreground is not None:
             moved = moved_onto(mask, foreground, usable.on_object, generator)
-            mask, problem = (mask, problem) if moved is None else (moved, None)
+            if moved is not None:
+                mask, problem = moved, mask_problem(moved, usable, foreground)
         if problem:
             return None, problem
         return _Draft(index, normal, self.model.templates[template], mask, generator), None

@@ -36,7 +36,7 @@ def places_of(pairs: list[Pair]) -> list[Place]:
 
 def place_mask(shape: np.ndarray, places: list[Place], size: int, generator: torch.Generator) -> np.ndarray:
     """Lays what is marked in `shape` (h,w) bool into a mask (size,size) bool, where a training mask was, give
-    or take half its extent, and about as large: neither longer nor of more area.
+    or take half its extent, and about as large: by length and by area at most a quarter longer.
 
     It keeps its proportions and lies wholly inside. Nothing marked gives an empty mask.
     """

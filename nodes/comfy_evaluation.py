@@ -16,7 +16,11 @@ from ..anomalydiffusion_core.dataset.augmentation import resize_mask
 from ..anomalydiffusion_core.dataset.layout import Dataset
 from ..anomalydiffusion_core.dataset.views import read_pair
 from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig, classify, train_classifier
-from ..anomalydiffusion_core.evaluation.generation_metrics import memorisation_rate, pair_quality
+from ..anomalydiffusion_core.evaluation.generation_metrics import (
+    defect_patch,
+    memorisation_rate,
+    pair_quality,
+)
 from ..anomalydiffusion_core.evaluation.localization import (
     heat_maps,
     measure_by_defect,
@@ -33,6 +37,7 @@ from ..anomalydiffusion_core.evaluation.localizer import (
 )
 from ..anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
 from .comfy_generation import match_batch, pair_scores
+from .conditioning import binary_masks
 from .pixels import pixels_of, to_core
 
 OnStep = Callable[[int, int, float], None]
@@ -61,11 +66,11 @@ def training(steps: int) -> Iterator[OnStep]:
 
 def train_on_batch(images: Tensor, masks: Tensor, normals: Tensor, config: LocalizerConfig) -> Localizer:
     """A localiser from photos (B,H,W,3), masks (B,H,W) and normal photos (M,H,W,3), in [0,1]."""
-    images, marked = match_batch(images, masks[:, None])
+    images, marked = match_batch(images, binary_masks(masks))
     side = (config.size, config.size)
     data = LocalizerData(
         stack_images(list(to_core(images)), config.size),
-        resize_mask((marked > 0.5).to(torch.uint8).cpu(), side),
+        resize_mask(marked.to(torch.uint8).cpu(), side),
         stack_images(list(to_core(normals[..., :3])), config.size),
     )
     with training(config.steps) as on_step:
@@ -94,14 +99,14 @@ def generation_metrics(
 ) -> tuple[str, float, float]:
     """Mean fill, change outside and IoU, and the share of copies: as text; fill and copies as numbers."""
     scores = pair_scores(images, masks, normals, vae)
-    before, _ = match_batch(normals, masks[:, None])
-    made, good, marked = pixels_of(images), pixels_of(before), masks.cpu().numpy() > 0.5
+    before, shown = match_batch(normals, binary_masks(masks))
+    made, good, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
     found = [pair_quality(good[i], made[i], marked[i], scores[i]["noise"]) for i in range(len(images))]
     fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in found], 0)
     split = real_split(dataset, category, share)
     pairs = [pair for pairs in split.few_shot.values() for pair in pairs]
-    known = [(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, pairs)]
-    copies = memorisation_rate(list(zip(made, marked, strict=True)), known)
+    known = [defect_patch(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, pairs)]
+    copies = memorisation_rate([defect_patch(*pair) for pair in zip(made, marked, strict=True)], known)
     report = (
         f"{len(images)} pairs\nfill {fill:.2f}\nchange outside {outside:.3f} grey levels\n"
         f"IoU of mask and change {iou:.2f}\ncopies of training defects {copies:.0%}"

@@ -43,6 +43,10 @@ class EncodeMask(io.ComfyNode):
 
         from ..anomalydiffusion_core.conditioning import spatial_tokens
 
+        if not embeddings.spatial_encoders:
+            raise ValueError(
+                "These embeddings were trained without spatial encoder: connect the mask itself."
+            )
         with torch.no_grad():
             return io.NodeOutput(spatial_tokens(embeddings.spatial_encoders, binary_masks(mask)))
 

@@ -4,16 +4,20 @@ anomalies. Each makes a pair from a normal photo and, where its method uses them
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import ndimage
 
-from ..dataset.augmentation import bounding_box
+from ..dataset.augmentation import bounding_box, resize_mask
 from ..dataset.photos import file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
@@ -130,9 +134,11 @@ def generate_baseline(
     out: Path,
     seed: int,
     on_pair: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Brings `out` to `count` pairs of each defect type, exported as ours are; methods without types make as
-    many in all. A repeated call continues; pair i of a seed is always the same.
+) -> list[dict[str, Any]]:
+    """Brings `out` to `count` pairs of each defect type, exported as ours are, and returns their manifest
+    rows; methods without types make as many in all.
+
+    A repeated call continues; pair i of a seed, from the same real photos, is always the same.
 
     Raises ValueError naming the known methods.
     """
@@ -140,14 +146,18 @@ def generate_baseline(
         raise ValueError(f"There is no baseline {name!r}: there are {', '.join(BASELINES)}.")
     baseline, writer = BASELINES[name], MVTecWriter(out)
     kinds = dict.fromkeys(split.defects, count) if baseline.typed else {UNTYPED: count * len(split.defects)}
-    run, done, total = f"{name}-{seed}", 0, sum(kinds.values())
+    done, total, rows = 0, sum(kinds.values()), []
     sources = [file_hash(path) for path in split.normals]
+    real_files = [p for pairs in split.few_shot.values() for pair in pairs for p in (pair.image, pair.mask)]
+    origin = json.dumps([name, seed, sources, [file_hash(path) for path in real_files]])
+    run = hashlib.sha256(origin.encode()).hexdigest()[:12]
     normals = writer.add_normals(split.category, map(read_photo, split.normals))
     for defect, wanted in kinds.items():
         real = [
             (photo.pixels, mask[0].numpy() > 0)
             for photo, mask in map(read_pair, split.few_shot.get(defect, []))
         ]
+        rows += writer.done(split.category, defect, run)[:wanted]
         for index in range(len(writer.done(split.category, defect, run)), wanted):
             rng = np.random.default_rng(image_generator(seed, index, f"{name} {defect}").initial_seed())
             number = int(rng.integers(len(split.normals)))
@@ -155,9 +165,10 @@ def generate_baseline(
             pixels, mask = baseline.method(rng, photo.pixels, real)
             row = {"run": run, "index": index, "seed": seed, "method": name}
             row |= {"normal": normals[number], "normal_sha256": sources[number]}
-            writer.write(split.category, defect, pixels, mask, photo.gray, row)
+            rows.append(writer.write(split.category, defect, pixels, mask, photo.gray, row))
             done += 1
             on_pair(done, total)
+    return rows
 
 
 def _cut(pixels: np.ndarray, mask: np.ndarray) -> Pair:
@@ -170,7 +181,11 @@ def _lay(
 ) -> Pair:
     """Cut-out pixels (h,w,3) laid on the photo at a random place, on the foreground where one is given."""
     height, width = normal.shape[:2]
-    pixels, mask = pixels[:height, :width], mask[:height, :width]
+    shrink = min(1.0, 0.9 * height / mask.shape[0], 0.9 * width / mask.shape[1])
+    if shrink < 1:
+        size = [max(1, int(shrink * side)) for side in mask.shape]
+        pixels = np.asarray(Image.fromarray(pixels).resize((size[1], size[0])))
+        mask = resize_mask(torch.from_numpy(mask.astype(np.uint8))[None], (size[0], size[1]))[0].numpy() > 0
     h, w = mask.shape
     y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     where = np.zeros((height, width), bool)

@@ -61,7 +61,7 @@ def train_classifier(
     types = int(labels.max()) + 1 if len(labels) else 0
     if types < 2:
         raise ValueError(f"There are photos of {types} defect types: a classifier needs at least two.")
-    network = _resnet(types, config).to(device).train()
+    network = new_resnet(types, config).to(device).train()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.rate)
     for step in range(1, config.steps + 1):
@@ -88,7 +88,8 @@ def classify(
     return Classification(names, confusion.reshape(len(names), len(names)).numpy())
 
 
-def _resnet(types: int, config: ClassifierConfig) -> nn.Module:
+def new_resnet(types: int, config: ClassifierConfig) -> nn.Module:
+    """A ResNet-34 of so many logits; ValueError where ImageNet's weights are asked for and not there."""
     from torchvision.models import ResNet34_Weights, resnet34
 
     weights = ResNet34_Weights.IMAGENET1K_V1 if config.pretrained else None

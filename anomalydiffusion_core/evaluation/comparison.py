@@ -18,7 +18,7 @@ from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
 from .baselines import generate_baseline
-from .classifier import ClassifierConfig, classify, train_classifier
+from .classifier import ClassifierConfig, classify, new_resnet, train_classifier
 from .dataset_quality import DatasetQuality, dataset_quality
 from .localization import (
     Localization,
@@ -52,6 +52,7 @@ class ComparisonConfig:
     protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables
     resamples: int = 200  # of test photos, for the intervals
     allow_overlap: bool = False
+    defects: tuple[str, ...] = ()  # only these; none: all
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Contender:
     name: str
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
     root: Path | None = None
+    normals: dict[str, list[Path]] = field(default_factory=dict)  # that the pairs were made on
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,15 @@ def compare(
     if out.is_dir() and any(out.iterdir()) and not (out / "runs").is_dir():
         raise ValueError(f"{out} is not empty and holds no earlier evaluation: choose a new folder.")
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    truth, sources = find_dataset(real), {name: find_dataset(path) for name, path in generated.items()}
+    names = [*generated, REAL, *against]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"There are two contenders {name!r}: give each its own name, as name=folder.")
+    if config.classifier:
+        new_resnet(2, config.classifier)  # fetches its weights, or says that it cannot, before the long work
+    chosen = list(config.defects) or None
+    truth = find_dataset(real, defects=chosen)
+    sources = {name: find_dataset(path, defects=chosen) for name, path in generated.items()}
     categories = sorted({name for source in sources.values() for name in check_categories(source, truth)})
     splits = {name: split_category(truth.categories[name], config.share) for name in categories}
     contenders = [_of_dataset(name, source, splits, config) for name, source in sources.items()]
@@ -126,6 +136,7 @@ def compare(
     if not config.allow_overlap:
         for category, split in splits.items():
             photos = {pair.image for c in contenders for pair in c.pairs.get(category, [])}
+            photos |= {path for c in contenders for path in c.normals.get(category, [])}
             check_apart(split, sorted(photos | set(split.normals)))
     tests = {name: read_test_photos(split, config.localizer.size) for name, split in splits.items()}
     runs, total = [], sum(len(c.pairs) for c in contenders) * config.seeds
@@ -168,7 +179,7 @@ def _of_dataset(name: str, source: Dataset, splits: dict[str, Split], config: Co
                     f"{config.pairs_per_type} are compared: generate more, or compare fewer."
                 )
             chosen += pairs
-        contender.pairs[category] = chosen
+        contender.pairs[category], contender.normals[category] = chosen, list(found.normals)
     return contender
 
 
@@ -176,8 +187,9 @@ def _of_baseline(
     name: str, splits: dict[str, Split], out: Path, config: ComparisonConfig, on_stage: OnStage
 ) -> Contender:
     root = out / "baselines" / name
+    contender = Contender(name, root=root)
     for category, split in splits.items():
-        generate_baseline(
+        rows = generate_baseline(
             name,
             split,
             config.pairs_per_type,
@@ -185,8 +197,11 @@ def _of_baseline(
             0,
             lambda done, total, category=category: on_stage(f"{name} {category}", done, total, ""),
         )
-    made = find_dataset(root).categories
-    return Contender(name, {category: list(made[category].pairs) for category in splits}, root)
+        contender.pairs[category] = [
+            Pair(category, row["defect"], Path(row["image"]).stem, root / row["image"], root / row["mask"])
+            for row in rows
+        ]
+    return contender
 
 
 def _run(
@@ -248,9 +263,9 @@ def _run(
 def _confusion(
     pairs: list[Pair], split: Split, config: ClassifierConfig, device: torch.device | str
 ) -> list[list[int]] | None:
-    """Real test photos by true and found type; None for pairs that are of no type."""
+    """Real test photos by true and found type; None for pairs that are of no type, or of one alone."""
     names = split.defects
-    if {pair.defect for pair in pairs} != set(names):
+    if len(names) < 2 or {pair.defect for pair in pairs} != set(names):
         return None
     images, _ = read_pairs(pairs, config.size)
     network = train_classifier(images, torch.tensor([names.index(p.defect) for p in pairs]), config, device)

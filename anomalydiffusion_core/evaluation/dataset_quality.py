@@ -12,7 +12,7 @@ from ..dataset.layout import Pair
 from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import manifest_pairs
-from .generation_metrics import PairQuality, memorisation_rate, pair_quality
+from .generation_metrics import PairQuality, defect_patch, memorisation_rate, pair_quality
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ def dataset_quality(root: Path, pairs: Sequence[Pair], few_shot: Sequence[Pair])
     for pair in pairs:
         photo, mask = read_pair(pair)
         marked = mask[0].numpy() > 0
-        defects.append((photo.pixels, marked))
+        defects.append(defect_patch(photo.pixels, marked))
         row = rows.get(pair.image.resolve(), {})
         if "normal" in row:
             normal = read_photo(root / row["normal"]).pixels
             # methods without an autoencoder have no noise, and any whole grey level is a change
             found.append(pair_quality(normal, photo.pixels, marked, float(row.get("noise", 0.5))))
-    known = [(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, few_shot)]
+    known = [defect_patch(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, few_shot)]
     return DatasetQuality(*_means(found), memorisation_rate(defects, known))
 
 

@@ -50,23 +50,23 @@ def pair_quality(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, no
     )
 
 
-def memorisation_rate(
-    generated: Sequence[tuple[np.ndarray, np.ndarray]], training: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> float:
-    """Share of generated defects that copy a training defect: cut out along the mask, brought to one size,
-    their brightness correlates by 0.95 or more, turned and mirrored as may be.
+def memorisation_rate(generated: Sequence[Tensor], training: Sequence[Tensor]) -> float:
+    """Share of generated defects that copy a training defect: their brightness correlates by 0.95 or more,
+    turned and mirrored as may be. Each is a patch of `defect_patch`.
 
-    Each is (pixels (H,W,3) uint8, mask (H,W) bool). Raises ValueError where there are none.
+    Raises ValueError where there are none.
     """
     if not generated or not training:
         raise ValueError("Memorisation compares generated with training pairs: there are none of a kind.")
-    known = torch.stack([view for pair in training for view in _turned(_patch(*pair))])
-    made = torch.stack([_patch(*pair) for pair in generated])
+    known = torch.stack([view for patch in training for view in _turned(patch)])
+    made = torch.stack(list(generated))
     return float(((made.flatten(1) @ known.flatten(1).T).amax(1) >= COPY).float().mean())
 
 
-def _patch(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
-    """The defect alone, (PATCH,PATCH), of zero mean over its mask and unit norm."""
+def defect_patch(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
+    """The defect of a photo (H,W,3) uint8, cut out along its mask (H,W) bool and brought to one size:
+    brightness (32,32), of zero mean over the mask and unit norm.
+    """
     top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
     inside = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))
     brightness = torch.from_numpy(pixels[top:bottom, left:right].mean(-1, dtype=np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,21 +50,25 @@ class TestPhotos:
 
 def read_images(paths: Iterable[Path], size: int) -> Tensor:
     """Photos (N,3,S,S) uint8."""
-    return stack_images([read_photo(path).tensor() for path in paths], size)
+    return stack_images((read_photo(path).tensor() for path in paths), size)
 
 
-def stack_images(images: Sequence[Tensor], size: int) -> Tensor:
-    """Photos (3,H,W) in [-1,1] of any size -> (N,3,S,S) uint8."""
-    small = [fit_image(image, size) for image in images]
-    pixels = torch.stack(small) if small else torch.empty(0, 3, size, size)
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def stack_images(images: Iterable[Tensor], size: int) -> Tensor:
+    """Photos (3,H,W) in [-1,1] of any size, one at a time -> (N,3,S,S) uint8."""
+    small = [((fit_image(x, size) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for x in images]
+    return torch.stack(small) if small else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
 
 def read_pairs(pairs: Iterable[Pair], size: int) -> tuple[Tensor, Tensor]:
     """Photos (N,3,S,S) and masks (N,1,S,S) in {0,1}, both uint8; thin defects keep a pixel."""
-    read = [read_pair(pair) for pair in pairs]
-    masks = [resize_mask(mask, (size, size)) for _, mask in read]
-    images = stack_images([photo.tensor() for photo, _ in read], size)
+    masks: list[Tensor] = []
+
+    def photos() -> Iterator[Tensor]:
+        for photo, mask in map(read_pair, pairs):
+            masks.append(resize_mask(mask, (size, size)))
+            yield photo.tensor()
+
+    images = stack_images(photos(), size)
     return images, torch.stack(masks) if masks else torch.empty(0, 1, size, size, dtype=torch.uint8)
 
 

@@ -92,7 +92,7 @@ def train_localizer(
 ) -> Localizer:
     """Trains a localiser; the same seed gives the same one. Raises ValueError where photos are missing.
 
-    `on_checkpoint` is shown the network, as it is for measuring, at ten moments up to the end.
+    `on_checkpoint` is shown the network, as it is for measuring, at up to ten moments, the end the last.
     """
     if not len(data.images) or not len(data.normals):
         raise ValueError(
@@ -119,7 +119,7 @@ def train_localizer(
         optimizer.step()
         schedule.step()
         on_step(step, config.steps, float(loss.detach()))
-        if on_checkpoint and (step % max(1, config.steps // CHECKPOINTS) == 0 or step == config.steps):
+        if on_checkpoint and (step % -(-config.steps // CHECKPOINTS) == 0 or step == config.steps):
             on_checkpoint(network.eval())
             network.train()
     return network.eval()

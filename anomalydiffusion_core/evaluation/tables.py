@@ -71,6 +71,15 @@ def macro(runs: list[Run], contender: str) -> dict[str, Figure]:
     return found
 
 
+def in_all_categories(runs: list[Run]) -> list[str]:
+    """Contenders that have every category, whose means over categories can be compared."""
+    found = {
+        name: {r.category for r in runs if r.contender == name}
+        for name in dict.fromkeys(r.contender for r in runs)
+    }
+    return [name for name, categories in found.items() if categories == {run.category for run in runs}]
+
+
 def _deviation(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
@@ -136,8 +145,9 @@ def _page(
     contenders = list(dict.fromkeys(run.contender for run in runs))
     columns, tables = list(METRICS.values()), []
     if len(categories) > 1:
-        everywhere = [c for c in contenders if len({r.category for r in runs if r.contender == c}) > 1]
-        tables.append(_table(MEAN, columns, {c: list(macro(runs, c).values()) for c in everywhere}))
+        tables.append(
+            _table(MEAN, columns, {c: list(macro(runs, c).values()) for c in in_all_categories(runs)})
+        )
     for category in categories:
         here = list(dict.fromkeys(run.contender for run in runs if run.category == category))
         rows = {c: list(figures(runs, c, category).values()) for c in here}
@@ -148,7 +158,8 @@ def _page(
     return render_page(
         "evaluation/evaluation.html.j2",
         title="AnomalyDiffusion evaluation",
-        subtitle="A localiser trained on each contender's pairs, measured on real photos that none has seen",
+        subtitle="A localiser trained on each contender's pairs, measured on real photos",
+        overlap=config.allow_overlap,
         cards=[
             ("contenders", len(contenders)),
             ("seeds", config.seeds),

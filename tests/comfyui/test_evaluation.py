@@ -52,6 +52,23 @@ def test_a_localizer_learns_from_a_batch_and_is_measured_on_real_photos(run: Run
         run("ADiff_TrainLocalizer", **{**batch, "images": data.images[:5]}, **settings, steps=1)
 
 
+def test_one_mask_serves_all_photos_and_an_empty_one_is_refused(run: Run, data: Any) -> None:
+    vae = run("ADiff_LoadTinyBase")[2]
+    inputs = {
+        "images": data.images[:2],
+        "normals": data.images[:2],
+        "vae": vae,
+        "dataset": data.dataset,
+        **REAL,
+    }
+    assert run("ADiff_GenerationMetrics", masks=data.masks[:1], **inputs)[0].startswith("2 pairs")
+    for node, more in (("ADiff_GenerationMetrics", inputs), ("ADiff_TrainLocalizer", {})):
+        batch = more or {"images": data.images[:2], "normals": data.normals, "size": 32, "steps": 1}
+        batch = batch if more else {**batch, "seed": 0, "width": 2, "learning_rate": 1e-3}
+        with pytest.raises(ValueError, match="Mask 1 is empty"):
+            run(node, masks=data.masks[:2] * torch.tensor([1.0, 0.0])[:, None, None], **batch)
+
+
 def test_pairs_are_measured_by_themselves_and_copies_are_found(run: Run, data: Any) -> None:
     vae = run("ADiff_LoadTinyBase")[2]
     real = data.dataset.by_type()["leather/burn"][:2]

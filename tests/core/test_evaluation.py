@@ -28,6 +28,7 @@ from anomalydiffusion_core.evaluation.localizer import (
     train_localizer,
 )
 from anomalydiffusion_core.evaluation.split import check_apart, split_category
+from anomalydiffusion_core.export.mvtec import read_manifest
 
 SMALL = LocalizerConfig(size=32, width=2, steps=3, batch_size=4)
 CONFIG = ComparisonConfig(SMALL, share=0.5, pairs_per_type=2, seeds=2, resamples=3)
@@ -251,6 +252,50 @@ def test_what_cannot_be_compared_is_refused(real: Path, generated: Path, tmp_pat
     (generated / "thing").rename(generated / "bolt")
     with pytest.raises(ValueError, match="Generated category 'bolt' is not in .* which has thing"):
         compare({"ours": generated}, real, [], out, CONFIG)
+
+
+def test_baselines_of_other_real_photos_are_not_mixed_in(real: Path, tmp_path: Path, generated: Path) -> None:
+    out, config = tmp_path / "out", replace(CONFIG, seeds=1)
+    first = compare({"ours": generated}, real, ["crop-paste"], out, config)
+    fewer = compare(
+        {"ours": generated}, real, ["crop-paste"], out, replace(config, share=0.25, pairs_per_type=1)
+    )
+    assert [run.pairs for run in first.runs] == [4, 3, 4] and [run.pairs for run in fewer.runs] == [2, 2, 2]
+    rows = read_manifest(out / "baselines/crop-paste")
+    assert len({row["run"] for row in rows}) == 2 and len(rows) == 4 + 2
+
+
+def test_pairs_made_on_test_photos_are_refused(real: Path, generated: Path, tmp_path: Path) -> None:
+    shutil.copy(real / "thing/test/good/001.png", generated / "thing/train/good/00077.png")
+    with pytest.raises(ValueError, match=r"00077\.png trains and .*test/good/001\.png measures"):
+        compare({"ours": generated}, real, [], tmp_path / "out", CONFIG)
+    allowed = replace(CONFIG, seeds=1, allow_overlap=True)
+    assert compare({"ours": generated}, real, [], tmp_path / "out", allowed).runs
+
+
+def test_two_contenders_of_one_name_are_refused(real: Path, generated: Path, tmp_path: Path) -> None:
+    for name, against in (("draem", ["draem"]), ("ours", ["prn", "prn"])):
+        with pytest.raises(ValueError, match="There are two contenders '(draem|prn)'"):
+            compare({name: generated}, real, against, tmp_path / "out", CONFIG)
+
+
+def test_one_defect_alone_is_compared_but_not_classified(real: Path, generated: Path, tmp_path: Path) -> None:
+    classifier = ClassifierConfig(size=32, steps=1, batch_size=4, pretrained=False)
+    config = replace(CONFIG, classifier=classifier, seeds=1, defects=("stain",))
+    runs = compare({"ours": generated}, real, ["prn"], tmp_path / "out", config).runs
+    assert [run.pairs for run in runs] == [2, 1, 2] and {run.confusion for run in runs} == {None}
+    assert set(runs[0].metrics) == {"stain", "all"}
+
+
+@pytest.mark.parametrize("name", ["crop-paste", "prn"])
+def test_a_defect_larger_than_the_photo_is_shrunk(name: str) -> None:
+    pixels, mask = np.full((200, 200, 3), 250, np.uint8), np.zeros((200, 200), bool)
+    mask[10:190, 10:30] = mask[170:190, 10:190] = True  # an L
+    normal = np.full((64, 50, 3), 90, np.uint8)
+    for seed in range(5):
+        made, marked = BASELINES[name].method(np.random.default_rng(seed), normal, [(pixels, mask)])
+        assert made.shape == normal.shape and 0 < marked.sum() < marked.size
+        assert (made[~marked] == 90).all()
 
 
 def test_a_damaged_result_is_named(real: Path, generated: Path, tmp_path: Path) -> None:

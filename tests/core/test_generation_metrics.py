@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anomalydiffusion_core.evaluation import generation_metrics
 from anomalydiffusion_core.evaluation.generation_metrics import (
+    defect_patch,
     inception_score,
     intra_cluster_lpips,
     kernel_inception_distance,
@@ -92,7 +93,7 @@ def test_fill_background_and_iou_by_hand() -> None:
     assert pair_quality(normal, generated, mask, 15.0).iou == 12 / 16
 
 
-def defect(seed: int, size: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def pair(seed: int, size: int = 24) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 255, (6, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     mask = np.zeros((48, 48), bool)
@@ -101,11 +102,11 @@ def defect(seed: int, size: int = 24) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_copied_defect_is_found_wherever_it_lies_turned_mirrored_or_darker() -> None:
-    training, other = [defect(0), defect(1)], defect(2)
-    pixels, mask = defect(1)
-    turned = np.rot90(pixels)[:, ::-1].copy(), np.rot90(mask)[:, ::-1].copy()
-    darker = (pixels * 0.6).astype(np.uint8), mask
-    moved = np.roll(pixels, 5, 1), np.roll(mask, 5, 1)
+    training, other = [defect_patch(*pair(seed)) for seed in (0, 1)], defect_patch(*pair(2))
+    pixels, mask = pair(1)
+    turned = defect_patch(np.rot90(pixels)[:, ::-1].copy(), np.rot90(mask)[:, ::-1].copy())
+    darker = defect_patch((pixels * 0.6).astype(np.uint8), mask)
+    moved = defect_patch(np.roll(pixels, 5, 1), np.roll(mask, 5, 1))
     assert memorisation_rate([turned, darker, moved], training) == 1
     assert memorisation_rate([turned, other], training) == 0.5
     assert memorisation_rate([other], training) == 0

@@ -13,7 +13,14 @@ from PIL import Image
 from anomalydiffusion_core.evaluation.comparison import Comparison, ComparisonConfig, Run, named_datasets
 from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
 from anomalydiffusion_core.evaluation.localization import Localization
-from anomalydiffusion_core.evaluation.tables import METRICS, classification, figures, macro, write_tables
+from anomalydiffusion_core.evaluation.tables import (
+    METRICS,
+    classification,
+    figures,
+    in_all_categories,
+    macro,
+    write_tables,
+)
 
 
 def run(contender: str, category: str, seed: int, value: float) -> Run:
@@ -88,6 +95,11 @@ def test_the_best_of_a_column_is_bold_and_equals_are_alike(tmp_path: Path) -> No
     assert table.count("<b>70.0</b>") == 2 * len(METRICS)
     table = page[page.index("<h2>screw</h2>") : page.index("<h2>screw: pixel AP")]
     assert table.count("<b>25.0</b>") == len(METRICS) and "<b>10.0</b>" not in table
+
+
+def test_means_over_categories_are_of_those_that_have_all() -> None:
+    assert in_all_categories(RUNS) == ["ours", "draem"]
+    assert in_all_categories([r for r in RUNS if (r.contender, r.category) != ("ours", "screw")]) == ["draem"]
 
 
 def test_confusion_matrices_add_up_over_seeds() -> None:
