@@ -98,8 +98,8 @@ def generation_metrics(
     images: Tensor, masks: Tensor, normals: Tensor, vae: Any, dataset: Dataset, category: str, share: float
 ) -> tuple[str, float, float]:
     """Mean fill, change outside and IoU, and the share of copies: as text; fill and copies as numbers."""
+    before, shown = match_batch(normals, binary_masks(masks))  # first, so that empty masks are told
     scores = pair_scores(images, masks, normals, vae)
-    before, shown = match_batch(normals, binary_masks(masks))
     made, good, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
     found = [pair_quality(good[i], made[i], marked[i], scores[i]["noise"]) for i in range(len(images))]
     fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in found], 0)
