@@ -47,12 +47,15 @@ class Inpainting:
         aar: AARConfig,
         decode: Callable[[Tensor], Tensor],
     ) -> Tensor | None:
-        """AAR's weights (B,1,h,w) for the coming evaluation; None before the first estimate of z0.
+        """AAR's weights (B,1,h,w) for the coming evaluation; None where they need an estimate of z0 and there
+        is none yet.
 
         `decode` (latent -> image in [-1,1]) and the photo serve mode `paper`; ValueError where it lacks them.
         """
         if aar.mode is AARMode.RELEASED:
             w = released_weight(z_t, self.normal, region)
+        elif aar.mode is AARMode.MASKED:
+            w = self.m_z
         elif clean_hat is None:
             return None
         elif aar.mode is AARMode.ADAPTIVE:

@@ -1,6 +1,8 @@
 """Adaptive attention re-weighting (AAR): where the defect does not show yet, cross-attention is strengthened.
 
-Three modes after METHOD's table: `paper` (Eq. 7-8), `released` (the authors' code), `adaptive` (ours).
+Three modes: `paper` (Eq. 7-8), `released` (the authors' code), `adaptive` (ours). A fourth, `masked`, is what
+the paper compares with: Prompt-to-Prompt's mask attention (Hertz et al., 2023), tokens seen inside the mask
+alone.
 Weight maps w are (B,1,h,w), 1 = unchanged; only conditional rows are re-weighted.
 """
 
@@ -21,6 +23,7 @@ class AARMode(str, Enum):
     PAPER = "paper"
     RELEASED = "released"
     ADAPTIVE = "adaptive"
+    MASKED = "masked"
 
 
 @dataclass(frozen=True)

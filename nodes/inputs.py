@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
-MODES = ["adaptive", "paper", "released", "off"]
+MODES = ["adaptive", "paper", "released", "masked", "off"]
 
 
 def base_inputs(model: str = "The base model that the embeddings were trained on.") -> list[io.Input]:
@@ -74,6 +74,7 @@ def reweighting_inputs() -> list[io.Input]:
             default="adaptive",
             tooltip="Where the defect does not show yet, attention to it is strengthened. adaptive: by the "
             "last estimate, in latent space. paper: Eq. 7-8, in pixels. released: as the authors' code. "
+            "masked: tokens are seen inside the mask alone (Prompt-to-Prompt), to compare with. "
             "off: plain.",
         ),
         io.Float.Input(

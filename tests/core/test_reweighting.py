@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anomalydiffusion_core.dataset.views import latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.inpainting import Inpainting
 from anomalydiffusion_core.latent_diffusion import Context
 from anomalydiffusion_core.reweighting import (
     AARConfig,
@@ -30,6 +31,8 @@ from anomalydiffusion_core.reweighting import (
     to_queries,
 )
 from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample_into
+
+WEIGHTED = [mode for mode in AARMode if mode is not AARMode.OFF]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -154,6 +157,16 @@ def test_adaptive_weights_stay_finite_where_nothing_changed_at_all() -> None:
     w = adaptive_weight(z, z, two_masks(), 3.0)
     assert torch.isfinite(w).all()
     assert w.min() >= 1
+
+
+def test_mask_attention_sees_tokens_inside_the_mask_alone_from_the_first_step_on() -> None:
+    m_z = torch.zeros(1, 1, 3, 4)
+    m_z[..., 1, 1:3] = 1
+    target, z = Inpainting(randn(1, 4, 3, 4), m_z), randn(1, 4, 3, 4, seed=1)
+    w = target.weight_map(m_z, z, None, AARConfig(AARMode.MASKED), lambda latent: latent)
+    assert w is not None and torch.equal(w, m_z)
+    half = target.weight_map(m_z, z, None, AARConfig(AARMode.MASKED, strength=0.5), lambda latent: latent)
+    assert half is not None and torch.equal(half, 0.5 + 0.5 * m_z)
 
 
 def test_strength_scales_the_distance_from_one_and_never_makes_weights_negative() -> None:
@@ -284,7 +297,7 @@ class ExplicitAttention:
         if self.site == "released":
             logits[..., [0, *range(self.columns.start, self.columns.stop)]] *= w
         a = logits.softmax(-1)
-        if self.site == "adaptive":
+        if self.site in ("adaptive", "masked"):
             a[..., self.columns] *= w
         if self.site == "paper":
             a = a * w
@@ -320,7 +333,7 @@ def scene(small_base: DiffusersModel) -> tuple[Tensor, Tensor, Context, Tensor, 
     return randn(2, 4, 7, 9), torch.tensor([300.0, 300.0]), context, w, context.columns
 
 
-@pytest.mark.parametrize("mode", [AARMode.PAPER, AARMode.RELEASED, AARMode.ADAPTIVE])
+@pytest.mark.parametrize("mode", WEIGHTED)
 @torch.no_grad()
 def test_a_u_net_s_cross_attention_equals_full_maps_altered_at_the_mode_s_site(
     small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: AARMode
@@ -342,7 +355,7 @@ def test_scaling_after_the_output_projection_would_be_another_result(
     assert (eps - wrong).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("mode", [AARMode.PAPER, AARMode.RELEASED, AARMode.ADAPTIVE])
+@pytest.mark.parametrize("mode", WEIGHTED)
 @torch.no_grad()
 def test_every_image_has_its_own_map(
     small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: AARMode
@@ -389,7 +402,7 @@ def generate(base: DiffusersModel, config: SamplingConfig) -> Tensor:
     return sample_into(base, photo, mask, context, empty, config, generators)
 
 
-@pytest.mark.parametrize("mode", [AARMode.PAPER, AARMode.RELEASED, AARMode.ADAPTIVE])
+@pytest.mark.parametrize("mode", WEIGHTED)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_strength_zero_is_exactly_the_plain_sampler_and_strength_one_is_not(
     small_base: DiffusersModel, mode: AARMode, guidance: float
