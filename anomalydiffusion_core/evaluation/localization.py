@@ -16,7 +16,7 @@ from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..generation import fit_image
 from .localizer import LocalizerData, image_scores
-from .metrics import Ranking, image_ranking, pixel_metrics
+from .metrics import PixelMetrics, Ranking, ResampledPixels, image_ranking, pixel_metrics
 from .split import Split
 
 HEAT_MAPS = 4  # test photos shown
@@ -91,7 +91,10 @@ def measure(maps: Tensor, test: TestPhotos, rows: Sequence[int]) -> Localization
     chosen = maps[list(rows)]
     masks = test.masks[list(rows)]
     pixels = pixel_metrics(list(chosen.numpy()), list(masks))
-    ranking = image_ranking(image_scores(chosen).numpy(), np.any(masks, axis=(1, 2)))
+    return _localization(pixels, image_ranking(image_scores(chosen).numpy(), np.any(masks, axis=(1, 2))))
+
+
+def _localization(pixels: PixelMetrics, ranking: Ranking) -> Localization:
     return Localization(
         pixels.auroc,
         pixels.ap,
@@ -138,11 +141,15 @@ def bootstrap(
     apart, so that both kinds are always there.
     """
     random = np.random.default_rng(seed)
+    pixels = ResampledPixels(list(maps.numpy()), list(test.masks))
+    scores, defective = image_scores(maps).numpy(), np.any(test.masks, axis=(1, 2))
     kinds = [[i for i, d in enumerate(test.defects) if (d is None) == normal] for normal in (False, True)]
     drawn = []
     for _ in range(resamples):
         rows = [int(i) for kind in kinds for i in random.choice(kind, len(kind))]
-        drawn.append(list(asdict(measure(maps, test, rows)).values()))
+        found = pixels.metrics(np.bincount(rows, minlength=len(maps)))
+        ranking = image_ranking(scores[rows], defective[rows])
+        drawn.append(list(asdict(_localization(found, ranking)).values()))
     low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
     names = Localization.__dataclass_fields__
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}

@@ -103,7 +103,7 @@ def train_localizer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = Localizer(config.width)
-    network.to(device, memory_format=torch.channels_last).train()  # a fifth to a third faster on a CPU
+    network.to(device).to(memory_format=torch.channels_last).train()  # a fifth to a third faster on a CPU
     optimizer = torch.optim.Adam(network.parameters(), lr=config.rate)
     milestones = [int(0.8 * config.steps), int(0.9 * config.steps)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)

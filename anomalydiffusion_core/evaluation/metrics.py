@@ -55,7 +55,7 @@ class Ranking:
 
     def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall (K,) at each threshold."""
-        return self.hits / (self.hits + self.alarms), self.hits / self.anomalous
+        return self.hits / np.maximum(self.hits + self.alarms, 1), self.hits / self.anomalous
 
     def average_precision(self) -> float:
         """Sum of precisions, each weighted by the recall gained at its threshold."""
@@ -117,14 +117,50 @@ def region_overlap(
     `anomalous` (N,) are marked pixels' scores with their `shares` (N,), `normal` (M,) the others', sorted.
     """
     thresholds, inverse = np.unique(anomalous, return_inverse=True)
-    gains = np.bincount(inverse, shares)  # of covered shares, as the threshold falls to each score
-    gains /= shares.sum()
     last = 1 - np.searchsorted(normal, thresholds, "left") / len(normal)
     first = 1 - np.searchsorted(normal, thresholds, "right") / len(normal)
-    # within a tie the curve climbs straight from `first` to `last`
+    return _integrated(np.bincount(inverse, shares), first, last, limit)
+
+
+def _integrated(gains: np.ndarray, first: np.ndarray, last: np.ndarray, limit: float) -> float:
+    """Mean area under steps of the height `gains` (K,), each of which climbs straight from the false-positive
+    rate `first` (K,) to `last` (K,), ties making the two differ.
+    """
     inside = np.clip((limit - first) / np.maximum(last - first, 1e-300), 0, 1)
     climbing = inside * (np.minimum(last, limit) - np.minimum(first, limit)) / 2
-    return float(np.dot(gains, climbing + np.maximum(limit - last, 0)) / limit)
+    return float(np.dot(gains / gains.sum(), climbing + np.maximum(limit - last, 0)) / limit)
+
+
+class ResampledPixels:
+    """Pixels of N photos, sorted once, for the metrics of any of them taken any number of times.
+
+    Maps (H,W) float and masks (H,W) bool, one for each photo.
+    """
+
+    def __init__(self, maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        anomalous = np.concatenate([scores[mask] for scores, mask in zip(maps, masks, strict=True)])
+        self.owner = np.repeat(np.arange(len(masks)), [mask.sum() for mask in masks])
+        self.shares = np.concatenate([region_shares(mask) for mask in masks])
+        rising, inverse = np.unique(anomalous, return_inverse=True)
+        self.thresholds, self.group = rising[::-1], len(rising) - 1 - inverse
+        normal = np.concatenate([scores[~mask] for scores, mask in zip(maps, masks, strict=True)])
+        order = normal.argsort(kind="stable")[::-1]
+        self.normal_owner = np.repeat(np.arange(len(masks)), [(~mask).sum() for mask in masks])[order]
+        falling = -normal[order]
+        self.at_or_above = np.searchsorted(falling, -self.thresholds, "right")
+        self.above = np.searchsorted(falling, -self.thresholds, "left")
+
+    def metrics(self, counts: np.ndarray) -> PixelMetrics:
+        """Of each photo as often as `counts` (N,) says; exactly `pixel_metrics` of such a list."""
+        size = len(self.thresholds)
+        hits = np.cumsum(np.bincount(self.group, counts[self.owner], size))
+        alarms = np.concatenate([[0], np.cumsum(counts[self.normal_owner])])
+        found, above, total = alarms[self.at_or_above], alarms[self.above], int(alarms[-1])
+        ranking = Ranking(self.thresholds, hits, found, above, int(hits[-1]), total)
+        best, threshold = ranking.f1_max()
+        gains = np.bincount(self.group, self.shares * counts[self.owner], size)
+        pro = _integrated(gains, above / total, found / total, PRO_LIMIT)
+        return PixelMetrics(ranking.auroc(), ranking.average_precision(), best, pro, threshold)
 
 
 def image_ranking(scores: np.ndarray, anomalous: np.ndarray) -> Ranking:

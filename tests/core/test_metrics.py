@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from anomalydiffusion_core.evaluation.metrics import (
     PRO_LIMIT,
     Ranking,
+    ResampledPixels,
     image_ranking,
     pixel_metrics,
     region_shares,
@@ -101,6 +102,18 @@ def test_pixel_metrics_agree_with_literal_loops(seed: int, decimals: int) -> Non
     assert found.auroc == pytest.approx(roc_auc_score(marked, scores), abs=1e-9)
     assert found.ap == pytest.approx(average_precision_score(marked, scores), abs=1e-9)
     assert found.pro == pytest.approx(literal_pro(list(maps), list(masks), PRO_LIMIT), abs=1e-9)
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_resampled_pixels_measure_exactly_as_the_photos_repeated(decimals: int) -> None:
+    random = np.random.default_rng(3)
+    maps = [random.random((9, 11)).round(decimals) for _ in range(5)]
+    masks = [random.random((9, 11)) < share for share in (0.3, 0.1, 0.0, 0.0, 0.2)]
+    pixels = ResampledPixels(maps, masks)
+    for counts in ([1, 1, 1, 1, 1], [0, 2, 1, 0, 0], [3, 0, 0, 2, 1], [0, 0, 0, 4, 1]):
+        rows = [i for i, count in enumerate(counts) for _ in range(count)]
+        expected = pixel_metrics([maps[i] for i in rows], [masks[i] for i in rows])
+        assert vars(pixels.metrics(np.array(counts))) == pytest.approx(vars(expected), rel=1e-12)
 
 
 def test_pro_gives_every_region_the_same_say() -> None:
