@@ -103,7 +103,7 @@ def train_localizer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = Localizer(config.width)
-    network.to(device).to(memory_format=torch.channels_last).train()  # a fifth to a third faster on a CPU
+    network.to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.rate)
     milestones = [int(0.8 * config.steps), int(0.9 * config.steps)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
@@ -126,8 +126,8 @@ def train_localizer(
 
 
 def to_network(images: Tensor) -> Tensor:
-    """uint8 photos -> float in [-1,1]."""
-    return images.float() / 127.5 - 1
+    """uint8 photos -> float in [-1,1]; channels last, which is a fifth to a third faster on a CPU."""
+    return images.to(torch.float32, memory_format=torch.channels_last) / 127.5 - 1
 
 
 @torch.no_grad()
