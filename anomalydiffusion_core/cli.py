@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -87,7 +87,7 @@ def train(
         ),
     ] = 1 / 3,
     loss: Annotated[
-        str,
+        Literal["mask", "released", "unmasked"],
         typer.Option(help="mask: Eq. 5; released: as the authors' code; unmasked: plain textual inversion."),
     ] = "mask",
     spatial_encoder: Annotated[
@@ -109,8 +109,6 @@ def train(
         found = find_dataset(dataset, category, defect)
         counts = {name: len(pairs) for name, pairs in found.by_type().items()}
         say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-        if loss not in ("mask", "released", "unmasked"):
-            raise ValueError(f"There is no loss {loss!r}: choose mask, released or unmasked.")
         config = TrainingConfig(
             steps,
             batch,
@@ -276,16 +274,22 @@ def evaluate(
     ] = 1 / 3,
     defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
     protocol: Annotated[
-        str, typer.Option(help="honest, or paper: the best checkpoint on the test photos, as printed tables.")
+        Literal["honest", "paper"],
+        typer.Option(help="paper: the best checkpoint on the test photos, as printed tables."),
     ] = "honest",
     quick: Annotated[bool, typer.Option("--quick", help="A small localiser, for a CPU.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each localiser.")] = None,
     weights: Annotated[
-        str | None,
-        typer.Option(
-            "--classify", help="Also tell types apart by a ResNet-34, from imagenet or from scratch."
-        ),
+        Literal["imagenet", "scratch"] | None,
+        typer.Option("--classify", help="Also tell types apart by a ResNet-34 that begins there."),
     ] = None,
+    published_metrics: Annotated[
+        bool,
+        typer.Option(
+            "--published-metrics",
+            help="Also Inception Score, KID and IC-LPIPS, whose networks are downloaded once.",
+        ),
+    ] = False,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Even where a training photo is also a test photo.")
     ] = False,
@@ -301,10 +305,6 @@ def evaluate(
     from .evaluation.tables import in_all_categories, macro, write_tables
 
     def command() -> dict[str, Any]:
-        if protocol not in ("honest", "paper"):
-            raise ValueError(f"There is no protocol {protocol!r}: choose honest or paper.")
-        if weights not in (None, "imagenet", "scratch"):
-            raise ValueError(f"There are no weights {weights!r}: classify from imagenet or from scratch.")
         check_writable(out)
         localizer = QUICK if quick else LocalizerConfig()
         localizer = replace(localizer, steps=steps) if steps else localizer
@@ -317,6 +317,7 @@ def evaluate(
             count,
             seeds,
             protocol,
+            published_metrics=published_metrics,
             allow_overlap=allow_overlap,
             defects=tuple(defect or ()),
         )

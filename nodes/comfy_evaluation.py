@@ -14,17 +14,16 @@ from torch import Tensor
 
 from ..anomalydiffusion_core.dataset.augmentation import resize_mask
 from ..anomalydiffusion_core.dataset.layout import Dataset
-from ..anomalydiffusion_core.dataset.views import read_pair
-from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig, classify, train_classifier
+from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig, train_and_classify
 from ..anomalydiffusion_core.evaluation.generation_metrics import (
     defect_patch,
+    defect_patches,
     memorisation_rate,
     pair_quality,
 )
 from ..anomalydiffusion_core.evaluation.localization import (
     heat_maps,
     measure_by_defect,
-    read_pairs,
     read_test_photos,
     stack_images,
 )
@@ -103,9 +102,7 @@ def generation_metrics(
     made, good, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
     found = [pair_quality(good[i], made[i], marked[i], scores[i]["noise"]) for i in range(len(images))]
     fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in found], 0)
-    split = real_split(dataset, category, share)
-    pairs = [pair for pairs in split.few_shot.values() for pair in pairs]
-    known = [defect_patch(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, pairs)]
+    known = defect_patches(real_split(dataset, category, share).few_shot_pairs)
     copies = memorisation_rate([defect_patch(*pair) for pair in zip(made, marked, strict=True)], known)
     report = (
         f"{len(images)} pairs\nfill {fill:.2f}\nchange outside {outside:.3f} grey levels\n"
@@ -126,12 +123,7 @@ def train_and_test_classifier(
     check_apart(split, [pair.image for pair in pairs])
     device = comfy.model_management.get_torch_device()
     with training(config.steps) as on_step:
-        images, _ = read_pairs(pairs, config.size)
-        labels = torch.tensor([split.defects.index(pair.defect) for pair in pairs])
-        network = train_classifier(images, labels, config, device, on_step)
-    photos, _ = read_pairs(split.test_pairs, config.size)
-    truth = torch.tensor([split.defects.index(pair.defect) for pair in split.test_pairs])
-    found = classify(network, photos, truth, split.defects, device)
+        found = train_and_classify(pairs, split, config, device, on_step)
     width = max(len(name) for name in found.names)
     rows = [
         f"{name:{width}} " + " ".join(f"{count:4d}" for count in row)

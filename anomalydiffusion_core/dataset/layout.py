@@ -105,7 +105,7 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
 def _categories(root: Path) -> list[Category]:
     name = root.resolve().name
     if (root / "images").is_dir() and (root / "masks").is_dir():
-        pairs = _match(name, "defect", list_images(root / "images"), root / "masks")
+        pairs = match_pairs(name, "defect", list_images(root / "images"), root / "masks")
         return [Category(name, tuple(list_images(root / "good")), tuple(pairs))]
     if _is_category(root):
         return [_mvtec_category(root, name)]
@@ -128,11 +128,13 @@ def _mvtec_category(folder: Path, name: str) -> Category:
     test = folder / "test"
     for defect in sorted(path for path in test.iterdir() if path.is_dir()) if test.is_dir() else []:
         if defect.name != "good" and not defect.name.startswith("."):
-            pairs += _match(name, defect.name, list_images(defect), folder / "ground_truth" / defect.name)
+            pairs += match_pairs(
+                name, defect.name, list_images(defect), folder / "ground_truth" / defect.name
+            )
     return Category(name, normals or test_normals, tuple(pairs), test_normals)
 
 
-def _match(category: str, defect: str, images: list[Path], masks: Path) -> list[Pair]:
+def match_pairs(category: str, defect: str, images: list[Path], masks: Path) -> list[Pair]:
     """Pairs images with masks by name: `<stem>_mask.*` or `<stem>.*`."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in list_images(masks):

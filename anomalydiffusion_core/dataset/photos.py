@@ -21,6 +21,10 @@ MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I")
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # exFAT and some network drives
 
 
+class UnusableMask(ValueError):
+    """A mask that can be read, but marks nothing, or everything."""
+
+
 @dataclass(frozen=True)
 class Photo:
     """`pixels` (H,W,3) uint8 RGB; `gray` tells that the file had one channel."""
@@ -100,7 +104,8 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a mask as (H,W) bool, True = defect: values over half range, or above 0 in a 0/1 file.
 
     Of a coloured mask the brightest channel counts, so that marks of any full colour are seen.
-    Raises ValueError when it cannot be read, is not `size` (height, width), marks nothing or everything.
+    Raises ValueError when it cannot be read or is not `size` (height, width), UnusableMask when it marks
+    nothing or everything.
     """
     image = _open(path, "Mask")
     try:
@@ -116,9 +121,9 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             "resize the mask or choose the matching file."
         )
     if not mask.any():
-        raise ValueError(f"Mask {path} is empty (nothing is marked): mark the defect or remove the pair.")
+        raise UnusableMask(f"Mask {path} is empty (nothing is marked): mark the defect or remove the pair.")
     if mask.all():
-        raise ValueError(
+        raise UnusableMask(
             f"Mask {path} is all white (everything is marked): mark only the defect or remove the pair."
         )
     return mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.error import URLError
 
@@ -10,6 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..dataset.layout import Pair
+from .localization import read_pairs
+from .split import Split
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the weights expect
 
@@ -72,6 +76,23 @@ def train_classifier(
         optimizer.step()
         on_step(step, config.steps, float(loss.detach()))
     return network.eval()
+
+
+def train_and_classify(
+    pairs: Sequence[Pair],
+    split: Split,
+    config: ClassifierConfig,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+) -> Classification:
+    """A classifier of the split's defects, trained on pairs of these and tested on its real test photos."""
+    names = split.defects
+    images, _ = read_pairs(pairs, config.size)
+    labels = torch.tensor([names.index(pair.defect) for pair in pairs])
+    network = train_classifier(images, labels, config, device, on_step)
+    photos, _ = read_pairs(split.test_pairs, config.size)
+    truth = torch.tensor([names.index(pair.defect) for pair in split.test_pairs])
+    return classify(network, photos, truth, names, device)
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
 from .baselines import generate_baseline
-from .classifier import ClassifierConfig, classify, new_resnet, train_classifier
+from .classifier import ClassifierConfig, new_resnet, train_and_classify
 from .dataset_quality import DatasetQuality, dataset_quality
+from .generation_metrics import published_networks
 from .localization import (
     Localization,
     TestPhotos,
@@ -28,11 +29,11 @@ from .localization import (
     measure,
     measure_by_defect,
     precision_curve,
-    read_pairs,
     read_test_photos,
     training_data,
 )
 from .localizer import Localizer, LocalizerConfig, anomaly_maps, train_localizer
+from .published import find_generated
 from .split import Split, check_apart, check_categories, split_category
 
 REAL = "real few shots"
@@ -50,6 +51,7 @@ class ComparisonConfig:
     pairs_per_type: int = 20  # the same for every contender
     seeds: int = 3
     protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables
+    published_metrics: bool = False  # Inception Score, KID and IC-LPIPS, which need their networks' weights
     resamples: int = 200  # of test photos, for the intervals
     allow_overlap: bool = False
     defects: tuple[str, ...] = ()  # only these; none: all
@@ -125,13 +127,14 @@ def compare(
             raise ValueError(f"There are two contenders {name!r}: give each its own name, as name=folder.")
     if config.classifier:
         new_resnet(2, config.classifier)  # fetches its weights, or says that it cannot, before the long work
+    networks = published_networks() if config.published_metrics else None
     chosen = list(config.defects) or None
     truth = find_dataset(real, defects=chosen)
-    sources = {name: find_dataset(path, defects=chosen) for name, path in generated.items()}
+    sources = {name: find_generated(path, truth, chosen) for name, path in generated.items()}
     categories = sorted({name for source in sources.values() for name in check_categories(source, truth)})
     splits = {name: split_category(truth.categories[name], config.share) for name in categories}
     contenders = [_of_dataset(name, source, splits, config) for name, source in sources.items()]
-    contenders.append(Contender(REAL, {name: _few_shot(split) for name, split in splits.items()}))
+    contenders.append(Contender(REAL, {name: split.few_shot_pairs for name, split in splits.items()}))
     contenders += [_of_baseline(name, splits, out, config, on_stage) for name in against]
     if not config.allow_overlap:
         for category, split in splits.items():
@@ -148,7 +151,7 @@ def compare(
         )
     on_stage("localisers", total, total, "")
     quality = {
-        (contender.name, category): dataset_quality(contender.root, pairs, _few_shot(splits[category]))
+        (contender.name, category): dataset_quality(contender.root, pairs, splits[category], networks)
         for contender in contenders
         if contender.root
         for category, pairs in contender.pairs.items()
@@ -161,10 +164,6 @@ def _all_runs(contenders: list[Contender], config: ComparisonConfig) -> Iterator
         for contender in contenders:
             for category in contender.pairs:
                 yield contender, category, seed
-
-
-def _few_shot(split: Split) -> list[Pair]:
-    return [pair for pairs in split.few_shot.values() for pair in pairs]
 
 
 def _of_dataset(name: str, source: Dataset, splits: dict[str, Split], config: ComparisonConfig) -> Contender:
@@ -264,14 +263,9 @@ def _confusion(
     pairs: list[Pair], split: Split, config: ClassifierConfig, device: torch.device | str
 ) -> list[list[int]] | None:
     """Real test photos by true and found type; None for pairs that are of no type, or of one alone."""
-    names = split.defects
-    if len(names) < 2 or {pair.defect for pair in pairs} != set(names):
+    if len(split.defects) < 2 or {pair.defect for pair in pairs} != set(split.defects):
         return None
-    images, _ = read_pairs(pairs, config.size)
-    network = train_classifier(images, torch.tensor([names.index(p.defect) for p in pairs]), config, device)
-    photos, _ = read_pairs(split.test_pairs, config.size)
-    truth = torch.tensor([names.index(pair.defect) for pair in split.test_pairs])
-    return classify(network, photos, truth, names, device).confusion.tolist()
+    return train_and_classify(pairs, split, config, device).confusion.tolist()
 
 
 def _identity(contender: Contender, split: Split, seed: int, config: ComparisonConfig) -> str:

@@ -12,36 +12,57 @@ from ..dataset.layout import Pair
 from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import manifest_pairs
-from .generation_metrics import PairQuality, defect_patch, memorisation_rate, pair_quality
+from .generation_metrics import (
+    PairQuality,
+    PublishedNetworks,
+    PublishedScores,
+    defect_patches,
+    memorisation_rate,
+    pair_quality,
+    published_scores,
+)
+from .localization import read_images
+from .split import Split
+
+PUBLISHED_SIZE = 256  # pixels per side of the published metrics' photos
 
 
 @dataclass(frozen=True)
 class DatasetQuality:
-    """Means over pairs of what `PairQuality` holds, None where no manifest names their normal photos; and the
-    share of defects that copy a training defect.
+    """Means over pairs of what `PairQuality` holds, None where no manifest names their normal photos; the
+    share of defects that copy a training defect; and the published metrics, where they were asked for.
     """
 
     fill: float | None
     background: float | None  # grey levels
     iou: float | None
     memorisation: float
+    published: PublishedScores | None = None
 
 
-def dataset_quality(root: Path, pairs: Sequence[Pair], few_shot: Sequence[Pair]) -> DatasetQuality:
-    """Of `pairs`, which lie below `root`, against the pairs that trained their generator."""
+def dataset_quality(
+    root: Path, pairs: Sequence[Pair], split: Split, networks: PublishedNetworks | None = None
+) -> DatasetQuality:
+    """Of `pairs` of one category, which lie below `root`; `networks` are those of the published metrics."""
     rows = {image.resolve(): row for row, image, _ in manifest_pairs(root)}
-    defects, found = [], []
+    found = []
     for pair in pairs:
-        photo, mask = read_pair(pair)
-        marked = mask[0].numpy() > 0
-        defects.append(defect_patch(photo.pixels, marked))
         row = rows.get(pair.image.resolve(), {})
         if "normal" in row:
+            photo, mask = read_pair(pair)
             normal = read_photo(root / row["normal"]).pixels
             # methods without an autoencoder have no noise, and any whole grey level is a change
-            found.append(pair_quality(normal, photo.pixels, marked, float(row.get("noise", 0.5))))
-    known = [defect_patch(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, few_shot)]
-    return DatasetQuality(*_means(found), memorisation_rate(defects, known))
+            noise = float(row.get("noise", 0.5))
+            found.append(pair_quality(normal, photo.pixels, mask[0].numpy() > 0, noise))
+    copies = memorisation_rate(defect_patches(pairs), defect_patches(split.few_shot_pairs))
+    published = None
+    if networks:
+        made, known, real = (
+            read_images([pair.image for pair in some], PUBLISHED_SIZE)
+            for some in (pairs, split.few_shot_pairs, split.test_pairs)
+        )
+        published = published_scores(made, known, real, networks)
+    return DatasetQuality(*_means(found), copies, published)
 
 
 def _means(found: list[PairQuality]) -> tuple[float | None, float | None, float | None]:

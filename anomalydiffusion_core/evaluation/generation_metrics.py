@@ -6,7 +6,7 @@ memorisation need no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import URLError
@@ -17,11 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dataset.augmentation import bounding_box
+from ..dataset.layout import Pair
+from ..dataset.views import read_pair
 from ..quality import change, fill
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # photos (B,3,S,S) in [-1,1], twice -> (B,)
 PATCH = 32  # pixels per side that defects are compared at
 COPY = 0.95  # correlation from which a defect counts as a copy
+
+
+@dataclass(frozen=True)
+class PublishedNetworks:
+    """What the field's metrics are made of: Inception v3's class logits and features, and LPIPS."""
+
+    logits: nn.Module  # photos (N,3,H,W) uint8 -> (N,K)
+    features: nn.Module  # photos (N,3,H,W) uint8 -> (N,D)
+    distance: Distance
+
+
+@dataclass(frozen=True)
+class PublishedScores:
+    """Inception Score and IC-LPIPS (higher is better), KID (lower is better)."""
+
+    inception_score: float
+    kid: float
+    ic_lpips: float
 
 
 @dataclass(frozen=True)
@@ -75,31 +95,62 @@ def defect_patch(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
     return small / small.norm().clamp(min=1e-6)
 
 
+def defect_patches(pairs: Iterable[Pair]) -> list[Tensor]:
+    """`defect_patch` of each pair on disk."""
+    return [defect_patch(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, pairs)]
+
+
 def _turned(patch: Tensor) -> list[Tensor]:
     return [torch.rot90(view, k) for view in (patch, patch.flip(1)) for k in range(4)]
 
 
-def inception_score(images: Tensor, network: nn.Module | None = None, splits: int = 10) -> float:
+def published_networks() -> PublishedNetworks:
+    """The networks with their published weights, downloaded once. Raises ValueError saying what to fetch
+    where they cannot be had.
+    """
+    import lpips
+    from torchmetrics.image import InceptionScore, KernelInceptionDistance
+
+    logits = _with_weights(lambda: InceptionScore("logits_unbiased").inception)
+    features = _with_weights(lambda: KernelInceptionDistance(2048).inception)
+    network = _with_weights(lambda: lpips.LPIPS(net="vgg", verbose=False)).eval()
+    return PublishedNetworks(logits, features, lambda one, other: network(one, other).flatten())
+
+
+def published_scores(
+    generated: Tensor, training: Tensor, real: Tensor, networks: PublishedNetworks
+) -> PublishedScores:
+    """Of generated photos, against those that trained their generator (IC-LPIPS's clusters) and other real
+    ones (KID); all (N,3,S,S) uint8.
+    """
+    return PublishedScores(
+        inception_score(generated, networks.logits),
+        kernel_inception_distance(generated, real, networks.features),
+        intra_cluster_lpips(generated / 127.5 - 1, training / 127.5 - 1, networks.distance),
+    )
+
+
+def inception_score(images: Tensor, network: nn.Module, splits: int = 10) -> float:
     """IS (Salimans et al., 2016) of photos (N,3,H,W) uint8: exp of the mean divergence of each photo's class
-    distribution from all photos', averaged over `splits`. `network` gives logits; default: Inception v3.
+    distribution, by the logits of `network`, from all photos', averaged over `splits`.
     """
     from torchmetrics.image import InceptionScore
 
-    metric = _with_weights(lambda: InceptionScore(network or "logits_unbiased", splits=splits))
+    metric = InceptionScore(network, splits=splits)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # it shuffles before it splits
         _update(metric, images)
         return float(metric.compute()[0])
 
 
-def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Module | None = None) -> float:
-    """KID (Binkowski et al., 2018): squared MMD with a cubic kernel between photos (N,3,H,W) uint8, over
-    subsets of at most 50. `network` gives features; default: Inception v3's.
+def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Module) -> float:
+    """KID (Binkowski et al., 2018): squared MMD with a cubic kernel between the features, by `network`, of
+    photos (N,3,H,W) uint8, over subsets of at most 50.
     """
     from torchmetrics.image import KernelInceptionDistance
 
     size = min(50, len(generated), len(real))
-    metric = _with_weights(lambda: KernelInceptionDistance(network or 2048, subset_size=size))
+    metric = KernelInceptionDistance(network, subset_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # it draws subsets
         _update(metric, real, real=True)
@@ -110,14 +161,6 @@ def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Modul
 def _update(metric: Any, images: Tensor, **kind: bool) -> None:
     for part in images.split(16):
         metric.update(part, **kind)
-
-
-def lpips_distance() -> Distance:
-    """LPIPS (Zhang et al., 2018) with VGG. Raises ValueError saying what to fetch where it is not there."""
-    import lpips
-
-    network = _with_weights(lambda: lpips.LPIPS(net="vgg", verbose=False)).eval()
-    return lambda one, other: network(one, other).flatten()
 
 
 def intra_cluster_lpips(generated: Tensor, training: Tensor, distance: Distance) -> float:

@@ -22,6 +22,10 @@ class Split:
     test_normals: tuple[Path, ...]
 
     @property
+    def few_shot_pairs(self) -> list[Pair]:
+        return [pair for pairs in self.few_shot.values() for pair in pairs]
+
+    @property
     def defects(self) -> list[str]:
         return sorted(self.few_shot)
 

@@ -173,6 +173,7 @@ def _page(
             if (found := classification(runs, contender, category))
         ],
         quality=quality,
+        published=config.published_metrics,
         curves=[(category, _curves(runs, category)) for category in categories],
         heat_maps=_heat_maps(runs, out),
         paper=config.protocol == "paper",

@@ -190,7 +190,8 @@ def test_training_refuses_what_is_not_there(base: Any, dataset: Path, tmp_path: 
     refused(train_quickly(dataset, out, "--defect", "dent"), "no defect 'dent'", "it has scratch, stain")
     refused(train_quickly(dataset, out, "--size", 100), "100 is no multiple of 8")
     refused(train_quickly(dataset, out, "--device", "abacus"), "'abacus' cannot be used")
-    refused(train_quickly(dataset, out, "--loss", "least"), "no loss 'least'")
+    wrong = train_quickly(dataset, out, "--loss", "least")
+    assert wrong.exit_code == 2 and "'least' is not one of 'mask', 'released', 'unmasked'" in wrong.stderr
     assert snapshot(tmp_path) == before
 
 
@@ -401,7 +402,8 @@ def test_evaluation_compares_and_writes_tables(dataset: Path, tmp_path: Path) ->
         "real few shots",
         "cutpaste",
     }
-    refused(run(*arguments, "--protocol", "best"), "no protocol 'best'")
+    wrong = run(*arguments, "--protocol", "best")
+    assert wrong.exit_code == 2 and "'best' is not one of 'honest', 'paper'" in wrong.stderr
     refused(run(*arguments, "--against", "gan"), "no baseline 'gan'")
     refused(run(*arguments[:5], made, *arguments[6:]), "holds no earlier evaluation")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_photo
@@ -18,6 +19,7 @@ from anomalydiffusion_core.evaluation import comparison
 from anomalydiffusion_core.evaluation.baselines import BASELINES, generate_baseline, perlin
 from anomalydiffusion_core.evaluation.classifier import ClassifierConfig
 from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
+from anomalydiffusion_core.evaluation.generation_metrics import PublishedNetworks
 from anomalydiffusion_core.evaluation.localization import bootstrap, measure, read_test_photos
 from anomalydiffusion_core.evaluation.localizer import (
     Localizer,
@@ -28,6 +30,7 @@ from anomalydiffusion_core.evaluation.localizer import (
     train_localizer,
 )
 from anomalydiffusion_core.evaluation.split import check_apart, split_category
+from anomalydiffusion_core.evaluation.tables import write_tables
 from anomalydiffusion_core.export.mvtec import read_manifest
 
 SMALL = LocalizerConfig(size=32, width=2, steps=3, batch_size=4)
@@ -220,6 +223,34 @@ def test_types_are_told_apart_where_pairs_have_them(real: Path, generated: Path,
     }
     assert np.sum(found["ours"].confusion, 1).tolist() == [2, 2]  # two test photos of each type
     assert found["draem"].confusion is None
+
+
+def test_the_published_metrics_are_had_before_the_long_work_and_stand_in_the_tables(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline() -> PublishedNetworks:
+        raise ValueError("cannot be fetched")
+
+    config = replace(CONFIG, seeds=1, published_metrics=True)
+    monkeypatch.setattr(comparison, "published_networks", offline)
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        compare({"ours": generated}, real, [], tmp_path / "out", config)
+    assert not list((tmp_path / "out/runs").iterdir())
+
+    class Pooled(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.adaptive_avg_pool2d(images.float(), 1).flatten(1)
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).abs().flatten(1).mean(1)
+
+    networks = PublishedNetworks(Pooled(), Pooled(), distance)
+    monkeypatch.setattr(comparison, "published_networks", lambda: networks)
+    found = compare({"ours": generated}, real, [], tmp_path / "out", config)
+    scores = found.quality["ours", "thing"].published
+    assert scores is not None and scores.inception_score >= 1 and scores.ic_lpips > 0
+    page = Path(write_tables(found, config, tmp_path / "out")["html"]).read_text()
+    assert f'<td class="n">{scores.ic_lpips:.3f}</td>' in page and "Inception Score" in page
 
 
 def test_the_paper_s_protocol_takes_the_best_checkpoint_on_the_test_photos(

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomalydiffusion_core.evaluation import generation_metrics
 from anomalydiffusion_core.evaluation.generation_metrics import (
+    PublishedNetworks,
     defect_patch,
     inception_score,
     intra_cluster_lpips,
     kernel_inception_distance,
     memorisation_rate,
     pair_quality,
+    published_networks,
+    published_scores,
 )
 
 
@@ -115,11 +117,23 @@ def test_a_copied_defect_is_found_wherever_it_lies_turned_mirrored_or_darker() -
 
 
 def test_networks_that_cannot_be_fetched_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    lpips = pytest.importorskip("lpips")
+    image = pytest.importorskip("torchmetrics.image")
 
     def offline(*arguments: object, **options: object) -> None:
         raise URLError("no network")
 
-    monkeypatch.setattr(lpips, "LPIPS", offline)
+    monkeypatch.setattr(image, "InceptionScore", offline)
     with pytest.raises(ValueError, match="cannot be fetched .*no network.* download its weights into"):
-        generation_metrics.lpips_distance()
+        published_networks()
+
+
+def test_the_published_scores_are_of_the_right_photos() -> None:
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).abs().flatten(1).mean(1)
+
+    made, training, real = photos(20, 1, low=100), photos(3, 4), photos(20, 2)
+    found = published_scores(made, training, real, PublishedNetworks(Small(), Small(), distance))
+    assert found.inception_score == inception_score(made, Small())
+    assert found.kid == kernel_inception_distance(made, real, Small())
+    clusters = intra_cluster_lpips(made / 127.5 - 1, training / 127.5 - 1, distance)
+    assert found.ic_lpips == pytest.approx(clusters)
