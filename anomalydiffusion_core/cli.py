@@ -264,6 +264,10 @@ def evaluate(
     against: Annotated[
         str, typer.Option(help="Baselines, comma-separated: crop-paste, cutpaste, draem, prn.")
     ] = "",
+    detectors: Annotated[
+        str,
+        typer.Option(help="Detectors of anomalib, comma-separated: patchcore, padim, cflow, ..."),
+    ] = "",
     count: Annotated[int, typer.Option(min=1, help="Pairs per type, the same for all.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Localisers for each contender and category.")] = 3,
     share: Annotated[
@@ -320,11 +324,11 @@ def evaluate(
             published_metrics=published_metrics,
             allow_overlap=allow_overlap,
             defects=tuple(defect or ()),
+            detectors=_names(detectors),
         )
-        baselines = [name.strip() for name in against.split(",") if name.strip()]
         with progress() as on_stage:
             comparison = compare(
-                named_datasets(generated), real, baselines, out, config, on_stage, _device(device)
+                named_datasets(generated), real, list(_names(against)), out, config, on_stage, _device(device)
             )
         paths, runs = write_tables(comparison, config, out), comparison.runs
         means = {name: macro(runs, name) for name in in_all_categories(runs)}
@@ -415,6 +419,10 @@ def doctor(base: Base = None, json: Json = None) -> None:
         return findings
 
     raise typer.Exit(run_command(command, json))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _device(name: str | None) -> str:

@@ -31,7 +31,7 @@ from ..anomalydiffusion_core.evaluation.localizer import (
     Localizer,
     LocalizerConfig,
     LocalizerData,
-    anomaly_maps,
+    predict,
     train_localizer,
 )
 from ..anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
@@ -83,13 +83,13 @@ def evaluate(
 ) -> tuple[str, float, Tensor]:
     """Figures by defect as text, pixel AP of all, and heat maps (1,H,W,3) in [0,1]."""
     test = read_test_photos(real_split(dataset, category, share), size)
-    maps = anomaly_maps(network, test.images, comfy.model_management.get_torch_device())
-    found = measure_by_defect(maps, test)
+    predictions = predict(network, test.images, comfy.model_management.get_torch_device())
+    found = measure_by_defect(predictions, test)
     lines = [
         f"{name}: " + ", ".join(f"{metric} {100 * value:.1f}" for metric, value in vars(figures).items())
         for name, figures in found.items()
     ]
-    picture = torch.from_numpy(heat_maps(maps, test)).float()[None] / 255
+    picture = torch.from_numpy(heat_maps(predictions.maps, test)).float()[None] / 255
     return "\n".join(lines), found["all"].pixel_ap, picture
 
 

@@ -20,6 +20,7 @@ from ..dataset.photos import file_hash, write_new, write_png
 from .baselines import generate_baseline
 from .classifier import ClassifierConfig, new_resnet, train_and_classify
 from .dataset_quality import DatasetQuality, dataset_quality
+from .detectors import calibrated_f1, detect, new_detector
 from .generation_metrics import published_networks
 from .localization import (
     Localization,
@@ -32,7 +33,7 @@ from .localization import (
     read_test_photos,
     training_data,
 )
-from .localizer import Localizer, LocalizerConfig, anomaly_maps, train_localizer
+from .localizer import Localizer, LocalizerConfig, Predictions, predict, train_localizer
 from .published import find_generated
 from .split import Split, check_apart, check_categories, split_category
 
@@ -52,6 +53,7 @@ class ComparisonConfig:
     seeds: int = 3
     protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables
     published_metrics: bool = False  # Inception Score, KID and IC-LPIPS, which need their networks' weights
+    detectors: tuple[str, ...] = ()  # anomalib's names
     resamples: int = 200  # of test photos, for the intervals
     allow_overlap: bool = False
     defects: tuple[str, ...] = ()  # only these; none: all
@@ -71,16 +73,23 @@ class Run:
     intervals: dict[str, tuple[float, float]]  # of "all", over test photos
     precision: list[float]  # of pixels, where recall reaches 0, 0.01, ... 1
     confusion: list[list[int]] | None  # true types in rows, found ones in columns, both in alphabetical order
+    # of a detector: F1 of pixels and of photos at thresholds that were calibrated on the contender's pairs
+    calibrated: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass
 class Contender:
-    """Where the training pairs of one method lie, by category; `root` is that of generated ones."""
+    """Where the training pairs of one method lie, by category; `root` is that of generated ones.
+
+    A `detector` of anomalib trains on none; the others' pairs, by name and category, calibrate it.
+    """
 
     name: str
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
     root: Path | None = None
     normals: dict[str, list[Path]] = field(default_factory=dict)  # that the pairs were made on
+    detector: str | None = None
+    calibrations: dict[str, dict[str, list[Pair]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,8 @@ def compare(
             raise ValueError(f"There are two contenders {name!r}: give each its own name, as name=folder.")
     if config.classifier:
         new_resnet(2, config.classifier)  # fetches its weights, or says that it cannot, before the long work
+    for name in config.detectors:
+        new_detector(name)
     networks = published_networks() if config.published_metrics else None
     chosen = list(config.defects) or None
     truth = find_dataset(real, defects=chosen)
@@ -136,6 +147,7 @@ def compare(
     contenders = [_of_dataset(name, source, splits, config) for name, source in sources.items()]
     contenders.append(Contender(REAL, {name: split.few_shot_pairs for name, split in splits.items()}))
     contenders += [_of_baseline(name, splits, out, config, on_stage) for name in against]
+    contenders += _of_detectors(contenders, splits, config)
     if not config.allow_overlap:
         for category, split in splits.items():
             photos = {pair.image for c in contenders for pair in c.pairs.get(category, [])}
@@ -203,6 +215,16 @@ def _of_baseline(
     return contender
 
 
+def _of_detectors(
+    others: list[Contender], splits: dict[str, Split], config: ComparisonConfig
+) -> list[Contender]:
+    calibrations = {other.name: other.pairs for other in others if set(other.pairs) == set(splits)}
+    return [
+        Contender(f"{name} (anomalib)", {c: [] for c in splits}, detector=name, calibrations=calibrations)
+        for name in config.detectors
+    ]
+
+
 def _run(
     contender: Contender,
     split: Split,
@@ -219,24 +241,10 @@ def _run(
     path = folder / f"{identity}.json"
     if path.is_file():
         return _read_run(path)
-    settings = replace(config.localizer, seed=seed)
-    data = training_data(pairs, split.normals, settings.size)
-    best_ap, best_maps = -1.0, torch.empty(0)
-
-    def on_step(step: int, total: int, loss: float) -> None:
-        on_stage(f"{contender.name} {split.category} {seed}", step, total, f"loss {loss:.4f}")
-
-    def on_checkpoint(network: Localizer) -> None:
-        nonlocal best_ap, best_maps
-        maps = anomaly_maps(network, test.images, device)
-        ap = measure(maps, test, range(len(test.defects))).pixel_ap
-        if ap > best_ap:
-            best_ap, best_maps = ap, maps
-
-    network = train_localizer(
-        data, settings, device, on_step, on_checkpoint if config.protocol == "paper" else None
-    )
-    maps = best_maps if config.protocol == "paper" else anomaly_maps(network, test.images, device)
+    if contender.detector:
+        found, calibrated = _detected(contender, split, test, seed, config, device)
+    else:
+        found, calibrated = _localised(contender, split, test, seed, config, on_stage, device), {}
     run = Run(
         identity,
         contender.name,
@@ -244,19 +252,65 @@ def _run(
         seed,
         config.protocol,
         len(pairs),
-        measure_by_defect(maps, test),
-        bootstrap(maps, test, config.resamples),
-        precision_curve(maps, test),
+        measure_by_defect(found, test),
+        bootstrap(found, test, config.resamples),
+        precision_curve(found.maps, test),
         _confusion(pairs, split, replace(config.classifier, seed=seed), device)
         if config.classifier
         else None,
+        calibrated,
     )
     if seed == 0:
         picture = folder / f"{identity}.png"
         picture.unlink(missing_ok=True)  # of a run that was cut before its result was written
+        maps = found.maps
+        if contender.detector:  # in units of its own
+            maps = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-12)
         write_png(Image.fromarray(heat_maps(maps, test)), picture)
     write_new(json.dumps(asdict(run), indent=1).encode(), path)
     return run
+
+
+def _localised(
+    contender: Contender,
+    split: Split,
+    test: TestPhotos,
+    seed: int,
+    config: ComparisonConfig,
+    on_stage: OnStage,
+    device: torch.device | str,
+) -> Predictions:
+    """What a localiser trained on the pairs finds; by the paper's protocol, what its best checkpoint does."""
+    settings = replace(config.localizer, seed=seed)
+    data = training_data(contender.pairs[split.category], split.normals, settings.size)
+    checkpoints: list[tuple[float, Predictions]] = []
+
+    def on_step(step: int, total: int, loss: float) -> None:
+        on_stage(f"{contender.name} {split.category} {seed}", step, total, f"loss {loss:.4f}")
+
+    def on_checkpoint(network: Localizer) -> None:
+        found = predict(network, test.images, device)
+        ap = measure(found, test, range(len(test.defects))).pixel_ap
+        checkpoints[:] = [max([*checkpoints, (ap, found)], key=lambda checkpoint: checkpoint[0])]
+
+    as_paper = config.protocol == "paper"
+    network = train_localizer(data, settings, device, on_step, on_checkpoint if as_paper else None)
+    return checkpoints[0][1] if as_paper else predict(network, test.images, device)
+
+
+def _detected(
+    contender: Contender,
+    split: Split,
+    test: TestPhotos,
+    seed: int,
+    config: ComparisonConfig,
+    device: torch.device | str,
+) -> tuple[Predictions, dict[str, tuple[float, float]]]:
+    """What one of anomalib's detectors finds, and F1 of pixels and photos by what calibrated it."""
+    detector = new_detector(str(contender.detector))
+    sets = {name: pairs[split.category] for name, pairs in contender.calibrations.items()}
+    found, thresholds = detect(detector, split, test, sets, config.localizer.steps, seed, device)
+    return found, {name: calibrated_f1(found, chosen, test) for name, chosen in thresholds.items()}
 
 
 def _confusion(
@@ -275,6 +329,8 @@ def _identity(contender: Contender, split: Split, seed: int, config: ComparisonC
     normals = [file_hash(path) for path in (*split.normals, *split.test_normals)]
     networks = [asdict(network) for network in (config.localizer, config.classifier) if network]
     settings = [contender.name, split.category, seed, config.protocol, networks, __version__]
+    for name, pairs in contender.calibrations.items():
+        training += [name, *(f"{file_hash(p.image)} {file_hash(p.mask)}" for p in pairs[split.category])]
     return hashlib.sha256(json.dumps([settings, training, test, normals]).encode()).hexdigest()[:16]
 
 
@@ -283,6 +339,7 @@ def _read_run(path: Path) -> Run:
         row = json.loads(path.read_text())
         metrics = {name: Localization(**values) for name, values in row.pop("metrics").items()}
         intervals = {name: (low, high) for name, (low, high) in row.pop("intervals").items()}
-        return Run(**row, metrics=metrics, intervals=intervals)
+        calibrated = {name: (pixel, image) for name, (pixel, image) in row.pop("calibrated", {}).items()}
+        return Run(**row, metrics=metrics, intervals=intervals, calibrated=calibrated)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, and the run is repeated.") from None

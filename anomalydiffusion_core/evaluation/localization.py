@@ -15,7 +15,7 @@ from ..dataset.layout import Pair
 from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..generation import fit_image
-from .localizer import LocalizerData, image_scores
+from .localizer import LocalizerData, Predictions
 from .metrics import PixelMetrics, Ranking, ResampledPixels, image_ranking, pixel_metrics
 from .split import Split
 
@@ -86,12 +86,11 @@ def read_test_photos(split: Split, size: int) -> TestPhotos:
     return TestPhotos(torch.cat([images, normals]), marked, defects + [None] * len(normals))
 
 
-def measure(maps: Tensor, test: TestPhotos, rows: Sequence[int]) -> Localization:
-    """All metrics of the test photos `rows`; maps (N,S,S) in [0,1]."""
-    chosen = maps[list(rows)]
-    masks = test.masks[list(rows)]
-    pixels = pixel_metrics(list(chosen.numpy()), list(masks))
-    return _localization(pixels, image_ranking(image_scores(chosen).numpy(), np.any(masks, axis=(1, 2))))
+def measure(found: Predictions, test: TestPhotos, rows: Sequence[int]) -> Localization:
+    """All metrics of the test photos `rows`."""
+    chosen, masks = list(rows), test.masks[list(rows)]
+    pixels = pixel_metrics(list(found.maps[chosen].numpy()), list(masks))
+    return _localization(pixels, image_ranking(found.scores[chosen].numpy(), np.any(masks, axis=(1, 2))))
 
 
 def _localization(pixels: PixelMetrics, ranking: Ranking) -> Localization:
@@ -106,17 +105,17 @@ def _localization(pixels: PixelMetrics, ranking: Ranking) -> Localization:
     )
 
 
-def measure_by_defect(maps: Tensor, test: TestPhotos) -> dict[str, Localization]:
+def measure_by_defect(found: Predictions, test: TestPhotos) -> dict[str, Localization]:
     """Metrics by defect, each with all normal photos, and of all photos under "all"."""
     normal = [i for i, defect in enumerate(test.defects) if defect is None]
-    found = {name: [i for i, d in enumerate(test.defects) if d == name] for name in test.names}
-    results = {name: measure(maps, test, rows + normal) for name, rows in found.items()}
-    return results | {"all": measure(maps, test, range(len(test.defects)))}
+    defective = {name: [i for i, d in enumerate(test.defects) if d == name] for name in test.names}
+    results = {name: measure(found, test, rows + normal) for name, rows in defective.items()}
+    return results | {"all": measure(found, test, range(len(test.defects)))}
 
 
 def heat_maps(maps: Tensor, test: TestPhotos) -> np.ndarray:
-    """The first test photo of each defect, up to four: photo, truth and map side by side, in rows; (H,W,3)
-    uint8.
+    """The first test photo of each defect, up to four: photo, truth and map side by side, in rows; maps in
+    [0,1] -> (H,W,3) uint8.
     """
     rows = []
     for i in [test.defects.index(name) for name in test.names][:HEAT_MAPS]:
@@ -135,21 +134,21 @@ def precision_curve(maps: Tensor, test: TestPhotos) -> list[float]:
 
 
 def bootstrap(
-    maps: Tensor, test: TestPhotos, resamples: int, seed: int = 0
+    found: Predictions, test: TestPhotos, resamples: int, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of every metric over test photos drawn with replacement, defective and normal ones
     apart, so that both kinds are always there.
     """
     random = np.random.default_rng(seed)
-    pixels = ResampledPixels(list(maps.numpy()), list(test.masks))
-    scores, defective = image_scores(maps).numpy(), np.any(test.masks, axis=(1, 2))
+    pixels = ResampledPixels(list(found.maps.numpy()), list(test.masks))
+    scores, defective = found.scores.numpy(), np.any(test.masks, axis=(1, 2))
     kinds = [[i for i, d in enumerate(test.defects) if (d is None) == normal] for normal in (False, True)]
     drawn = []
     for _ in range(resamples):
         rows = [int(i) for kind in kinds for i in random.choice(kind, len(kind))]
-        found = pixels.metrics(np.bincount(rows, minlength=len(maps)))
+        drawn_pixels = pixels.metrics(np.bincount(rows, minlength=len(scores)))
         ranking = image_ranking(scores[rows], defective[rows])
-        drawn.append(list(asdict(_localization(found, ranking)).values()))
+        drawn.append(list(asdict(_localization(drawn_pixels, ranking)).values()))
     low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
     names = Localization.__dataclass_fields__
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}

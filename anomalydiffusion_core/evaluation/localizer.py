@@ -41,6 +41,14 @@ class LocalizerData:
     normals: Tensor
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Anomaly maps (N,S,S) of photos, and how anomalous each photo is (N,); higher is more so."""
+
+    maps: Tensor
+    scores: Tensor
+
+
 def _convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number in range(count):
@@ -131,10 +139,11 @@ def to_network(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def anomaly_maps(network: Localizer, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Photos (N,3,S,S) uint8 -> how likely each pixel is anomalous, (N,S,S) in [0,1]."""
+def predict(network: Localizer, images: Tensor, device: torch.device | str = "cpu") -> Predictions:
+    """How likely each pixel of photos (N,3,S,S) uint8 is anomalous, and the photos' scores."""
     parts = [network(to_network(part).to(device)).softmax(1)[:, 1].cpu() for part in images.split(8)]
-    return torch.cat(parts)
+    maps = torch.cat(parts)
+    return Predictions(maps, image_scores(maps))
 
 
 def image_scores(maps: Tensor) -> Tensor:

@@ -167,6 +167,7 @@ def _page(
             ("protocol", config.protocol),
         ],
         tables=tables,
+        calibrations=_calibrations(runs),
         classifications=[
             (contender, category, found)
             for contender, category in dict.fromkeys((run.contender, run.category) for run in runs)
@@ -191,6 +192,21 @@ def _table(title: str, columns: list[str], found: dict[str, list[Figure]]) -> di
         for contender, row in found.items()
     ]
     return {"title": title, "columns": columns, "rows": rows}
+
+
+def _calibrations(runs: list[Run]) -> list[tuple[str, list[tuple[str, float, float]]]]:
+    """Of each detector and category: F1 of pixels and photos, means over seeds, by what calibrated it."""
+    found = []
+    for contender, category in dict.fromkeys((run.contender, run.category) for run in runs if run.calibrated):
+        chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
+        rows = [
+            (name, *(float(mean) for mean in np.mean([run.calibrated[name] for run in chosen], 0)))
+            for name in chosen[0].calibrated
+        ]
+        best = figures(runs, contender, category)
+        rows.append(("in hindsight", best["pixel_f1_max"].mean, best["image_f1_max"].mean))
+        found.append((f"{contender}, {category}", rows))
+    return found
 
 
 def _curves(runs: list[Run], category: str) -> str:

@@ -25,6 +25,7 @@ from anomalydiffusion_core.evaluation.localizer import (
     Localizer,
     LocalizerConfig,
     LocalizerData,
+    Predictions,
     focal_loss,
     image_scores,
     train_localizer,
@@ -131,14 +132,16 @@ def test_a_localiser_learns_to_find_bright_squares_and_the_same_seed_gives_the_s
 def test_perfect_maps_measure_as_perfect_and_intervals_hold_the_figure(real: Path) -> None:
     test = read_test_photos(split_category(find_dataset(real).categories["thing"], 0.5), 32)
     assert test.defects == ["scratch"] * 2 + ["stain"] * 2 + [None] * 2
-    perfect = measure(torch.from_numpy(test.masks).float(), test, range(6))
+    truth = torch.from_numpy(test.masks).float()
+    perfect = measure(Predictions(truth, image_scores(truth)), test, range(6))
     assert list(vars(perfect).values()) == pytest.approx([1.0] * 7)
     noise = torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0))
-    maps = 0.5 * torch.from_numpy(test.masks).float() + noise
-    figures, intervals = measure(maps, test, range(6)), bootstrap(maps, test, resamples=40)
+    maps = 0.5 * truth + noise
+    found = Predictions(maps, image_scores(maps))
+    figures, intervals = measure(found, test, range(6)), bootstrap(found, test, resamples=40)
     assert intervals["pixel_ap"][0] <= figures.pixel_ap <= intervals["pixel_ap"][1]
     assert intervals["pixel_ap"][0] < intervals["pixel_ap"][1]
-    assert bootstrap(maps, test, resamples=40) == intervals
+    assert bootstrap(found, test, resamples=40) == intervals
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -1,0 +1,131 @@
+"""anomalib's detectors on our split, with the real package; their backbones here have random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.photos import read_mask
+from anomalydiffusion_core.evaluation import comparison, detectors
+from anomalydiffusion_core.evaluation.baselines import generate_baseline
+from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
+from anomalydiffusion_core.evaluation.detectors import Thresholds, calibrated_f1, detect, new_detector
+from anomalydiffusion_core.evaluation.localization import read_test_photos
+from anomalydiffusion_core.evaluation.localizer import LocalizerConfig, Predictions
+from anomalydiffusion_core.evaluation.metrics import Ranking
+from anomalydiffusion_core.evaluation.split import Split, split_category
+from anomalydiffusion_core.evaluation.tables import write_tables
+
+pytest.importorskip("anomalib", reason="anomalib is not installed")
+Write = Callable[[Path, np.ndarray], Path]
+
+
+def untrained(name: str) -> Any:
+    """A small detector whose backbone needs no download."""
+    from anomalib.models import get_model
+
+    torch.manual_seed(0)
+    options = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False, "n_features": 8}
+    return get_model(name, evaluator=False, visualizer=False, **options)
+
+
+@pytest.fixture
+def real(dataset: Path, write_image: Write) -> Path:
+    random = np.random.default_rng(7)
+    for folder, count in (("train", 5), ("test", 3)):
+        for number in range(count):
+            grain = random.integers(90, 160, (64, 64, 3), dtype=np.uint8)
+            write_image(dataset / "thing" / folder / "good" / f"{number:03d}.png", grain)
+    return dataset
+
+
+@pytest.fixture
+def split(real: Path) -> Split:
+    return split_category(find_dataset(real).categories["thing"], 0.5)
+
+
+def test_the_exported_tree_loads_in_anomalib_unchanged(split: Split, tmp_path: Path) -> None:
+    from anomalib.data.datasets.image import MVTecADDataset
+
+    generate_baseline("prn", split, 3, tmp_path / "out", 0)
+    pairs = find_dataset(tmp_path / "out").pairs
+    loaded = MVTecADDataset(tmp_path / "out", category="thing", split="test")
+    masks = {str(p.image.resolve()): read_mask(p.mask) for p in pairs}
+    items = [loaded[i] for i in range(len(loaded))]
+    defective = [item for item in items if bool(item.gt_label)]
+    assert len(defective) == len(pairs) == 6
+    for item in defective:
+        assert np.array_equal(item.gt_mask.numpy() > 0, masks[str(Path(item.image_path).resolve())])
+
+
+def test_thresholds_are_those_of_the_greatest_f1_on_the_calibration_photos(split: Split) -> None:
+    # calibrated on the test photos themselves, so that the scores are those that are given back
+    sets = {"few": split.few_shot_pairs, "test": list(split.test_pairs)}
+    split = replace(split, test_normals=split.normals[-1:])  # the one that is held back to calibrate
+    test = read_test_photos(split, 64)
+    found, thresholds = detect(untrained("padim"), split, test, sets, steps=5, seed=0)
+    assert found.maps.shape == (len(test.images), 64, 64) and found.scores.shape == (len(test.images),)
+    assert set(thresholds) == {"few", "test"} and thresholds["few"] != thresholds["test"]
+    defective = np.array([name is not None for name in test.defects])
+    scores = found.scores.numpy()
+    best, at = Ranking.of(scores[defective], scores[~defective].copy()).f1_max()
+    assert thresholds["test"].image == pytest.approx(at, rel=1e-5)
+    assert float(((scores >= at) == defective).mean()) > 0.5 and best > 0.5
+    again, same = detect(untrained("padim"), split, test, sets, steps=5, seed=0)
+    assert torch.equal(again.maps, found.maps) and same == thresholds
+
+
+def test_f1_at_thresholds_by_hand(split: Split) -> None:
+    test = read_test_photos(split, 32)  # four defective photos, then three normal ones
+    maps = torch.from_numpy(test.masks).float()
+    maps[:, 0, 0] = 1  # one false pixel on each photo
+    scores = torch.tensor([5.0, 4, 1, 1, 2, 0, 0])
+    pixel, image = calibrated_f1(Predictions(maps, scores), Thresholds(image=1.5, pixel=0.5), test)
+    marked = test.masks.sum()
+    assert pixel == pytest.approx(2 * marked / (2 * marked + len(test.images)))
+    assert image == pytest.approx(2 * 2 / (3 + 4))
+
+
+def test_detectors_stand_in_the_tables_beside_the_localisers(
+    real: Path, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate_baseline("prn", split, 2, tmp_path / "generated", 5)
+    monkeypatch.setattr(comparison, "new_detector", untrained)
+    config = ComparisonConfig(
+        LocalizerConfig(size=32, width=2, steps=3, batch_size=4),
+        share=0.5,
+        pairs_per_type=2,
+        seeds=1,
+        detectors=("padim",),
+        resamples=3,
+    )
+    first = compare({"ours": tmp_path / "generated"}, real, [], tmp_path / "out", config)
+    run = first.runs[-1]
+    assert (run.contender, run.pairs) == ("padim (anomalib)", 0)
+    assert set(run.calibrated) == {"ours", comparison.REAL} and not first.runs[0].calibrated
+    page = Path(write_tables(first, config, tmp_path / "out")["html"]).read_text()
+    assert "padim (anomalib), thing" in page and "in hindsight" in page
+    monkeypatch.setattr(comparison, "detect", None)  # a finished run is read, not repeated
+    assert compare({"ours": tmp_path / "generated"}, real, [], tmp_path / "out", config) == first
+
+
+def test_what_a_detector_lacks_is_told(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="anomalib has no detector 'nope': it has .*patchcore"):
+        new_detector("nope")
+
+    def offline(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError("no connection\nmore")
+
+    monkeypatch.setattr("anomalib.models.get_model", offline)
+    with pytest.raises(ValueError, match=r"patchcore starts from cannot be fetched \(no connection\)"):
+        new_detector("patchcore")
+    single = replace(split, normals=split.normals[:1])
+    with pytest.raises(ValueError, match="need two normal photos in train/good"):
+        detectors.detect(None, single, read_test_photos(split, 32), {}, 1, 0)
