@@ -49,6 +49,7 @@ def save_artifact(model: AnomalyModel, path: Path, dtype: torch.dtype = torch.fl
         "mask_places": json.dumps(
             {name: [asdict(place) for place in places] for name, places in model.mask_places.items()}
         ),
+        "trained_on": json.dumps(model.trained_on),
         "package_version": __version__,
     }
     write_atomically(path, tensors, metadata)
@@ -153,6 +154,7 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
             ]
             for name, places in json.loads(metadata.get("mask_places", "{}")).items()
         },
+        trained_on=json.loads(metadata.get("trained_on", "{}")),
     )
     for key, tensor in tensors.items():
         kind, _, rest = key.partition("/")

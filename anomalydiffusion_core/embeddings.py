@@ -5,6 +5,7 @@ base.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +44,11 @@ class AnomalyModel:
     dataset_fingerprint: str = ""
     mask_areas: dict[str, float] = field(default_factory=dict)  # smallest training mask, share of the photo
     mask_places: dict[str, list[Place]] = field(default_factory=dict)  # of the training masks
+    trained_on: dict[str, list[str]] = field(default_factory=dict)  # short hashes of the training photos
+
+    def remember(self, defect_type: str, photos: Iterable[str]) -> None:
+        """Adds photos to those that a type was trained on."""
+        self.trained_on[defect_type] = sorted({*self.trained_on.get(defect_type, []), *photos})
 
     def anomaly_tokens(self, defect_type: str) -> TokensByEncoder:
         """e_a of one defect type; raises ValueError naming those that exist."""

@@ -16,7 +16,7 @@ import torch
 
 from . import __version__
 from .dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
-from .dataset.photos import file_hash, list_images, read_mask, read_photo
+from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
 from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
@@ -123,6 +123,7 @@ def train_anomaly(
         base.fingerprint, config.image_size, PHOTO_TEMPLATES, dataset_fingerprint=dataset.fingerprint()
     )
     on_stage("read", 0, 1, "reading pairs and making views")
+    _remember(model, training)
     pool = make_views(base, training, config.views_per_pair, config.image_size, generator)
     validation = None
     if held_out:
@@ -159,6 +160,7 @@ def train_masks(
     task = MaskTask(base, pictures, config)
     interrupted = _run(task, config, None, "masks", on_stage, monitor)
     task.into(model)
+    _remember(model, training)
     model.mask_places |= {name: places_of(pairs) for name, pairs in training.items()}
     model.training["mask"] = training_record(config, monitor.history)
     return interrupted
@@ -176,6 +178,11 @@ def _split(dataset: Dataset, share: float) -> tuple[dict[str, list[Pair]], dict[
         if rest:
             held_out[name] = rest
     return training, held_out
+
+
+def _remember(model: AnomalyModel, training: dict[str, list[Pair]]) -> None:
+    for name, pairs in training.items():
+        model.remember(name, [short_hash(pair.image) for pair in pairs])
 
 
 def _types_as_in(pool: ViewPool, other: ViewPool) -> torch.Tensor:
@@ -294,6 +301,7 @@ def generate_dataset(
         for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
             normals = normals or writer.add_normals(category.name, map(read_photo, category.normals))
             row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
+            row["trained_on"] = model.trained_on.get(name, [])
             rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
     return rows
 

@@ -262,6 +262,7 @@ def save_pairs(
             "learned_sha256": learned_hash(learned),
             "base_family": learned.base.family,
             "base_weights": learned.base.weights,
+            "trained_on": learned.trained_on.get(f"{category}/{defect}", []),
         }
     run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
     marked = masks.cpu().numpy() > 0.5

@@ -142,8 +142,8 @@ class TrainMasks(io.ComfyNode):
         config = TrainingConfig(steps, batch_size, size, mask_tokens=tokens, seed=seed)
         base = ComfyModel(model, clip, vae)
         # what came in by a link stays as it is: another node may use it
-        copies = {name: dict(getattr(embeddings, name)) for name in ("mask", "mask_places", "training")}
-        trained = replace(embeddings, **copies)
+        own = ("mask", "mask_places", "trained_on", "training")
+        trained = replace(embeddings, **{name: dict(getattr(embeddings, name)) for name in own})
         preview = TrainingPreview(base, steps, preview_every)
         with trainable(base):
             train_masks(base, dataset, trained, config, share, preview.on_stage, preview.monitor)

@@ -100,6 +100,16 @@ def read_photo(path: Path) -> Photo:
     return Photo(np.asarray(image.convert("RGB")), gray=image.mode == "L")
 
 
+def pixel_hash(photo: Photo) -> str:
+    """SHA-256 (hex) over size and pixels, the same whatever format the file has."""
+    return hashlib.sha256(str(photo.size).encode() + photo.pixels.tobytes()).hexdigest()
+
+
+def short_hash(path: Path) -> str:
+    """The first 16 digits of a photo's `pixel_hash`, by which it is known in artifacts and manifests."""
+    return pixel_hash(read_photo(path))[:16]
+
+
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a mask as (H,W) bool, True = defect: values over half range, or above 0 in a 0/1 file.
 

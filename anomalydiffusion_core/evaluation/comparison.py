@@ -17,6 +17,7 @@ from PIL import Image
 from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
+from ..export.mvtec import manifest_pairs
 from .baselines import generate_baseline
 from .classifier import ClassifierConfig, new_resnet, train_and_classify
 from .dataset_quality import DatasetQuality, dataset_quality
@@ -35,7 +36,7 @@ from .localization import (
 )
 from .localizer import Localizer, LocalizerConfig, Predictions, predict, train_localizer
 from .published import find_generated
-from .split import Split, check_apart, check_categories, split_category
+from .split import Split, check_apart, check_categories, check_trained_apart, split_category
 
 REAL = "real few shots"
 Protocol = Literal["honest", "paper"]
@@ -153,6 +154,9 @@ def compare(
             photos = {pair.image for c in contenders for pair in c.pairs.get(category, [])}
             photos |= {path for c in contenders for path in c.normals.get(category, [])}
             check_apart(split, sorted(photos | set(split.normals)))
+            for source in sources.values():
+                rows = [row.get("trained_on", []) for row, *_ in manifest_pairs(source.root)]
+                check_trained_apart(split, source.root, {photo for row in rows for photo in row})
     tests = {name: read_test_photos(split, config.localizer.size) for name, split in splits.items()}
     runs, total = [], sum(len(c.pairs) for c in contenders) * config.seeds
     for contender, category, seed in _all_runs(contenders, config):

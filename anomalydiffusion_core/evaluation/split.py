@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..dataset.layout import Category, Dataset, Pair, split_pairs
-from ..dataset.photos import Photo, read_photo
+from ..dataset.photos import pixel_hash, read_photo, short_hash
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,20 @@ def check_apart(split: Split, training: Iterable[Path]) -> None:
             )
 
 
+def check_trained_apart(split: Split, root: Path, trained_on: set[str]) -> None:
+    """Raises ValueError naming a test photo that the generator of the pairs below `root` was trained on, as
+    their manifest's `trained_on` has it.
+    """
+    for path in _test_photos(split):
+        if short_hash(path) in trained_on:
+            raise ValueError(
+                f"{root} comes from a generator that was trained on {path}, which measures: give the share "
+                "that trained it, or train on a smaller one, or allow the overlap."
+            )
+
+
 def _test_photos(split: Split) -> list[Path]:
     return [*split.test_normals, *(pair.image for pair in split.test_pairs)]
-
-
-def pixel_hash(photo: Photo) -> str:
-    """SHA-256 over size and pixels, the same whatever format the file has."""
-    return hashlib.sha256(str(photo.size).encode() + photo.pixels.tobytes()).hexdigest()
 
 
 def check_categories(generated: Dataset, real: Dataset) -> list[str]:

@@ -172,6 +172,7 @@ def model(fake_base: FakeBase) -> AnomalyModel:
         dataset_fingerprint="feedfacecafebeef",
         mask_areas={"thing/scratch": 0.0125, "thing/stain": 0.25},
         mask_places={"thing/dent": [Place(0.5, 0.1, None), Place(0.25, 0.02, (0.75, 0.5))]},
+        trained_on={"thing/scratch": ["0123456789abcdef"]},
     )
 
 

@@ -70,7 +70,7 @@ def test_what_is_loaded_equals_what_was_saved(model: AnomalyModel, saved: Path) 
         assert all(torch.equal(before[name]["clip_l"], after[name]["clip_l"]) for name in before)
     assert (loaded.base, loaded.image_size, loaded.templates) == (model.base, 64, model.templates)
     assert loaded.dataset_fingerprint == model.dataset_fingerprint and loaded.mask_areas == model.mask_areas
-    assert loaded.mask_places == model.mask_places
+    assert loaded.mask_places == model.mask_places and loaded.trained_on == model.trained_on
     assert loaded.training["anomaly"]["loss"] == [3.0, 2.0, 1.0]  # type: ignore[index]
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 10:30, 20:50] = 1

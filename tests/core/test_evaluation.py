@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.dataset.photos import read_photo, short_hash
 from anomalydiffusion_core.evaluation import comparison
 from anomalydiffusion_core.evaluation.baselines import BASELINES, generate_baseline, perlin
 from anomalydiffusion_core.evaluation.classifier import ClassifierConfig
@@ -304,6 +305,27 @@ def test_pairs_made_on_test_photos_are_refused(real: Path, generated: Path, tmp_
     with pytest.raises(ValueError, match=r"00077\.png trains and .*test/good/001\.png measures"):
         compare({"ours": generated}, real, [], tmp_path / "out", CONFIG)
     allowed = replace(CONFIG, seeds=1, allow_overlap=True)
+    assert compare({"ours": generated}, real, [], tmp_path / "out", allowed).runs
+
+
+def test_a_generator_that_was_trained_on_test_photos_is_found_out(
+    real: Path, generated: Path, tmp_path: Path
+) -> None:
+    manifest = generated / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+
+    def trained_on(photo: Path) -> None:
+        last = {**rows[-1], "trained_on": [short_hash(photo)]}
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:-1], last]))
+
+    one = replace(CONFIG, seeds=1)
+    trained_on(split.few_shot_pairs[0].image)
+    assert compare({"ours": generated}, real, [], tmp_path / "out", one).runs
+    trained_on(split.test_pairs[0].image)
+    with pytest.raises(ValueError, match=r"generated comes from .* trained on .*/scratch/.*: give the share"):
+        compare({"ours": generated}, real, [], tmp_path / "out", one)
+    allowed = replace(one, allow_overlap=True)
     assert compare({"ours": generated}, real, [], tmp_path / "out", allowed).runs
 
 

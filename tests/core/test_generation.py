@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from anomalydiffusion_core.artifact import load_artifact, save_artifact
-from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
+from anomalydiffusion_core.dataset.photos import short_hash
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.generation import (
@@ -123,6 +124,11 @@ def test_a_trained_model_generates_the_asked_number_of_pairs_with_a_manifest_row
         assert not np.array_equal(image, normal)
         assert row["template"] in PHOTO_TEMPLATES
         assert row["base_family"] == "fake"
+    few_shot = find_dataset(dataset).by_type()
+    assert {f"thing/{row['defect']}": row["trained_on"] for row in rows} == {
+        name: sorted(short_hash(pair.image) for pair in split_pairs(pairs, 0.5)[0])
+        for name, pairs in few_shot.items()
+    }
 
 
 def test_what_was_learned_without_a_spatial_encoder_generates_too(
