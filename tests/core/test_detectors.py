@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.layout import Pair, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask
 from anomalydiffusion_core.evaluation import comparison, detectors
 from anomalydiffusion_core.evaluation.baselines import generate_baseline
@@ -80,6 +80,24 @@ def test_thresholds_are_those_of_the_greatest_f1_on_the_calibration_photos(split
     assert float(((scores >= at) == defective).mean()) > 0.5 and best > 0.5
     again, same = detect(untrained("padim"), split, test, sets, steps=5, seed=0)
     assert torch.equal(again.maps, found.maps) and same == thresholds
+
+
+def test_what_trains_calibrates_and_measures_are_different_photos(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[set[Path], list[Pair]]] = []
+    write = detectors._photos
+
+    def spy(folder: Path, normals: Sequence[Path], pairs: Sequence[Pair]) -> Path:
+        written.append((set(normals), list(pairs)))
+        return write(folder, normals, pairs)
+
+    monkeypatch.setattr(detectors, "_photos", spy)
+    detect(untrained("padim"), split, read_test_photos(split, 32), {"few": split.few_shot_pairs}, 5, 0)
+    (train, no_pairs), (test, test_pairs), (held, calibration) = written
+    assert train and held and train | held == set(split.normals) and not train & held
+    assert test == set(split.test_normals) and test_pairs == list(split.test_pairs)
+    assert not no_pairs and calibration == split.few_shot_pairs
 
 
 def test_f1_at_thresholds_by_hand(split: Split) -> None:
