@@ -28,6 +28,10 @@ def around(random: np.random.Generator, marked: np.ndarray, size: int) -> tuple[
     if max(np.ptp(rows), np.ptp(columns)) >= size:
         chosen = random.integers(len(rows))
         rows, columns = rows[[chosen]], columns[[chosen]]
+    if min(marked.shape) < size:
+        raise ValueError(
+            f"A photo of {marked.shape[1]}x{marked.shape[0]} px has no crop of {size}: lower --size."
+        )
     starts = [
         int(random.integers(max(0, used.max() + 1 - size), min(used.min(), length - size) + 1))
         for used, length in zip((rows, columns), marked.shape, strict=True)
@@ -51,12 +55,14 @@ def main() -> None:
         for pair in category.pairs:
             photo, mask = read_photo(pair.image), read_mask(pair.mask)
             box = around(random, mask, options.size)
+            while mask[box].all():  # inside a defect that is larger than the crop
+                box = around(random, mask, options.size)
             crop = Photo(photo.pixels[box], photo.gray).image()
             write_png(crop, root / "test" / pair.defect / f"{pair.stem}.png")
             truth = root / "ground_truth" / pair.defect / f"{pair.stem}_mask.png"
             write_png(Image.fromarray(mask[box].astype(np.uint8) * 255), truth)
         for folder, normals in (("train", category.normals), ("test", category.test_normals)):
-            for path in normals:
+            for index, path in enumerate(normals):
                 photo = read_photo(path)
                 found = object_foreground(photo.pixels)
                 places = np.argwhere(np.ones(photo.pixels.shape[:2], bool) if found is None else found)
@@ -64,7 +70,7 @@ def main() -> None:
                     marked = np.zeros(photo.pixels.shape[:2], bool)
                     marked[tuple(places[random.integers(len(places))])] = True
                     crop = Photo(photo.pixels[around(random, marked, options.size)], photo.gray).image()
-                    write_png(crop, root / folder / "good" / f"{path.stem}_{number}.png")
+                    write_png(crop, root / folder / "good" / f"{index:03d}_{number}.png")
 
 
 if __name__ == "__main__":

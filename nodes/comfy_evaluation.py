@@ -120,7 +120,8 @@ def train_and_test_classifier(
     missing = sorted(set(split.defects) - {pair.defect for pair in pairs})
     if missing:
         raise ValueError(f"No generated pairs of {split.category}: {', '.join(missing)}; generate them too.")
-    check_apart(split, [pair.image for pair in pairs])
+    photos = [pair.image for pair in pairs] + list(generated.categories[split.category].normals)
+    check_apart(split, photos, [generated.root])
     device = comfy.model_management.get_torch_device()
     with training(config.steps) as on_step:
         found = train_and_classify(pairs, split, config, device, on_step)

@@ -21,6 +21,9 @@ MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I")
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # exFAT and some network drives
 
 
+SHORT_HASH = 16  # digits
+
+
 class UnusableMask(ValueError):
     """A mask that can be read, but marks nothing, or everything."""
 
@@ -106,8 +109,8 @@ def pixel_hash(photo: Photo) -> str:
 
 
 def short_hash(path: Path) -> str:
-    """The first 16 digits of a photo's `pixel_hash`, by which it is known in artifacts and manifests."""
-    return pixel_hash(read_photo(path))[:16]
+    """The first digits of a photo's `pixel_hash`, by which it is known in artifacts and manifests."""
+    return pixel_hash(read_photo(path))[:SHORT_HASH]
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -46,13 +46,13 @@ def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
     pixels, mask = _cut(*real[rng.integers(len(real))])
     if rng.random() < 0.5:
         pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+    pixels, mask = np.pad(pixels, ((2, 2), (2, 2), (0, 0)), mode="edge"), np.pad(mask, 2)  # room to turn in
     angle, zoom = rng.uniform(0, 360), rng.uniform(0.7, 1.4)
     factors = (zoom, zoom)
-    turned = ndimage.rotate(ndimage.zoom(mask.astype(np.float32), factors, order=1), angle, order=1) > 0.5
+    soft = ndimage.rotate(ndimage.zoom(mask.astype(np.float32), factors, order=1), angle, order=1)
+    turned = soft > min(0.5, soft.max() / 2)  # a thin defect is never above one half
     picture = ndimage.zoom(pixels.astype(np.float32), (*factors, 1), order=1)
     picture = ndimage.rotate(picture, angle, order=1, mode="nearest")
-    if not turned.any():
-        turned, picture = mask, pixels.astype(np.float32)
     picture = (picture - 127.5) * rng.uniform(0.8, 1.2) + 127.5 + rng.uniform(-20, 20)
     return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), object_foreground(normal))
 
@@ -149,7 +149,7 @@ def generate_baseline(
     done, total, rows = 0, sum(kinds.values()), []
     sources = [file_hash(path) for path in split.normals]
     real_files = [p for pairs in split.few_shot.values() for pair in pairs for p in (pair.image, pair.mask)]
-    origin = json.dumps([name, seed, sources, [file_hash(path) for path in real_files]])
+    origin = json.dumps([name, seed, split.defects, sources, [file_hash(path) for path in real_files]])
     run = hashlib.sha256(origin.encode()).hexdigest()[:12]
     normals = writer.add_normals(split.category, map(read_photo, split.normals))
     for defect, wanted in kinds.items():

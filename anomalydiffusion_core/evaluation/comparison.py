@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,6 @@ from PIL import Image
 from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
-from ..export.mvtec import manifest_pairs
 from .baselines import generate_baseline
 from .classifier import ClassifierConfig, new_resnet, train_and_classify
 from .dataset_quality import DatasetQuality, dataset_quality
@@ -36,7 +35,7 @@ from .localization import (
 )
 from .localizer import Localizer, LocalizerConfig, Predictions, predict, train_localizer
 from .published import find_generated
-from .split import Split, check_apart, check_categories, check_trained_apart, split_category
+from .split import Split, check_apart, check_categories, split_category
 
 REAL = "real few shots"
 Protocol = Literal["honest", "paper"]
@@ -106,8 +105,9 @@ def named_datasets(given: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in given:
         name, equals, folder = text.partition("=")
-        path = Path(folder if equals else text)
-        name = name if equals else path.resolve().name
+        named = bool(equals) and not Path(text).is_dir()  # a folder may have such a name
+        path = Path(folder if named else text)
+        name = name if named else path.resolve().name
         if name in found or name == REAL:
             raise ValueError(f"The name {name!r} is taken: give each dataset its own, as name=folder.")
         found[name] = path
@@ -131,10 +131,10 @@ def compare(
     if out.is_dir() and any(out.iterdir()) and not (out / "runs").is_dir():
         raise ValueError(f"{out} is not empty and holds no earlier evaluation: choose a new folder.")
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    names = [*generated, REAL, *against]
+    names = [*generated, REAL, *against, *map(_detector_name, config.detectors)]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"There are two contenders {name!r}: give each its own name, as name=folder.")
+            raise ValueError(f"There are two contenders {name!r}: name it once, datasets as name=folder.")
     if config.classifier:
         new_resnet(2, config.classifier)  # fetches its weights, or says that it cannot, before the long work
     for name in config.detectors:
@@ -153,10 +153,8 @@ def compare(
         for category, split in splits.items():
             photos = {pair.image for c in contenders for pair in c.pairs.get(category, [])}
             photos |= {path for c in contenders for path in c.normals.get(category, [])}
-            check_apart(split, sorted(photos | set(split.normals)))
-            for source in sources.values():
-                rows = [row.get("trained_on", []) for row, *_ in manifest_pairs(source.root)]
-                check_trained_apart(split, source.root, {photo for row in rows for photo in row})
+            roots = [source.root for source in sources.values()]
+            check_apart(split, sorted(photos | set(split.normals)), roots)
     tests = {name: read_test_photos(split, config.localizer.size) for name, split in splits.items()}
     runs, total = [], sum(len(c.pairs) for c in contenders) * config.seeds
     for contender, category, seed in _all_runs(contenders, config):
@@ -184,8 +182,8 @@ def _all_runs(contenders: list[Contender], config: ComparisonConfig) -> Iterator
 
 def _of_dataset(name: str, source: Dataset, splits: dict[str, Split], config: ComparisonConfig) -> Contender:
     contender = Contender(name, root=source.root)
-    for category, found in source.categories.items():
-        chosen = []
+    for category in set(splits) & set(source.categories):
+        found, chosen = source.categories[category], []
         for defect in splits[category].defects:
             pairs = [pair for pair in found.pairs if pair.defect == defect][: config.pairs_per_type]
             if len(pairs) < config.pairs_per_type:
@@ -222,11 +220,19 @@ def _of_baseline(
 def _of_detectors(
     others: list[Contender], splits: dict[str, Split], config: ComparisonConfig
 ) -> list[Contender]:
-    calibrations = {other.name: other.pairs for other in others if set(other.pairs) == set(splits)}
     return [
-        Contender(f"{name} (anomalib)", {c: [] for c in splits}, detector=name, calibrations=calibrations)
+        Contender(
+            _detector_name(name),
+            {category: [] for category in splits},
+            detector=name,
+            calibrations={other.name: other.pairs for other in others},
+        )
         for name in config.detectors
     ]
+
+
+def _detector_name(name: str) -> str:
+    return f"{name} (anomalib)"
 
 
 def _run(
@@ -311,9 +317,9 @@ def _detected(
     device: torch.device | str,
 ) -> tuple[Predictions, dict[str, tuple[float, float]]]:
     """What one of anomalib's detectors finds, and F1 of pixels and photos by what calibrated it."""
-    detector = new_detector(str(contender.detector))
-    sets = {name: pairs[split.category] for name, pairs in contender.calibrations.items()}
-    found, thresholds = detect(detector, split, test, sets, config.localizer.steps, seed, device)
+    name, sets = str(contender.detector), _calibrations(contender, split)
+    steps = config.localizer.steps
+    found, thresholds = detect(lambda: new_detector(name), split, test, sets, steps, seed, device)
     return found, {name: calibrated_f1(found, chosen, test) for name, chosen in thresholds.items()}
 
 
@@ -326,16 +332,27 @@ def _confusion(
     return train_and_classify(pairs, split, config, device).confusion.tolist()
 
 
+def _calibrations(contender: Contender, split: Split) -> dict[str, list[Pair]]:
+    found = {name: pairs.get(split.category, []) for name, pairs in contender.calibrations.items()}
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
 def _identity(contender: Contender, split: Split, seed: int, config: ComparisonConfig) -> str:
     """Hash (16 hex digits) of everything that makes a result what it is, the pictures' bytes included."""
-    training = [f"{file_hash(p.image)} {file_hash(p.mask)}" for p in contender.pairs[split.category]]
-    test = [file_hash(path) for pair in split.test_pairs for path in (pair.image, pair.mask)]
-    normals = [file_hash(path) for path in (*split.normals, *split.test_normals)]
+    pictures = [
+        _hashes(contender.pairs[split.category]),
+        _hashes(split.test_pairs),
+        [file_hash(path) for path in split.normals],
+        [file_hash(path) for path in split.test_normals],
+        {name: _hashes(pairs) for name, pairs in _calibrations(contender, split).items()},
+    ]
     networks = [asdict(network) for network in (config.localizer, config.classifier) if network]
-    settings = [contender.name, split.category, seed, config.protocol, networks, __version__]
-    for name, pairs in contender.calibrations.items():
-        training += [name, *(f"{file_hash(p.image)} {file_hash(p.mask)}" for p in pairs[split.category])]
-    return hashlib.sha256(json.dumps([settings, training, test, normals]).encode()).hexdigest()[:16]
+    settings = [contender.name, split.category, seed, config.protocol, config.resamples, networks]
+    return hashlib.sha256(json.dumps([settings, pictures, __version__]).encode()).hexdigest()[:16]
+
+
+def _hashes(pairs: Iterable[Pair]) -> list[tuple[str, str, str]]:
+    return [(pair.defect, file_hash(pair.image), file_hash(pair.mask)) for pair in pairs]
 
 
 def _read_run(path: Path) -> Run:

@@ -6,9 +6,8 @@ Photos reach them through anomalib's own Folder data module, from a temporary fo
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..dataset.layout import Pair
-from ..dataset.photos import read_mask, write_png
+from ..dataset.photos import read_photo, write_png
+from ..dataset.views import read_pair
 from .localization import TestPhotos
 from .localizer import Predictions
 from .split import Split
@@ -44,7 +44,8 @@ def new_detector(name: str) -> Any:
     Raises ValueError where anomalib is not installed, knows no such one, or weights cannot be had.
     """
     try:
-        from anomalib.models import UnknownModelError, get_model, list_models
+        with _quiet():
+            from anomalib.models import UnknownModelError, get_model, list_models
     except ImportError:
         raise ValueError(
             'Detectors need anomalib: pip install "comfyui-anomalydiffusion[detectors]".'
@@ -57,13 +58,13 @@ def new_detector(name: str) -> Any:
         raise ValueError(f"anomalib has no detector {name!r}: it has {known}.") from None
     except OSError as error:
         raise ValueError(
-            f"What anomalib's {name} starts from cannot be fetched ({str(error).splitlines()[0]}): run it "
+            f"What anomalib's {name} starts from cannot be fetched ({str(error).split('. ')[0]}): run it "
             "once where there is access, and copy the caches of Hugging Face and torch."
         ) from None
 
 
 def detect(
-    detector: Any,
+    make: Callable[[], Any],
     split: Split,
     test: TestPhotos,
     calibrations: dict[str, list[Pair]],
@@ -71,26 +72,34 @@ def detect(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Predictions, dict[str, Thresholds]]:
-    """Trains a detector for at most `steps` batches of 8, as many as its method takes, calibrates it on each
-    set of pairs, and looks at the test photos: what it finds, in its own units, and its thresholds by set.
+    """Makes a detector, trains it for at most `steps` batches of 8, as many as its method takes, calibrates
+    it on each set of pairs, and looks at the test photos: what it finds, in its own units, and its thresholds
+    by set.
 
     Raises ValueError where there are fewer than two normal photos.
     """
+    if len(split.normals) < 2:
+        raise ValueError(
+            "Detectors need two normal photos in train/good, one of them to calibrate on: add some."
+        )
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    normals, held = _calibration_split(split.normals)
+    held = max(1, int(len(split.normals) * CALIBRATION_SHARE))
+    normals, calibrating = split.normals[:-held], split.normals[-held:]
     with _quiet(), isolate_rng(), TemporaryDirectory() as temporary:
+        seed_everything(seed)
+        detector = make()
+        detector.post_processor.enable_normalization = False  # which clips scores, and so ties them
         folder = Path(temporary)
         photos = _photos(folder / "train", normals, [])
-        seed_everything(seed)
-        detector.post_processor.enable_normalization = False  # which clips scores, and so ties them
         data = _data(split.category, photos, _photos(folder / "test", split.test_normals, split.test_pairs))
         engine = _engine(folder, device, max_steps=steps, max_epochs=-1, limit_val_batches=0)
         engine.fit(detector, datamodule=data)
         thresholds = {}
         for number, (name, pairs) in enumerate(calibrations.items()):
-            calibration = _data(split.category, photos, _photos(folder / f"calibration{number}", held, pairs))
+            shown = _photos(folder / f"calibration{number}", calibrating, pairs)
+            calibration = _data(split.category, photos, shown)
             calibration.setup()
             _engine(folder, device).validate(
                 detector, dataloaders=calibration.test_dataloader(), verbose=False
@@ -99,18 +108,22 @@ def detect(
             thresholds[name] = Thresholds(float(post.image_threshold), float(post.pixel_threshold))
         batches = _engine(folder, device).predict(detector, dataloaders=data.test_dataloader()) or []
     found = {
-        Path(path).name: (anomaly_map, score)
+        Path(path).parts[-2:]: (anomaly_map.float(), score.float())
         for batch in batches
         for path, anomaly_map, score in zip(
             batch.image_path, batch.anomaly_map, batch.pred_score, strict=True
         )
     }
-    wanted = [_name(pair) for pair in split.test_pairs] + [_name(path) for path in split.test_normals]
-    size = test.images.shape[-1]
-    maps = torch.stack([found[name][0].float().reshape(1, *found[name][0].shape[-2:]) for name in wanted])
-    maps = F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)[:, 0]
-    scores = torch.stack([found[name][1].float().reshape(()) for name in wanted])
-    return Predictions(maps.cpu(), scores.cpu()), thresholds
+    # in the order of the test photos: defective ones, then normal ones
+    rows = [
+        found[kind, _name(number)]
+        for kind, photos in (("bad", split.test_pairs), ("good", split.test_normals))
+        for number in range(len(photos))
+    ]
+    maps = torch.stack([row.reshape(1, *row.shape[-2:]) for row, _ in rows])
+    size = (test.images.shape[-1],) * 2
+    maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
+    return Predictions(maps.cpu(), torch.stack([score.reshape(()) for _, score in rows]).cpu()), thresholds
 
 
 def calibrated_f1(found: Predictions, thresholds: Thresholds, test: TestPhotos) -> tuple[float, float]:
@@ -125,38 +138,20 @@ def _f1(found: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
 
 
-def _calibration_split(normals: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    if len(normals) < 2:
-        raise ValueError(
-            "Detectors need two normal photos in train/good, one of them to calibrate on: add some."
-        )
-    held = max(1, int(len(normals) * CALIBRATION_SHARE))
-    return list(normals[:-held]), list(normals[-held:])
-
-
 def _photos(folder: Path, normals: Sequence[Path], pairs: Sequence[Pair]) -> Path:
-    """Writes good/, bad/ and mask/ below `folder`, each photo under a name of its own."""
-    for path in normals:
-        _show(path, folder / "good" / _name(path))
-    for pair in pairs:
-        _show(pair.image, folder / "bad" / _name(pair))
-        mask = folder / "mask" / Path(_name(pair)).with_suffix(".png").name
-        write_png(Image.fromarray(read_mask(pair.mask).astype(np.uint8) * 255), mask)
+    """Writes good/, bad/ and mask/ below `folder`, numbered; as this package reads photos, since anomalib
+    reads 16 bits, transparency and turned photos otherwise.
+    """
+    for number, path in enumerate(normals):
+        write_png(read_photo(path).image(), folder / "good" / _name(number))
+    for number, (photo, mask) in enumerate(map(read_pair, pairs)):
+        write_png(photo.image(), folder / "bad" / _name(number))
+        write_png(Image.fromarray(mask[0].numpy() * 255), folder / "mask" / _name(number))
     return folder
 
 
-def _show(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.symlink_to(source.resolve())
-    except OSError:  # not allowed to everyone on Windows
-        shutil.copyfile(source, target)
-
-
-def _name(photo: Pair | Path) -> str:
-    if isinstance(photo, Path):
-        return f"good_{photo.name}"
-    return f"{photo.defect}_{photo.image.name}"
+def _name(number: int) -> str:
+    return f"{number:06d}.png"
 
 
 def _data(category: str, train: Path, test: Path) -> Any:

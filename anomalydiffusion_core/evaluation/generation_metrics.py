@@ -37,11 +37,11 @@ class PublishedNetworks:
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """Inception Score and IC-LPIPS (higher is better), KID (lower is better)."""
+    """Inception Score and IC-LPIPS (higher is better), KID (lower is better); None of too few photos."""
 
     inception_score: float
-    kid: float
-    ic_lpips: float
+    kid: float | None
+    ic_lpips: float | None
 
 
 @dataclass(frozen=True)
@@ -130,26 +130,29 @@ def published_scores(
     )
 
 
-def inception_score(images: Tensor, network: nn.Module, splits: int = 10) -> float:
+def inception_score(images: Tensor, network: nn.Module) -> float:
     """IS (Salimans et al., 2016) of photos (N,3,H,W) uint8: exp of the mean divergence of each photo's class
-    distribution, by the logits of `network`, from all photos', averaged over `splits`.
+    distribution, by the logits of `network`, from all photos', averaged over at most ten parts of 50 or more:
+    no part can score higher than it has photos.
     """
     from torchmetrics.image import InceptionScore
 
-    metric = InceptionScore(network, splits=splits)
+    metric = InceptionScore(network, splits=max(1, min(10, len(images) // 50)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # it shuffles before it splits
         _update(metric, images)
         return float(metric.compute()[0])
 
 
-def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Module) -> float:
+def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Module) -> float | None:
     """KID (Binkowski et al., 2018): squared MMD with a cubic kernel between the features, by `network`, of
-    photos (N,3,H,W) uint8, over subsets of at most 50.
+    photos (N,3,H,W) uint8, over subsets of at most 50; None of single photos.
     """
     from torchmetrics.image import KernelInceptionDistance
 
     size = min(50, len(generated), len(real))
+    if size < 2:
+        return None
     metric = KernelInceptionDistance(network, subset_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # it draws subsets
@@ -163,11 +166,10 @@ def _update(metric: Any, images: Tensor, **kind: bool) -> None:
         metric.update(part, **kind)
 
 
-def intra_cluster_lpips(generated: Tensor, training: Tensor, distance: Distance) -> float:
+def intra_cluster_lpips(generated: Tensor, training: Tensor, distance: Distance) -> float | None:
     """IC-LPIPS (Ojha et al., 2021): each generated photo joins the nearest training photo; the mean pairwise
-    distance inside each cluster of two or more, averaged over clusters. Photos (N,3,S,S) in [-1,1].
-
-    Raises ValueError where no cluster has two.
+    distance inside each cluster of two or more, averaged over clusters; None where no cluster has two. Photos
+    (N,3,S,S) in [-1,1].
     """
     with torch.no_grad():
         rows = [distance(photo.expand_as(training), training) for photo in generated]
@@ -179,9 +181,7 @@ def intra_cluster_lpips(generated: Tensor, training: Tensor, distance: Distance)
                 one, other = torch.combinations(torch.arange(len(members))).T
                 parts = zip(one.split(16), other.split(16), strict=True)
                 means.append(torch.cat([distance(members[a], members[b]) for a, b in parts]).mean())
-    if not means:
-        raise ValueError(f"Of {len(generated)} photos no two are in one cluster: generate more.")
-    return float(torch.stack(means).mean())
+    return float(torch.stack(means).mean()) if means else None
 
 
 def _with_weights(make: Callable[[], Any]) -> Any:

@@ -107,6 +107,8 @@ def train_localizer(
             f"The localiser needs pairs and normal photos: there are {len(data.images)} and "
             f"{len(data.normals)}."
         )
+    if config.size % 32:
+        raise ValueError(f"The localiser's size {config.size} is no multiple of 32: choose one.")
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

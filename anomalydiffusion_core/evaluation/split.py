@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..dataset.layout import Category, Dataset, Pair, split_pairs
-from ..dataset.photos import pixel_hash, read_photo, short_hash
+from ..dataset.photos import SHORT_HASH, pixel_hash, read_photo
+from ..export.mvtec import manifest_pairs
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def split_category(category: Category, share: float) -> Split:
     return Split(category.name, few_shot, category.normals, tuple(test_pairs), category.test_normals)
 
 
-def check_apart(split: Split, training: Iterable[Path]) -> None:
-    """Raises ValueError naming a training photo that is also a test photo, by its pixels."""
+def check_apart(split: Split, training: Iterable[Path], roots: Iterable[Path] = ()) -> None:
+    """Raises ValueError naming a training photo that is also a test photo, by its pixels, or a test photo
+    that trained the generator of a dataset in `roots`, as its manifest has it.
+    """
     test = {pixel_hash(read_photo(path)): path for path in _test_photos(split)}
     for path in training:
         same = test.get(pixel_hash(read_photo(path)))
@@ -60,18 +63,16 @@ def check_apart(split: Split, training: Iterable[Path]) -> None:
                 f"{path} trains and {same} measures, and they are the same picture: results would be too "
                 "good. Generate from training photos alone, or allow the overlap."
             )
-
-
-def check_trained_apart(split: Split, root: Path, trained_on: set[str]) -> None:
-    """Raises ValueError naming a test photo that the generator of the pairs below `root` was trained on, as
-    their manifest's `trained_on` has it.
-    """
-    for path in _test_photos(split):
-        if short_hash(path) in trained_on:
-            raise ValueError(
-                f"{root} comes from a generator that was trained on {path}, which measures: give the share "
-                "that trained it, or train on a smaller one, or allow the overlap."
-            )
+    by_short_hash = {photo[:SHORT_HASH]: path for photo, path in test.items()}
+    for root in roots:
+        for row, *_ in manifest_pairs(root):
+            for photo in row.get("trained_on", []):
+                if photo in by_short_hash:
+                    raise ValueError(
+                        f"{root} comes from a generator that was trained on {by_short_hash[photo]}, which "
+                        "measures: give the share that trained it, or train on a smaller one, or allow the "
+                        "overlap."
+                    )
 
 
 def _test_photos(split: Split) -> list[Path]:
@@ -79,7 +80,7 @@ def _test_photos(split: Split) -> list[Path]:
 
 
 def check_categories(generated: Dataset, real: Dataset) -> list[str]:
-    """Categories to evaluate: those that were generated. Raises ValueError where one, or one of its defects,
+    """Categories to evaluate: those with generated pairs. Raises ValueError where one, or one of its defects,
     is unknown to the real dataset.
     """
     for name, category in generated.categories.items():
@@ -94,4 +95,4 @@ def check_categories(generated: Dataset, real: Dataset) -> list[str]:
                 f"Generated defects {', '.join(sorted(unknown))} of {name} are not in {real.root}, which has "
                 f"{', '.join(real.categories[name].defects)}: name them alike."
             )
-    return list(generated.categories)
+    return [name for name, category in generated.categories.items() if category.pairs]

@@ -113,7 +113,7 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
         ],
     }
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]))
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     contents = {
@@ -186,9 +186,9 @@ def _page(
 
 def _table(title: str, columns: list[str], found: dict[str, list[Figure]]) -> dict[str, Any]:
     """Rows by contender; the best of each column is marked, equal ones alike."""
-    best = [max(round(row[i].mean, 4) for row in found.values()) for i in range(len(columns))]
+    best = [max(round(row[i].mean, 3) for row in found.values()) for i in range(len(columns))]
     rows = [
-        (contender, [(figure, round(figure.mean, 4) == top) for figure, top in zip(row, best, strict=True)])
+        (contender, [(figure, round(figure.mean, 3) == top) for figure, top in zip(row, best, strict=True)])
         for contender, row in found.items()
     ]
     return {"title": title, "columns": columns, "rows": rows}

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anomalydiffusion_core.dataset.layout import Pair, find_dataset
-from anomalydiffusion_core.dataset.photos import read_mask
+from anomalydiffusion_core.dataset.photos import read_mask, read_photo
 from anomalydiffusion_core.evaluation import comparison, detectors
 from anomalydiffusion_core.evaluation.baselines import generate_baseline
 from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
@@ -27,13 +28,16 @@ pytest.importorskip("anomalib", reason="anomalib is not installed")
 Write = Callable[[Path, np.ndarray], Path]
 
 
-def untrained(name: str) -> Any:
-    """A small detector whose backbone needs no download."""
+def untrained(name: str = "padim") -> Any:
+    """A small detector whose backbone needs no download: its weights are always the same."""
     from anomalib.models import get_model
 
-    torch.manual_seed(0)
     options = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False, "n_features": 8}
-    return get_model(name, evaluator=False, visualizer=False, **options)
+    detector = get_model(name, evaluator=False, visualizer=False, **options)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in detector.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return detector
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_thresholds_are_those_of_the_greatest_f1_on_the_calibration_photos(split
     sets = {"few": split.few_shot_pairs, "test": list(split.test_pairs)}
     split = replace(split, test_normals=split.normals[-1:])  # the one that is held back to calibrate
     test = read_test_photos(split, 64)
-    found, thresholds = detect(untrained("padim"), split, test, sets, steps=5, seed=0)
+    found, thresholds = detect(untrained, split, test, sets, steps=5, seed=0)
     assert found.maps.shape == (len(test.images), 64, 64) and found.scores.shape == (len(test.images),)
     assert set(thresholds) == {"few", "test"} and thresholds["few"] != thresholds["test"]
     defective = np.array([name is not None for name in test.defects])
@@ -78,8 +82,10 @@ def test_thresholds_are_those_of_the_greatest_f1_on_the_calibration_photos(split
     best, at = Ranking.of(scores[defective], scores[~defective].copy()).f1_max()
     assert thresholds["test"].image == pytest.approx(at, rel=1e-5)
     assert float(((scores >= at) == defective).mean()) > 0.5 and best > 0.5
-    again, same = detect(untrained("padim"), split, test, sets, steps=5, seed=0)
+    again, same = detect(untrained, split, test, sets, steps=5, seed=0)
     assert torch.equal(again.maps, found.maps) and same == thresholds
+    other, _ = detect(untrained, split, test, sets, steps=5, seed=1)  # draws other features
+    assert not torch.equal(other.maps, found.maps)
 
 
 def test_what_trains_calibrates_and_measures_are_different_photos(
@@ -93,11 +99,33 @@ def test_what_trains_calibrates_and_measures_are_different_photos(
         return write(folder, normals, pairs)
 
     monkeypatch.setattr(detectors, "_photos", spy)
-    detect(untrained("padim"), split, read_test_photos(split, 32), {"few": split.few_shot_pairs}, 5, 0)
+    detect(untrained, split, read_test_photos(split, 32), {"few": split.few_shot_pairs}, 5, 0)
     (train, no_pairs), (test, test_pairs), (held, calibration) = written
     assert train and held and train | held == set(split.normals) and not train & held
     assert test == set(split.test_normals) and test_pairs == list(split.test_pairs)
     assert not no_pairs and calibration == split.few_shot_pairs
+
+
+def test_detectors_see_photos_as_everything_here_does_and_write_over_none(
+    split: Split, tmp_path: Path
+) -> None:
+    ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    (tmp_path / "cut").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "cut/edge_000.png")
+    mask = split.test_pairs[0].mask
+    names = [("cut", "edge_000"), ("cut_edge", "000")]
+    Image.fromarray(ramp // 2).save(tmp_path / "000.png")
+    files = [tmp_path / "cut/edge_000.png", tmp_path / "000.png"]
+    pairs = [Pair("thing", d, stem, file, mask) for (d, stem), file in zip(names, files, strict=True)]
+    before = [file.read_bytes() for file in files]
+    detectors._photos(tmp_path / "shown", files, pairs)
+    for number, file in enumerate(files):
+        for kind in ("good", "bad"):
+            shown = np.asarray(Image.open(tmp_path / "shown" / kind / f"{number:06d}.png").convert("RGB"))
+            assert np.array_equal(shown, read_photo(file).pixels)
+        shown = np.asarray(Image.open(tmp_path / "shown/mask" / f"{number:06d}.png"))
+        assert np.array_equal(shown > 0, read_mask(mask))
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_f1_at_thresholds_by_hand(split: Split) -> None:
@@ -139,11 +167,11 @@ def test_what_a_detector_lacks_is_told(split: Split, monkeypatch: pytest.MonkeyP
         new_detector("nope")
 
     def offline(*arguments: object, **options: object) -> None:
-        raise FileNotFoundError("no connection\nmore")
+        raise FileNotFoundError("no connection. And more.")
 
     monkeypatch.setattr("anomalib.models.get_model", offline)
     with pytest.raises(ValueError, match=r"patchcore starts from cannot be fetched \(no connection\)"):
         new_detector("patchcore")
     single = replace(split, normals=split.normals[:1])
     with pytest.raises(ValueError, match="need two normal photos in train/good"):
-        detectors.detect(None, single, read_test_photos(split, 32), {}, 1, 0)
+        detect(untrained, single, read_test_photos(split, 32), {}, 1, 0)

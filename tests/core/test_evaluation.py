@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_photo, short_hash
 from anomalydiffusion_core.evaluation import comparison
-from anomalydiffusion_core.evaluation.baselines import BASELINES, generate_baseline, perlin
+from anomalydiffusion_core.evaluation.baselines import BASELINES, extended_anomaly, generate_baseline, perlin
 from anomalydiffusion_core.evaluation.classifier import ClassifierConfig
 from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
 from anomalydiffusion_core.evaluation.generation_metrics import PublishedNetworks, published_scores
@@ -31,7 +31,7 @@ from anomalydiffusion_core.evaluation.localizer import (
     image_scores,
     train_localizer,
 )
-from anomalydiffusion_core.evaluation.split import check_apart, split_category
+from anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
 from anomalydiffusion_core.evaluation.tables import write_tables
 from anomalydiffusion_core.export.mvtec import read_manifest
 
@@ -128,6 +128,8 @@ def test_a_localiser_learns_to_find_bright_squares_and_the_same_seed_gives_the_s
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=False))
     with pytest.raises(ValueError, match="there are 8 and 0"):
         train_localizer(LocalizerData(images, masks, normals[:0]), config)
+    with pytest.raises(ValueError, match="size 100 is no multiple of 32"):
+        train_localizer(data, replace(config, size=100))
 
 
 def test_perfect_maps_measure_as_perfect_and_intervals_hold_the_figure(real: Path) -> None:
@@ -352,6 +354,46 @@ def test_one_defect_alone_is_compared_but_not_classified(real: Path, generated: 
     runs = compare({"ours": generated}, real, ["prn"], tmp_path / "out", config).runs
     assert [run.pairs for run in runs] == [2, 1, 2] and {run.confusion for run in runs} == {None}
     assert set(runs[0].metrics) == {"stain", "all"}
+
+
+def test_thin_defects_are_turned_and_mirrored_too() -> None:
+    normal, real = np.full((64, 64, 3), 120, np.uint8), np.full((64, 64, 3), 30, np.uint8)
+    line = np.zeros((64, 64), bool)
+    line[10:30, 20] = True
+    widths = set()
+    for seed in range(40):
+        _, mask = extended_anomaly(np.random.default_rng(seed), normal, [(real, line)])
+        assert mask.any()
+        widths.add(int(np.ptp(np.nonzero(mask)[1])))
+    assert len(widths) > 5  # an upright line alone has one
+
+
+def test_a_moved_or_renamed_photo_is_another_run(real: Path, generated: Path, tmp_path: Path) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    contender = comparison.Contender("ours", {"thing": list(find_dataset(generated).pairs)})
+
+    def identity(changed: Split, config: ComparisonConfig = CONFIG) -> str:
+        return comparison._identity(contender, changed, 0, config)
+
+    first, last = split.normals[:-1], split.normals[-1:]
+    moved = replace(split, normals=first, test_normals=(*last, *split.test_normals))
+    renamed = replace(split, test_pairs=tuple(replace(p, defect="dent") for p in split.test_pairs))
+    found = {identity(s) for s in (split, moved, renamed)} | {identity(split, replace(CONFIG, resamples=9))}
+    assert len(found) == 4 and identity(split) in found
+
+
+def test_categories_without_the_defects_asked_for_are_left_out(
+    real: Path, tmp_path: Path, generated: Path
+) -> None:
+    shutil.copytree(real / "thing", real / "bolt")
+    for folder in ("test", "ground_truth"):
+        (real / "bolt" / folder / "scratch").rename(real / "bolt" / folder / "dent")
+    shutil.copytree(generated / "thing", generated / "bolt")
+    for folder in ("test", "ground_truth"):
+        (generated / "bolt" / folder / "scratch").rename(generated / "bolt" / folder / "dent")
+    config = replace(CONFIG, seeds=1, defects=("scratch",))
+    found = compare({"ours": generated}, real, [], tmp_path / "out", config)
+    assert {run.category for run in found.runs} == {"thing"}
 
 
 @pytest.mark.parametrize("name", ["crop-paste", "prn"])

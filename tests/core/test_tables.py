@@ -115,3 +115,5 @@ def test_datasets_are_named_by_their_folder_or_as_asked(tmp_path: Path) -> None:
         named_datasets(["a/made", "b/made"])
     with pytest.raises(ValueError, match="'real few shots' is taken"):
         named_datasets(["real few shots=a"])
+    (tmp_path / "lr=0.1").mkdir()
+    assert named_datasets([str(tmp_path / "lr=0.1")]) == {"lr=0.1": tmp_path / "lr=0.1"}
