@@ -378,8 +378,11 @@ def test_a_moved_or_renamed_photo_is_another_run(real: Path, generated: Path, tm
     first, last = split.normals[:-1], split.normals[-1:]
     moved = replace(split, normals=first, test_normals=(*last, *split.test_normals))
     renamed = replace(split, test_pairs=tuple(replace(p, defect="dent") for p in split.test_pairs))
-    found = {identity(s) for s in (split, moved, renamed)} | {identity(split, replace(CONFIG, resamples=9))}
-    assert len(found) == 4 and identity(split) in found
+    fewer = replace(split, normals=first)
+    found = {identity(s) for s in (split, moved, renamed, fewer)} | {
+        identity(split, replace(CONFIG, resamples=9))
+    }
+    assert len(found) == 5 and identity(split) in found
 
 
 def test_categories_without_the_defects_asked_for_are_left_out(
