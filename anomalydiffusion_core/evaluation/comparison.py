@@ -182,7 +182,7 @@ def _all_runs(contenders: list[Contender], config: ComparisonConfig) -> Iterator
 
 def _of_dataset(name: str, source: Dataset, splits: dict[str, Split], config: ComparisonConfig) -> Contender:
     contender = Contender(name, root=source.root)
-    for category in set(splits) & set(source.categories):
+    for category in (name for name in splits if name in source.categories):
         found, chosen = source.categories[category], []
         for defect in splits[category].defects:
             pairs = [pair for pair in found.pairs if pair.defect == defect][: config.pairs_per_type]
