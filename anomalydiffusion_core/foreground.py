@@ -1,28 +1,60 @@
-"""Where the object is, in photos with a plain ground: what differs in colour from the picture's border."""
+"""Where the object is, in photos with a plain ground: what differs in colour from that ground."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
-from scipy.ndimage import binary_fill_holes, gaussian_filter
+from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 
-PLAIN_GROUND = 12.0  # grey levels: a border that varies more is no plain ground
+from .dataset.photos import read_photo
+
+SEPARATION = 3.5  # an object differs from its ground by so many times as that varies; by chance it is under 3
+LEAST_DIFFERENCE = 24.0  # grey levels
+ACROSS_FRAME = 0.2  # share of the border from which on the object runs across the frame
+ONE_PIECE = 0.8  # share of such a foreground that must hang together: an object, not a texture's pattern
+LEAST_OBJECT = 0.01  # share of the photo
+GROUND_PHOTOS = 16  # that a category's ground is read from, at most
 
 
-def object_foreground(pixels: np.ndarray) -> np.ndarray | None:
-    """(H,W,3) uint8 -> (H,W) bool, True on the object; None where the photo is a full-frame texture.
+@dataclass(frozen=True)
+class Ground:
+    """The plain ground that a category's photos have in common."""
 
-    The ground's colour is the border's median; the cut between ground and object is Otsu's (1979).
+    colour: np.ndarray  # (3,) in grey levels
+    cut: float  # grey levels by which the object differs from it, at least
+
+
+def plain_ground(photos: Sequence[np.ndarray]) -> Ground | None:
+    """Photos of one category, each (H,W,3) uint8 -> their ground; None where they are full-frame textures.
+
+    The ground's colour is where the borders' pixels are densest, so that an object which runs across the
+    frame does not mislead; the cut between ground and object is Otsu's (1979) over all photos. Most photos
+    must show an object.
     """
-    smooth = gaussian_filter(pixels.astype(np.float32), (*(2 * [max(pixels.shape) / 256]), 0))
-    border = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
-    if np.median(np.abs(border - np.median(border, 0))) > PLAIN_GROUND:
+    if not photos:
         return None
-    distance = np.abs(smooth - np.median(border, 0)).max(-1)
-    cut = otsu_threshold(distance)
-    foreground = np.asarray(binary_fill_holes(distance > cut))
-    on_border = np.concatenate([foreground[0], foreground[-1], foreground[:, 0], foreground[:, -1]]).mean()
-    separated = distance[foreground].mean() > 2 * PLAIN_GROUND if foreground.any() else False
-    return foreground if separated and on_border < 0.2 and foreground.mean() > 0.01 else None
+    smoothed = [_smooth(pixels) for pixels in photos]
+    colour, spread = _densest_half(np.concatenate([_border(picture) for picture in smoothed]))
+    distances = [_distance(picture, colour) for picture in smoothed]
+    cut = otsu_threshold(np.concatenate([distance.ravel() for distance in distances]))
+    least = max(LEAST_DIFFERENCE, SEPARATION * spread)
+    objects = sum(_is_object(distance, cut, least) for distance in distances)
+    return Ground(colour, cut) if 2 * objects > len(distances) else None
+
+
+def ground_of(photos: Sequence[Path]) -> Ground | None:
+    """The plain ground of a category's photos, spread over the whole list."""
+    step = max(1, -(-len(photos) // GROUND_PHOTOS))
+    return plain_ground([read_photo(path).pixels for path in photos[::step]])
+
+
+def object_foreground(pixels: np.ndarray, ground: Ground) -> np.ndarray:
+    """(H,W,3) uint8 -> (H,W) bool, True on the object; a photo may show none, or nothing else."""
+    distance = _distance(_smooth(pixels), ground.colour)
+    return np.asarray(binary_fill_holes(distance > ground.cut))
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
@@ -34,3 +66,37 @@ def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
     mean_below = np.cumsum(counts * centres) / np.maximum(below, 1)
     mean_above = (np.sum(counts * centres) - np.cumsum(counts * centres)) / np.maximum(above, 1)
     return float(centres[np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def _is_object(distance: np.ndarray, cut: float, least: float) -> bool:
+    foreground = np.asarray(binary_fill_holes(distance > cut))
+    if foreground.mean() < LEAST_OBJECT or distance[foreground].mean() < least:
+        return False
+    if _border(foreground).mean() < ACROSS_FRAME:
+        return True
+    pieces, _ = label(foreground)
+    return bool(np.bincount(pieces[foreground]).max() >= ONE_PIECE * foreground.sum())
+
+
+def _smooth(pixels: np.ndarray) -> np.ndarray:
+    return gaussian_filter(pixels.astype(np.float32), (*(2 * [max(pixels.shape) / 256]), 0))
+
+
+def _border(picture: np.ndarray) -> np.ndarray:
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+
+
+def _distance(picture: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    return np.abs(picture - colour).max(-1)
+
+
+def _densest_half(colours: np.ndarray) -> tuple[np.ndarray, float]:
+    """(N,3) -> the middle (3,) of the shortest range that holds half of each channel, and half its length:
+    Rousseeuw's (1984) least median of squares.
+    """
+    ordered = np.sort(colours, 0)
+    half = (len(ordered) + 1) // 2
+    lengths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
+    first = lengths.argmin(0)
+    low, length = (np.take_along_axis(values, first[None], 0)[0] for values in (ordered, lengths))
+    return low + length / 2, float(length.max()) / 2

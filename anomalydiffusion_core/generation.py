@@ -18,7 +18,7 @@ from .conditioning import anomaly_context, empty_context
 from .dataset.augmentation import resize_mask
 from .dataset.photos import Photo, read_photo
 from .embeddings import AnomalyModel
-from .foreground import object_foreground
+from .foreground import ground_of, object_foreground
 from .latent_diffusion import LatentDiffusion
 from .masks import OFF_OBJECT, MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
 from .placement import moved_onto
@@ -37,7 +37,7 @@ class GenerationConfig:
     seed: int = 0
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask
     smallest_fill: float = 0.3  # share of the mask that must show a change
-    on_object: bool = True  # where most photos have a plain ground, masks are moved onto the object
+    on_object: bool = True  # where the photos have a plain ground, masks are moved onto the object
     tries_per_pair: int = 8
     batch_size: int = 4
 
@@ -84,17 +84,16 @@ class PairGenerator:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
         self.base, self.model, self.config, self.normals = base, model, config, normals
         self._normal = lru_cache(maxsize=4 * config.batch_size)(self._read_normal)
+        self.ground = ground_of(normals) if config.on_object else None
         measured = [self._normal(i) for i in range(0, len(normals), -(-len(normals) // NOISE_PHOTOS))]
         self.noise = autoencoder_noise([(n.photo.pixels, n.reconstruction) for n in measured])
-        # one photo of a texture may look like an object on a plain ground
-        self.shows_object = 2 * sum(n.foreground is not None for n in measured) > len(measured)
 
     def _read_normal(self, number: int) -> _Normal:
         photo = read_photo(self.normals[number])
         small = fit_image(photo.tensor(), self.model.image_size)
         with torch.no_grad():
             decoded = self.base.decode(self.base.encode(small[None]))[0].cpu()
-        foreground = object_foreground(photo.pixels) if self.config.on_object else None
+        foreground = object_foreground(photo.pixels, self.ground) if self.ground else None
         return _Normal(photo, small, to_pixels(decoded, photo.size), foreground)
 
     def accepted(
@@ -160,12 +159,11 @@ class PairGenerator:
         known = self._normal(normal)
         mask = _fit_mask(masks(index), known.photo.size)
         usable = usable_for(self.config.masks, self.model, defect_type)
-        foreground = known.foreground if self.shows_object else None
-        problem = mask_problem(mask, usable, foreground)
-        if problem == OFF_OBJECT and foreground is not None:
-            moved = moved_onto(mask, foreground, usable.on_object, generator)
+        problem = mask_problem(mask, usable, known.foreground)
+        if problem == OFF_OBJECT and known.foreground is not None:
+            moved = moved_onto(mask, known.foreground, usable.on_object, generator)
             if moved is not None:
-                mask, problem = moved, mask_problem(moved, usable, foreground)
+                mask, problem = moved, mask_problem(moved, usable, known.foreground)
         if problem:
             return None, problem
         return _Draft(index, normal, self.model.templates[template], mask, generator), None

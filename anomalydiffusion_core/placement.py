@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,24 +13,22 @@ from .dataset.augmentation import bounding_box
 from .dataset.layout import Pair
 from .dataset.views import read_pair
 from .embeddings import AnomalyModel, Place
-from .foreground import object_foreground
 from .sampling import image_generator
 
 MOVES = 64  # tries to bring a mask onto the object
 SIZES = (0.8, 1.25)  # how much smaller or larger than a training mask an invented one is
 
 
-def places_of(pairs: list[Pair]) -> list[Place]:
-    """One place per pair: the mask's own where most photos show an object, else (texture) anywhere."""
-    places, objects = [], 0
-    for photo, mask in map(read_pair, pairs):
+def places_of(pairs: list[Pair], anywhere: bool) -> list[Place]:
+    """One place per pair: the mask's own size and centre; `anywhere` (on a texture) without the centre."""
+    places = []
+    for _, mask in map(read_pair, pairs):
         height, width = mask.shape[-2:]
         top, bottom, left, right = bounding_box(mask)
         extent = max((bottom - top) / height, (right - left) / width)
         centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
-        places.append(Place(extent, float(mask.float().mean()), centre))
-        objects += object_foreground(photo.pixels) is not None
-    return places if 2 * objects > len(pairs) else [replace(place, centre=None) for place in places]
+        places.append(Place(extent, float(mask.float().mean()), None if anywhere else centre))
+    return places
 
 
 def place_mask(shape: np.ndarray, places: list[Place], size: int, generator: torch.Generator) -> np.ndarray:

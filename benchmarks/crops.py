@@ -17,7 +17,7 @@ from PIL import Image
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import Photo, read_mask, read_photo, write_png
-from anomalydiffusion_core.foreground import object_foreground
+from anomalydiffusion_core.foreground import ground_of, object_foreground
 
 
 def around(random: np.random.Generator, marked: np.ndarray, size: int) -> tuple[slice, slice]:
@@ -61,11 +61,12 @@ def main() -> None:
             write_png(crop, root / "test" / pair.defect / f"{pair.stem}.png")
             truth = root / "ground_truth" / pair.defect / f"{pair.stem}_mask.png"
             write_png(Image.fromarray(mask[box].astype(np.uint8) * 255), truth)
+        ground = ground_of(category.normals)
         for folder, normals in (("train", category.normals), ("test", category.test_normals)):
             for index, path in enumerate(normals):
                 photo = read_photo(path)
-                found = object_foreground(photo.pixels)
-                places = np.argwhere(np.ones(photo.pixels.shape[:2], bool) if found is None else found)
+                everywhere = np.ones(photo.pixels.shape[:2], bool)
+                places = np.argwhere(object_foreground(photo.pixels, ground) if ground else everywhere)
                 for number in range(options.per_normal):
                     marked = np.zeros(photo.pixels.shape[:2], bool)
                     marked[tuple(places[random.integers(len(places))])] = True

@@ -21,7 +21,7 @@ from ..dataset.augmentation import bounding_box, resize_mask
 from ..dataset.photos import file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
-from ..foreground import object_foreground
+from ..foreground import object_foreground, plain_ground
 from ..placement import moved_onto
 from ..sampling import image_generator
 from ..tiny_base.scenes import draw_scene
@@ -54,7 +54,9 @@ def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
     picture = ndimage.zoom(pixels.astype(np.float32), (*factors, 1), order=1)
     picture = ndimage.rotate(picture, angle, order=1, mode="nearest")
     picture = (picture - 127.5) * rng.uniform(0.8, 1.2) + 127.5 + rng.uniform(-20, 20)
-    return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), object_foreground(normal))
+    ground = plain_ground([normal])
+    foreground = object_foreground(normal, ground) if ground else None
+    return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
 
 
 def cut_paste(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
