@@ -74,7 +74,7 @@ def _is_object(distance: np.ndarray, cut: float, least: float) -> bool:
         return False
     if _border(foreground).mean() < ACROSS_FRAME:
         return True
-    pieces, _ = label(foreground)
+    pieces = np.asarray(label(foreground)[0])  # type: ignore[index]
     return bool(np.bincount(pieces[foreground]).max() >= ONE_PIECE * foreground.sum())
 
 

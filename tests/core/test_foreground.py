@@ -32,7 +32,9 @@ ACROSS = [np.s_[:, 20:90], np.s_[30:110, :], np.s_[:100, :100]]  # the last fill
 @pytest.mark.parametrize("boxes", [INSIDE, ACROSS])
 def test_the_object_is_found_to_the_pixel_but_for_its_outline(boxes: list[tuple[slice, slice]]) -> None:
     shades = (196, 204, 200)  # the light changes a little
-    photos = [on_ground(box, seed, shade) for seed, (box, shade) in enumerate(zip(boxes, shades))]
+    photos = [
+        on_ground(box, seed, shade) for seed, (box, shade) in enumerate(zip(boxes, shades, strict=True))
+    ]
     ground = plain_ground(photos)
     assert ground is not None
     np.testing.assert_allclose(ground.colour, 200, atol=5)
