@@ -276,6 +276,9 @@ def evaluate(
             min=0, max=1, help="Share of real pairs that trained the generator: the one given to train."
         ),
     ] = 1 / 3,
+    with_real: Annotated[
+        bool, typer.Option("--with-real", help="Add the few real pairs to those of every contender.")
+    ] = False,
     defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
     protocol: Annotated[
         Literal["honest", "paper"],
@@ -323,6 +326,7 @@ def evaluate(
             protocol,
             published_metrics=published_metrics,
             allow_overlap=allow_overlap,
+            with_real=with_real,
             defects=tuple(defect or ()),
             detectors=_names(detectors),
         )

@@ -33,7 +33,7 @@ from .localization import (
     read_test_photos,
     training_data,
 )
-from .localizer import Localizer, LocalizerConfig, Predictions, predict, train_localizer
+from .localizer import Localizer, LocalizerConfig, LocalizerData, Predictions, predict, train_localizer
 from .published import find_generated
 from .split import Split, check_apart, check_categories, split_category
 
@@ -56,6 +56,7 @@ class ComparisonConfig:
     detectors: tuple[str, ...] = ()  # anomalib's names
     resamples: int = 200  # of test photos, for the intervals
     allow_overlap: bool = False
+    with_real: bool = False  # every contender's pairs together with the few real ones
     defects: tuple[str, ...] = ()  # only these; none: all
 
 
@@ -246,7 +247,7 @@ def _run(
     device: torch.device | str,
 ) -> Run:
     """Reads the run's result if it is there, else trains, measures and writes it."""
-    pairs = contender.pairs[split.category]
+    pairs = _training_pairs(contender, split, config)
     identity = _identity(contender, split, seed, config)
     path = folder / f"{identity}.json"
     if path.is_file():
@@ -254,7 +255,9 @@ def _run(
     if contender.detector:
         found, calibrated = _detected(contender, split, test, seed, config, device)
     else:
-        found, calibrated = _localised(contender, split, test, seed, config, on_stage, device), {}
+        stage = f"{contender.name} {split.category} {seed}"
+        data = training_data(pairs, split.normals, config.localizer.size)
+        found, calibrated = _localised(stage, data, test, seed, config, on_stage, device), {}
     run = Run(
         identity,
         contender.name,
@@ -281,22 +284,26 @@ def _run(
     return run
 
 
+def _training_pairs(contender: Contender, split: Split, config: ComparisonConfig) -> list[Pair]:
+    generated = contender.root is not None
+    return contender.pairs[split.category] + (split.few_shot_pairs if generated and config.with_real else [])
+
+
 def _localised(
-    contender: Contender,
-    split: Split,
+    stage: str,
+    data: LocalizerData,
     test: TestPhotos,
     seed: int,
     config: ComparisonConfig,
     on_stage: OnStage,
     device: torch.device | str,
 ) -> Predictions:
-    """What a localiser trained on the pairs finds; by the paper's protocol, what its best checkpoint does."""
+    """What a localiser trained on the data finds; by the paper's protocol, what its best checkpoint does."""
     settings = replace(config.localizer, seed=seed)
-    data = training_data(contender.pairs[split.category], split.normals, settings.size)
     checkpoints: list[tuple[float, Predictions]] = []
 
     def on_step(step: int, total: int, loss: float) -> None:
-        on_stage(f"{contender.name} {split.category} {seed}", step, total, f"loss {loss:.4f}")
+        on_stage(stage, step, total, f"loss {loss:.4f}")
 
     def on_checkpoint(network: Localizer) -> None:
         found = predict(network, test.images, device)
@@ -340,7 +347,7 @@ def _calibrations(contender: Contender, split: Split) -> dict[str, list[Pair]]:
 def _identity(contender: Contender, split: Split, seed: int, config: ComparisonConfig) -> str:
     """Hash (16 hex digits) of everything that makes a result what it is, the pictures' bytes included."""
     pictures = [
-        _hashes(contender.pairs[split.category]),
+        _hashes(_training_pairs(contender, split, config)),
         _hashes(split.test_pairs),
         [file_hash(path) for path in split.normals],
         [file_hash(path) for path in split.test_normals],

@@ -160,6 +160,7 @@ def _page(
         title="AnomalyDiffusion evaluation",
         subtitle="A localiser trained on each contender's pairs, measured on real photos",
         overlap=config.allow_overlap,
+        with_real=config.with_real,
         cards=[
             ("contenders", len(contenders)),
             ("seeds", config.seeds),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.layout import Pair, find_dataset
 from anomalydiffusion_core.dataset.photos import read_photo, short_hash
 from anomalydiffusion_core.evaluation import comparison
 from anomalydiffusion_core.evaluation.baselines import BASELINES, extended_anomaly, generate_baseline, perlin
@@ -219,6 +219,28 @@ def test_a_comparison_runs_every_contender_and_seed_and_continues(
     removed = sorted((out / "runs").glob("*.json"))[0]
     removed.unlink()
     assert compare({"ours": generated}, real, ["crop-paste", "draem"], out, CONFIG) == first  # deterministic
+
+
+def test_the_real_few_shots_can_train_along_with_every_contender(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluated(config: ComparisonConfig) -> comparison.Comparison:
+        return compare({"ours": generated}, real, ["draem"], tmp_path / "out", replace(config, seeds=1))
+
+    alone, seen, read = evaluated(CONFIG), [], comparison.training_data
+
+    def reading(pairs: list[Pair], normals: tuple[Path, ...], size: int) -> LocalizerData:
+        seen.append([pair.image for pair in pairs])
+        return read(pairs, normals, size)
+
+    monkeypatch.setattr(comparison, "training_data", reading)
+    both = evaluated(replace(CONFIG, with_real=True))
+    assert [run.pairs for run in both.runs] == [7, 3, 7]
+    few = [p.image for p in split_category(find_dataset(real).categories["thing"], 0.5).few_shot_pairs]
+    assert [len(images) for images in seen] == [7, 7]  # the real ones alone are known
+    assert all(images[-3:] == few for images in seen)
+    assert both.runs[1] == alone.runs[1] and both.runs[0].metrics != alone.runs[0].metrics
+    assert both.quality == alone.quality  # of generated pairs
 
 
 def test_types_are_told_apart_where_pairs_have_them(real: Path, generated: Path, tmp_path: Path) -> None:
