@@ -185,7 +185,8 @@ def generate(
         Path | None,
         typer.Option(
             "--masks",
-            help="Masks as written by 'masks' or a ground_truth folder; default: invented on the way.",
+            help="Masks as written by 'masks' or a ground_truth folder; default: invented on the way. "
+            "One that misses the object is moved onto it.",
         ),
     ] = None,
     aar: Annotated[AARMode, typer.Option(help="Attention re-weighting.")] = AARMode.ADAPTIVE,

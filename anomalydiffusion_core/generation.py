@@ -136,7 +136,7 @@ class PairGenerator:
             reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
             raise TriesExhausted(
                 f"Only {done} of {count} pairs of {defect_type} were accepted ({reasons}): train "
-                "longer, raise the AAR strength, or lower the smallest fill."
+                "longer, raise the AAR strength, lower the smallest fill, or give other masks."
             )
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:

@@ -21,7 +21,7 @@ from ..dataset.augmentation import bounding_box, resize_mask
 from ..dataset.photos import file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
-from ..foreground import object_foreground, plain_ground
+from ..foreground import ground_of, object_foreground
 from ..placement import moved_onto
 from ..sampling import image_generator
 from ..tiny_base.scenes import draw_scene
@@ -29,17 +29,18 @@ from .split import Split
 
 Rng = np.random.Generator
 Pair = tuple[np.ndarray, np.ndarray]  # pixels (H,W,3) uint8, mask (H,W) bool
-Method = Callable[[Rng, np.ndarray, list[Pair]], Pair]  # normal pixels, real pairs of one type -> a pair
+# normal pixels, real pairs of one type, where the object is (H,W) bool if known -> a pair
+Method = Callable[[Rng, np.ndarray, list[Pair], np.ndarray | None], Pair]
 UNTYPED = "any"  # the defect of methods that know no types
 
 
-def crop_paste(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
+def crop_paste(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
     """Crop&Paste (Lin et al., 2021): a real defect, cut out along its mask, laid anywhere on a photo."""
     pixels, mask = _cut(*real[rng.integers(len(real))])
     return _lay(rng, normal, pixels, mask, None)
 
 
-def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
+def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
     """PRN's extended anomalies (Zhang et al., 2023): a real defect, turned, mirrored, scaled and made lighter
     or darker, laid on the object.
     """
@@ -54,12 +55,10 @@ def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
     picture = ndimage.zoom(pixels.astype(np.float32), (*factors, 1), order=1)
     picture = ndimage.rotate(picture, angle, order=1, mode="nearest")
     picture = (picture - 127.5) * rng.uniform(0.8, 1.2) + 127.5 + rng.uniform(-20, 20)
-    ground = plain_ground([normal])
-    foreground = object_foreground(normal, ground) if ground else None
     return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
 
 
-def cut_paste(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
+def cut_paste(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
     """CutPaste (Li et al., 2021): a rectangle of the normal photo, its colours jittered, laid elsewhere on
     it; 2 to 15 % of the photo, sides 0.3 to 3.3 to each other.
     """
@@ -73,7 +72,7 @@ def cut_paste(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
     return _lay(rng, normal, patch.clip(0, 255).astype(np.uint8), np.ones((h, w), bool), None)
 
 
-def draem_texture(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
+def draem_texture(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
     """DRAEM (Zavrtanik et al., 2021): another texture blended in where Perlin noise exceeds 0.5, with an
     opacity of 0.2 to 1. Textures are this package's procedural surfaces, in place of the DTD photos.
     """
@@ -97,17 +96,18 @@ def draem_texture(rng: Rng, normal: np.ndarray, real: list[Pair]) -> Pair:
 
 @dataclass(frozen=True)
 class Baseline:
-    """How a method makes pairs, and whether it uses the real pairs of a type."""
+    """How a method makes pairs, whether it uses the real pairs of a type, and whether it seeks the object."""
 
     method: Method
     typed: bool
+    on_object: bool = False
 
 
 BASELINES = {
     "crop-paste": Baseline(crop_paste, True),
     "cutpaste": Baseline(cut_paste, False),
     "draem": Baseline(draem_texture, False),
-    "prn": Baseline(extended_anomaly, True),
+    "prn": Baseline(extended_anomaly, True, on_object=True),
 }
 
 
@@ -129,6 +129,13 @@ def perlin(rng: Rng, side: int, cells: tuple[int, int]) -> np.ndarray:
     return np.sqrt(2) * (upper + fade_y * (lower - upper))
 
 
+def find_baseline(name: str) -> Baseline:
+    """The baseline of this name. Raises ValueError naming the known ones."""
+    if name not in BASELINES:
+        raise ValueError(f"There is no baseline {name!r}: there are {', '.join(BASELINES)}.")
+    return BASELINES[name]
+
+
 def generate_baseline(
     name: str,
     split: Split,
@@ -144,11 +151,10 @@ def generate_baseline(
 
     Raises ValueError naming the known methods.
     """
-    if name not in BASELINES:
-        raise ValueError(f"There is no baseline {name!r}: there are {', '.join(BASELINES)}.")
-    baseline, writer = BASELINES[name], MVTecWriter(out)
+    baseline, writer = find_baseline(name), MVTecWriter(out)
     kinds = dict.fromkeys(split.defects, count) if baseline.typed else {UNTYPED: count * len(split.defects)}
-    done, total, rows = 0, sum(kinds.values()), []
+    total, rows = sum(kinds.values()), []
+    ground = ground_of(split.normals) if baseline.on_object else None
     sources = [file_hash(path) for path in split.normals]
     real_files = [p for pairs in split.few_shot.values() for pair in pairs for p in (pair.image, pair.mask)]
     origin = json.dumps([name, seed, split.defects, sources, [file_hash(path) for path in real_files]])
@@ -164,12 +170,12 @@ def generate_baseline(
             rng = np.random.default_rng(image_generator(seed, index, f"{name} {defect}").initial_seed())
             number = int(rng.integers(len(split.normals)))
             photo = read_photo(split.normals[number])
-            pixels, mask = baseline.method(rng, photo.pixels, real)
+            foreground = object_foreground(photo.pixels, ground) if ground else None
+            pixels, mask = baseline.method(rng, photo.pixels, real, foreground)
             row = {"run": run, "index": index, "seed": seed, "method": name}
             row |= {"normal": normals[number], "normal_sha256": sources[number]}
             rows.append(writer.write(split.category, defect, pixels, mask, photo.gray, row))
-            done += 1
-            on_pair(done, total)
+            on_pair(len(rows), total)
     return rows
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from PIL import Image
 from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
-from .baselines import generate_baseline
+from .baselines import find_baseline, generate_baseline
 from .classifier import ClassifierConfig, new_resnet, train_and_classify
 from .dataset_quality import DatasetQuality, dataset_quality
 from .detectors import calibrated_f1, detect, new_detector
@@ -40,6 +40,7 @@ from .split import Split, check_apart, check_categories, split_category
 REAL = "real few shots"
 Protocol = Literal["honest", "paper"]
 OnStage = Callable[[str, int, int, str], None]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Run:
     metrics: dict[str, Localization]  # by defect, and "all"
     intervals: dict[str, tuple[float, float]]  # of "all", over test photos
     precision: list[float]  # of pixels, where recall reaches 0, 0.01, ... 1
-    confusion: list[list[int]] | None  # true types in rows, found ones in columns, both in alphabetical order
+    # true types in rows, found ones in columns, both in alphabetical order
+    confusion: list[list[int]] | None = None
     # of a detector: F1 of pixels and of photos at thresholds that were calibrated on the contender's pairs
     calibrated: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -138,14 +140,21 @@ def compare(
             raise ValueError(f"There are two contenders {name!r}: name it once, datasets as name=folder.")
     if config.classifier:
         new_resnet(2, config.classifier)  # fetches its weights, or says that it cannot, before the long work
+    for name in against:
+        find_baseline(name)
     for name in config.detectors:
         new_detector(name)
     networks = published_networks() if config.published_metrics else None
     chosen = list(config.defects) or None
     truth = find_dataset(real, defects=chosen)
     sources = {name: find_generated(path, truth, chosen) for name, path in generated.items()}
+    for source in sources.values():
+        if not source.pairs:
+            raise ValueError(f"{source.root} holds no pairs with usable masks: generate some.")
     categories = sorted({name for source in sources.values() for name in check_categories(source, truth)})
     splits = {name: split_category(truth.categories[name], config.share) for name in categories}
+    if config.classifier and all(len(split.defects) < 2 for split in splits.values()):
+        raise ValueError("Telling types apart needs two: give more defects, or leave the classifier out.")
     contenders = [_of_dataset(name, source, splits, config) for name, source in sources.items()]
     contenders.append(Contender(REAL, {name: split.few_shot_pairs for name, split in splits.items()}))
     contenders += [_of_baseline(name, splits, out, config, on_stage) for name in against]
@@ -246,16 +255,36 @@ def _run(
     on_stage: OnStage,
     device: torch.device | str,
 ) -> Run:
-    """Reads the run's result if it is there, else trains, measures and writes it."""
-    pairs = _training_pairs(contender, split, config)
+    """Reads the run's results if they are there, else trains, measures and writes them."""
+    stage = f"{contender.name} {split.category} {seed}"
+    run = _run_of_localizer(stage, contender, split, test, seed, folder, config, on_stage, device)
+    if not config.classifier:
+        return run
+    classifier, pairs = replace(config.classifier, seed=seed), _training_pairs(contender, split, config)
+    return replace(
+        run, confusion=_confusion(f"classes, {stage}", pairs, split, folder, classifier, on_stage, device)
+    )
+
+
+def _run_of_localizer(
+    stage: str,
+    contender: Contender,
+    split: Split,
+    test: TestPhotos,
+    seed: int,
+    folder: Path,
+    config: ComparisonConfig,
+    on_stage: OnStage,
+    device: torch.device | str,
+) -> Run:
     identity = _identity(contender, split, seed, config)
     path = folder / f"{identity}.json"
     if path.is_file():
         return _read_run(path)
+    pairs = _training_pairs(contender, split, config)
     if contender.detector:
         found, calibrated = _detected(contender, split, test, seed, config, device)
     else:
-        stage = f"{contender.name} {split.category} {seed}"
         data = training_data(pairs, split.normals, config.localizer.size)
         found, calibrated = _localised(stage, data, test, seed, config, on_stage, device), {}
     run = Run(
@@ -268,10 +297,7 @@ def _run(
         measure_by_defect(found, test),
         bootstrap(found, test, config.resamples),
         precision_curve(found.maps, test),
-        _confusion(pairs, split, replace(config.classifier, seed=seed), device)
-        if config.classifier
-        else None,
-        calibrated,
+        calibrated=calibrated,
     )
     if seed == 0:
         picture = folder / f"{identity}.png"
@@ -331,12 +357,29 @@ def _detected(
 
 
 def _confusion(
-    pairs: list[Pair], split: Split, config: ClassifierConfig, device: torch.device | str
+    stage: str,
+    pairs: list[Pair],
+    split: Split,
+    folder: Path,
+    config: ClassifierConfig,
+    on_stage: OnStage,
+    device: torch.device | str,
 ) -> list[list[int]] | None:
-    """Real test photos by true and found type; None for pairs that are of no type, or of one alone."""
+    """Real test photos by true and found type; None for pairs that are of no type, or of one alone. Read if
+    it is there, else learned and written.
+    """
     if len(split.defects) < 2 or {pair.defect for pair in pairs} != set(split.defects):
         return None
-    return train_and_classify(pairs, split, config, device).confusion.tolist()
+    identity = _hash([asdict(config), _hashes(pairs), _hashes(split.test_pairs), __version__])
+    path = folder / f"{identity}_classes.json"
+    if not path.is_file():
+
+        def on_step(step: int, total: int, loss: float) -> None:
+            on_stage(stage, step, total, f"loss {loss:.4f}")
+
+        found = train_and_classify(pairs, split, config, device, on_step).confusion.tolist()
+        write_new(json.dumps(found).encode(), path)
+    return _read_result(path, lambda content: [[int(count) for count in row] for row in content])
 
 
 def _calibrations(contender: Contender, split: Split) -> dict[str, list[Pair]]:
@@ -353,9 +396,13 @@ def _identity(contender: Contender, split: Split, seed: int, config: ComparisonC
         [file_hash(path) for path in split.test_normals],
         {name: _hashes(pairs) for name, pairs in _calibrations(contender, split).items()},
     ]
-    networks = [asdict(network) for network in (config.localizer, config.classifier) if network]
+    networks = [asdict(config.localizer)]
     settings = [contender.name, split.category, seed, config.protocol, config.resamples, networks]
-    return hashlib.sha256(json.dumps([settings, pictures, __version__]).encode()).hexdigest()[:16]
+    return _hash([settings, pictures, __version__])
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _hashes(pairs: Iterable[Pair]) -> list[tuple[str, str, str]]:
@@ -363,11 +410,17 @@ def _hashes(pairs: Iterable[Pair]) -> list[tuple[str, str, str]]:
 
 
 def _read_run(path: Path) -> Run:
-    try:
-        row = json.loads(path.read_text())
+    def run(row: dict[str, Any]) -> Run:
         metrics = {name: Localization(**values) for name, values in row.pop("metrics").items()}
         intervals = {name: (low, high) for name, (low, high) in row.pop("intervals").items()}
-        calibrated = {name: (pixel, image) for name, (pixel, image) in row.pop("calibrated", {}).items()}
+        calibrated = {name: (pixel, image) for name, (pixel, image) in row.pop("calibrated").items()}
         return Run(**row, metrics=metrics, intervals=intervals, calibrated=calibrated)
-    except (ValueError, TypeError, KeyError) as error:
+
+    return _read_result(path, run)
+
+
+def _read_result(path: Path, parse: Callable[[Any], Result]) -> Result:
+    try:
+        return parse(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, and the run is repeated.") from None

@@ -11,7 +11,7 @@ import numpy as np
 from ..dataset.layout import Pair
 from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
-from ..export.mvtec import manifest_pairs
+from ..export.mvtec import manifest_pairs, manifest_root
 from .generation_metrics import (
     PairQuality,
     PublishedNetworks,
@@ -29,8 +29,9 @@ PUBLISHED_SIZE = 256  # pixels per side of the published metrics' photos
 
 @dataclass(frozen=True)
 class DatasetQuality:
-    """Means over pairs of what `PairQuality` holds, None where no manifest names their normal photos; the
-    share of defects that copy a training defect; and the published metrics, where they were asked for.
+    """Means over pairs of what `PairQuality` holds, None where their normal photos are not known (no manifest
+    names them, they are not there, or of another size); the share of defects that copy a training defect; and
+    the published metrics, where they were asked for.
     """
 
     fill: float | None
@@ -44,13 +45,16 @@ def dataset_quality(
     root: Path, pairs: Sequence[Pair], split: Split, networks: PublishedNetworks | None = None
 ) -> DatasetQuality:
     """Of `pairs` of one category, which lie below `root`; `networks` are those of the published metrics."""
+    root = manifest_root(root)
     rows = {image.resolve(): row for row, image, _ in manifest_pairs(root)}
     found = []
     for pair in pairs:
         row = rows.get(pair.image.resolve(), {})
-        if "normal" in row:
-            photo, mask = read_pair(pair)
-            normal = read_photo(root / row["normal"]).pixels
+        known = root / row.get("normal", "")
+        if not known.is_file():
+            continue
+        (photo, mask), normal = read_pair(pair), read_photo(known).pixels
+        if normal.shape == photo.pixels.shape:
             # methods without an autoencoder have no noise, and any whole grey level is a change
             noise = float(row.get("noise", 0.5))
             found.append(pair_quality(normal, photo.pixels, mask[0].numpy() > 0, noise))

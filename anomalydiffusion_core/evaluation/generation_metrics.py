@@ -108,9 +108,13 @@ def published_networks() -> PublishedNetworks:
     """The networks with their published weights, downloaded once. Raises ValueError saying what to fetch
     where they cannot be had.
     """
-    import lpips
-    from torchmetrics.image import InceptionScore, KernelInceptionDistance
-
+    try:
+        import lpips
+        from torchmetrics.image import InceptionScore, KernelInceptionDistance
+    except ImportError:
+        raise ValueError(
+            'The published metrics need torchmetrics and lpips: pip install "comfyui-anomalydiffusion[eval]".'
+        ) from None
     logits = _with_weights(lambda: InceptionScore("logits_unbiased").inception)
     features = _with_weights(lambda: KernelInceptionDistance(2048).inception)
     network = _with_weights(lambda: lpips.LPIPS(net="vgg", verbose=False)).eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..dataset.layout import Category, Dataset, Pair, split_pairs
 from ..dataset.photos import SHORT_HASH, pixel_hash, read_photo
-from ..export.mvtec import manifest_pairs
+from ..export.mvtec import manifest_pairs, manifest_root
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def split_category(category: Category, share: float) -> Split:
         raise ValueError(
             f"Category {category.name} needs normal photos in both train/good and test/good: move some."
         )
+    if "all" in category.defects:
+        raise ValueError(f"A defect of {category.name} is called 'all', as the means are: rename its folder.")
     few_shot, test_pairs = {}, []
     for defect in category.defects:
         pairs = [pair for pair in category.pairs if pair.defect == defect]
@@ -65,7 +67,7 @@ def check_apart(split: Split, training: Iterable[Path], roots: Iterable[Path] = 
             )
     by_short_hash = {photo[:SHORT_HASH]: path for photo, path in test.items()}
     for root in roots:
-        for row, *_ in manifest_pairs(root):
+        for row, *_ in manifest_pairs(manifest_root(root)):
             for photo in row.get("trained_on", []):
                 if photo in by_short_hash:
                     raise ValueError(

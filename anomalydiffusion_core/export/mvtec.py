@@ -208,6 +208,12 @@ def _next_number(*folders: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
+def manifest_root(folder: Path) -> Path:
+    """Where a dataset's manifest lies: in the folder itself or, where that is one category of it, above."""
+    above = folder.resolve().parent
+    return above if not (folder / MANIFEST).is_file() and (above / MANIFEST).is_file() else folder
+
+
 def manifest_pairs(root: Path) -> Iterator[tuple[dict[str, Any], Path, Path]]:
     """(row, image path, mask path) of every pair in the manifest."""
     for row in read_manifest(root):

@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalydiffusion_core.dataset.layout import Pair, find_dataset
-from anomalydiffusion_core.dataset.photos import read_photo, short_hash
+from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
 from anomalydiffusion_core.evaluation import comparison
 from anomalydiffusion_core.evaluation.baselines import BASELINES, extended_anomaly, generate_baseline, perlin
 from anomalydiffusion_core.evaluation.classifier import ClassifierConfig
 from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
+from anomalydiffusion_core.evaluation.dataset_quality import dataset_quality
 from anomalydiffusion_core.evaluation.generation_metrics import PublishedNetworks, published_scores
 from anomalydiffusion_core.evaluation.localization import bootstrap, measure, read_images, read_test_photos
 from anomalydiffusion_core.evaluation.localizer import (
@@ -75,6 +76,10 @@ def test_each_real_photo_either_trains_or_measures(real: Path) -> None:
 def test_a_category_without_photos_to_measure_on_is_refused(dataset: Path, real: Path) -> None:
     with pytest.raises(ValueError, match="No pair of thing/scratch is left to measure on"):
         split_category(find_dataset(real).categories["thing"], 1.0)
+    for folder in ("test", "ground_truth"):
+        (dataset / "thing" / folder / "stain").rename(dataset / "thing" / folder / "all")
+    with pytest.raises(ValueError, match="A defect of thing is called 'all'"):
+        split_category(find_dataset(real).categories["thing"], 0.5)
     shutil.rmtree(dataset / "thing/test/good")
     with pytest.raises(ValueError, match="thing needs normal photos in both train/good and test/good"):
         split_category(find_dataset(real).categories["thing"], 0.5)
@@ -243,14 +248,33 @@ def test_the_real_few_shots_can_train_along_with_every_contender(
     assert both.quality == alone.quality  # of generated pairs
 
 
-def test_types_are_told_apart_where_pairs_have_them(real: Path, generated: Path, tmp_path: Path) -> None:
+def test_types_are_told_apart_where_pairs_have_them(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     classifier = ClassifierConfig(size=32, steps=1, batch_size=4, pretrained=False)
-    config = replace(CONFIG, classifier=classifier, seeds=1)
-    found = {
-        r.contender: r for r in compare({"ours": generated}, real, ["draem"], tmp_path / "out", config).runs
-    }
-    assert np.sum(found["ours"].confusion, 1).tolist() == [2, 2]  # two test photos of each type
-    assert found["draem"].confusion is None
+    config, out, stages = replace(CONFIG, seeds=1), tmp_path / "out", []
+
+    def evaluated(config: ComparisonConfig) -> list[comparison.Run]:
+        return compare(
+            {"ours": generated}, real, ["draem"], out, config, lambda stage, *_: stages.append(stage)
+        ).runs
+
+    alone = evaluated(config)
+
+    def no_training(*arguments: object) -> None:
+        raise AssertionError("a finished part is read, not repeated")
+
+    monkeypatch.setattr(comparison, "train_localizer", no_training)  # classes are learned beside it
+    both = evaluated(replace(config, classifier=classifier))
+    assert "classes, ours thing 0" in stages
+    found = {run.contender: run.confusion for run in both}
+    assert np.sum(found["ours"], 1).tolist() == [2, 2]  # two test photos of each type
+    assert found["draem"] is None
+    assert [replace(run, confusion=None) for run in both] == alone
+    monkeypatch.setattr(comparison, "train_and_classify", no_training)
+    assert evaluated(replace(config, classifier=classifier)) == both
+    with pytest.raises(AssertionError):
+        evaluated(replace(config, classifier=replace(classifier, steps=2)))
 
 
 def test_the_published_metrics_are_had_before_the_long_work_and_stand_in_the_tables(
@@ -310,6 +334,12 @@ def test_the_paper_s_protocol_takes_the_best_checkpoint_on_the_test_photos(
 
 def test_what_cannot_be_compared_is_refused(real: Path, generated: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    with pytest.raises(ValueError, match="There is no baseline 'gan': there are crop-paste, "):
+        compare({"ours": generated}, real, ["draem", "gan"], out, CONFIG)
+    assert not (out / "baselines").exists()
+    shutil.copytree(generated / "thing/train/good", tmp_path / "empty/thing/train/good")
+    with pytest.raises(ValueError, match="empty holds no pairs with usable masks"):
+        compare({"ours": tmp_path / "empty"}, real, [], out, CONFIG)
     with pytest.raises(ValueError, match="has 3 pairs of thing/scratch, but 9 are compared: generate more"):
         compare({"ours": generated}, real, [], out, replace(CONFIG, pairs_per_type=9))
     shutil.copy(real / "thing/test/stain/002.png", generated / "thing/test/stain/00000.png")
@@ -358,10 +388,47 @@ def test_a_generator_that_was_trained_on_test_photos_is_found_out(
     trained_on(split.few_shot_pairs[0].image)
     assert compare({"ours": generated}, real, [], tmp_path / "out", one).runs
     trained_on(split.test_pairs[0].image)
-    with pytest.raises(ValueError, match=r"generated comes from .* trained on .*/scratch/.*: give the share"):
-        compare({"ours": generated}, real, [], tmp_path / "out", one)
+    for folder in (generated, generated / "thing"):  # whose manifest lies above it
+        with pytest.raises(
+            ValueError, match=r"generated.* comes from .* trained on .*/scratch/.*: give the share"
+        ):
+            compare({"ours": folder}, real, [], tmp_path / "out", one)
     allowed = replace(one, allow_overlap=True)
     assert compare({"ours": generated}, real, [], tmp_path / "out", allowed).runs
+
+
+def test_pairs_whose_normal_photo_is_gone_or_of_another_size_are_measured_without_it(
+    real: Path, generated: Path, tmp_path: Path
+) -> None:
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    pairs = list(find_dataset(generated).pairs)
+    assert (
+        dataset_quality(generated, pairs, split).fill
+        == dataset_quality(generated / "thing", pairs, split).fill
+    )
+    for row in read_manifest(generated):
+        Image.new("RGB", (96, 96)).save(generated / row["normal"])
+    assert dataset_quality(generated, pairs, split).fill is None
+    shutil.rmtree(generated / "thing/train")
+    assert dataset_quality(generated, pairs, split).fill is None
+
+
+def test_prn_lays_defects_on_the_object_also_where_one_photo_hides_the_ground(
+    real: Path, tmp_path: Path, write_image: Write
+) -> None:
+    ground = np.full((64, 64, 3), 200, np.uint8)
+    for number, box in enumerate((np.s_[8:40, 10:50], np.s_[:, 20:60], np.s_[4:, 2:])):
+        photo = ground.copy()
+        photo[box] = 40
+        write_image(real / "thing/train/good" / f"{number:03d}.png", photo)
+    split = split_category(find_dataset(real).categories["thing"], 0.5)
+    assert len(split.normals) == 3
+    rows = generate_baseline("prn", split, 12, tmp_path / "prn", 0)
+    assert {row["normal"] for row in rows} == {f"thing/train/good/{i:05d}.png" for i in range(3)}
+    for row in rows:
+        normal = read_photo(tmp_path / "prn" / row["normal"]).pixels[..., 0]
+        mask = read_mask(tmp_path / "prn" / row["mask"])
+        assert (normal[mask] == 40).mean() > 0.85
 
 
 def test_two_contenders_of_one_name_are_refused(real: Path, generated: Path, tmp_path: Path) -> None:
@@ -373,6 +440,9 @@ def test_two_contenders_of_one_name_are_refused(real: Path, generated: Path, tmp
 def test_one_defect_alone_is_compared_but_not_classified(real: Path, generated: Path, tmp_path: Path) -> None:
     classifier = ClassifierConfig(size=32, steps=1, batch_size=4, pretrained=False)
     config = replace(CONFIG, classifier=classifier, seeds=1, defects=("stain",))
+    with pytest.raises(ValueError, match="Telling types apart needs two"):
+        compare({"ours": generated}, real, ["prn"], tmp_path / "out", config)
+    config = replace(config, classifier=None)
     runs = compare({"ours": generated}, real, ["prn"], tmp_path / "out", config).runs
     assert [run.pairs for run in runs] == [2, 1, 2] and {run.confusion for run in runs} == {None}
     assert set(runs[0].metrics) == {"stain", "all"}
@@ -384,7 +454,7 @@ def test_thin_defects_are_turned_and_mirrored_too() -> None:
     line[10:30, 20] = True
     widths = set()
     for seed in range(40):
-        _, mask = extended_anomaly(np.random.default_rng(seed), normal, [(real, line)])
+        _, mask = extended_anomaly(np.random.default_rng(seed), normal, [(real, line)], None)
         assert mask.any()
         widths.add(int(np.ptp(np.nonzero(mask)[1])))
     assert len(widths) > 5  # an upright line alone has one
@@ -427,7 +497,7 @@ def test_a_defect_larger_than_the_photo_is_shrunk(name: str) -> None:
     mask[10:190, 10:30] = mask[170:190, 10:190] = True  # an L
     normal = np.full((64, 50, 3), 90, np.uint8)
     for seed in range(5):
-        made, marked = BASELINES[name].method(np.random.default_rng(seed), normal, [(pixels, mask)])
+        made, marked = BASELINES[name].method(np.random.default_rng(seed), normal, [(pixels, mask)], None)
         assert made.shape == normal.shape and 0 < marked.sum() < marked.size
         assert (made[~marked] == 90).all()
 

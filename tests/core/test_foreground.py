@@ -89,5 +89,5 @@ def test_one_photo_that_looks_like_an_object_makes_no_object_of_a_texture(
         images = [write_image(tmp_path / f"{number}.png", photo) for number, photo in enumerate(photos)]
         return ground_of(images) is not None
 
-    assert not found(texture, part, texture)
+    assert not found(part, texture, texture)
     assert found(part, part, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations
 from urllib.error import URLError
 
@@ -132,6 +133,9 @@ def test_networks_that_cannot_be_fetched_are_told(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(image, "InceptionScore", offline)
     with pytest.raises(ValueError, match="cannot be fetched .*no network.* download its weights into"):
+        published_networks()
+    monkeypatch.setitem(sys.modules, "lpips", None)  # not installed
+    with pytest.raises(ValueError, match=r"need torchmetrics and lpips: pip install .*\[eval\]"):
         published_networks()
 
 

@@ -136,7 +136,7 @@ def test_constant_scores_tell_nothing() -> None:
     found = pixel_metrics([np.full((10, 10), 0.3)], [mask])
     assert (found.auroc, found.ap) == (0.5, pytest.approx(0.1))
     assert found.f1_max == pytest.approx(2 * 0.1 / 1.1)
-    assert found.pro == pytest.approx(PRO_LIMIT / 2)  # the diagonal up to the limit
+    assert found.pro == pytest.approx(0.3 / 2)  # the diagonal up to the limit
 
 
 def test_a_perfect_map_is_perfect_and_one_moved_by_a_pixel_is_not() -> None:
