@@ -170,9 +170,13 @@ def compare(
     for contender, category, seed in _all_runs(contenders, config):
         stage = f"{contender.name}, {category}, seed {seed}"
         on_stage("localisers", len(runs), total, stage)
-        runs.append(
-            _run(contender, splits[category], tests[category], seed, out / "runs", config, on_stage, device)
-        )
+        split, folder = splits[category], out / "runs"
+        run = _run(contender, split, tests[category], seed, folder, config, on_stage, device)
+        if config.classifier:
+            pairs = _training_pairs(contender, split, config)
+            classes = _confusion(run, pairs, split, folder, config.classifier, on_stage, device)
+            run = replace(run, confusion=classes)
+        runs.append(run)
     on_stage("localisers", total, total, "")
     quality = {
         (contender.name, category): dataset_quality(contender.root, pairs, splits[category], networks)
@@ -255,28 +259,7 @@ def _run(
     on_stage: OnStage,
     device: torch.device | str,
 ) -> Run:
-    """Reads the run's results if they are there, else trains, measures and writes them."""
-    stage = f"{contender.name} {split.category} {seed}"
-    run = _run_of_localizer(stage, contender, split, test, seed, folder, config, on_stage, device)
-    if not config.classifier:
-        return run
-    classifier, pairs = replace(config.classifier, seed=seed), _training_pairs(contender, split, config)
-    return replace(
-        run, confusion=_confusion(f"classes, {stage}", pairs, split, folder, classifier, on_stage, device)
-    )
-
-
-def _run_of_localizer(
-    stage: str,
-    contender: Contender,
-    split: Split,
-    test: TestPhotos,
-    seed: int,
-    folder: Path,
-    config: ComparisonConfig,
-    on_stage: OnStage,
-    device: torch.device | str,
-) -> Run:
+    """Reads the localiser's result if it is there, else trains, measures and writes it."""
     identity = _identity(contender, split, seed, config)
     path = folder / f"{identity}.json"
     if path.is_file():
@@ -285,6 +268,7 @@ def _run_of_localizer(
     if contender.detector:
         found, calibrated = _detected(contender, split, test, seed, config, device)
     else:
+        stage = f"{contender.name} {split.category} {seed}"
         data = training_data(pairs, split.normals, config.localizer.size)
         found, calibrated = _localised(stage, data, test, seed, config, on_stage, device), {}
     run = Run(
@@ -357,7 +341,7 @@ def _detected(
 
 
 def _confusion(
-    stage: str,
+    run: Run,
     pairs: list[Pair],
     split: Split,
     folder: Path,
@@ -370,11 +354,13 @@ def _confusion(
     """
     if len(split.defects) < 2 or {pair.defect for pair in pairs} != set(split.defects):
         return None
+    config = replace(config, seed=run.seed)
     identity = _hash([asdict(config), _hashes(pairs), _hashes(split.test_pairs), __version__])
     path = folder / f"{identity}_classes.json"
     if not path.is_file():
 
         def on_step(step: int, total: int, loss: float) -> None:
+            stage = f"classes, {run.contender} {run.category} {run.seed}"
             on_stage(stage, step, total, f"loss {loss:.4f}")
 
         found = train_and_classify(pairs, split, config, device, on_step).confusion.tolist()
