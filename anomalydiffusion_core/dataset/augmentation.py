@@ -10,14 +10,21 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
+from ..windows import CONTEXT, Window
+
 MAX_ROTATION = 20.0  # degrees either way
-SMALLEST_CROP = 0.5  # of each side
+SMALLEST_CROP = 0.5  # of the longer side, or less where that is still the view's own resolution
 CLOSE_UP = (1.5, 3.0)  # crops of a close-up, in multiples of the defect's own extent
 
 
 def whole_view(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The pair as it is, at size x size: image (3,S,S), mask (1,S,S) in {0,1} with thin defects kept."""
-    return _resized(image, (size, size)), resize_mask(mask, (size, size))
+    """The pair as it is, mirrored to a square, at size x size: image (3,S,S), mask (1,S,S) in {0,1} with thin
+    defects kept.
+    """
+    height, width = mask.shape[-2:]
+    return _view(
+        image, mask, Window.around((height // 2, width // 2), max(height, width), (height, width)), size
+    )
 
 
 def random_view(
@@ -25,7 +32,8 @@ def random_view(
 ) -> tuple[Tensor, Tensor]:
     """One random view of image (3,H,W) in [-1,1] and mask (1,H,W) in {0,1}, both at size x size.
 
-    It shows at least half of each side, or (close-up) little more than the defect, however small that is.
+    Its scale is that of the windows in which defects are generated, or up to twice as coarse; a close-up
+    shows little more than the defect, however small that is.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -38,15 +46,19 @@ def random_view(
     image, mask = rotate_whole(image, mask, uniform(-MAX_ROTATION, MAX_ROTATION))
     height, width = mask.shape[-2:]
     top, bottom, left, right = bounding_box(mask)
-    extent = max((bottom - top) / height, (right - left) / width)
-    closest, widest = (min(1.0, factor * extent) for factor in CLOSE_UP)
-    scale = uniform(closest, widest) if close_up else uniform(max(SMALLEST_CROP, extent), 1.0)
-    crop_h = _at_least(scale * height, bottom - top, height)
-    crop_w = _at_least(scale * width, right - left, width)
-    y = round(uniform(max(0, bottom - crop_h), min(top, height - crop_h)))
-    x = round(uniform(max(0, right - crop_w), min(left, width - crop_w)))
-    crop = (..., slice(y, y + crop_h), slice(x, x + crop_w))
-    return whole_view(image[crop], mask[crop], size)
+    longer = max(height, width)
+    extent = max(bottom - top, right - left) / longer
+    if close_up:
+        closest, widest = (min(1.0, factor * extent) for factor in CLOSE_UP)
+    else:
+        native = min(SMALLEST_CROP, size / longer)
+        closest, widest = max(native, extent), max(2 * native, min(1.0, CONTEXT * extent))
+    side = min(longer, max(round(uniform(closest, widest) * longer), bottom - top, right - left))
+    y, x = (
+        _corner(uniform(0, 1), first, last, side, length)
+        for first, last, length in ((top, bottom, height), (left, right, width))
+    )
+    return _view(image, mask, Window(y, x, side), size)
 
 
 def rotate_whole(image: Tensor, mask: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
@@ -81,12 +93,21 @@ def bounding_box(mask: Tensor) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def _at_least(wanted: float, needed: int, available: int) -> int:
-    return min(max(round(wanted), needed), available)
+def _corner(share: float, first: int, last: int, side: int, length: int) -> int:
+    """Where a crop begins that holds all from `first` to `last`; centred where it is longer than the photo."""
+    if side >= length:
+        return (length - side) // 2
+    low, high = max(0, last - side), min(first, length - side)
+    return round(low + (high - low) * share)
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return T.resize(image, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
+def _view(image: Tensor, mask: Tensor, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    # CHW -> HWC and back; what is mirrored is marked too
+    cut, marked = (
+        torch.from_numpy(window.cut(part.permute(1, 2, 0).numpy())).permute(2, 0, 1) for part in (image, mask)
+    )
+    view = T.resize(cut, [size, size], v2.InterpolationMode.BILINEAR, antialias=True)
+    return view, resize_mask(marked, (size, size))
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

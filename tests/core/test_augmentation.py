@@ -193,7 +193,7 @@ def test_a_resized_mask_marks_every_pixel_that_the_defect_touches(mask: np.ndarr
 
 
 def test_a_scratch_one_pixel_thin_survives_a_small_view() -> None:
-    mask = np.zeros((512, 96), bool)
+    mask = np.zeros((512, 512), bool)
     mask[np.arange(300), np.arange(300) // 4 + 3] = True
     _, view_mask = whole_view(*painted(mask), 32)
     assert ndimage.label(view_mask[0].numpy(), np.ones((3, 3)))[1] == 1
