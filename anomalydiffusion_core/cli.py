@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_generate import generate
+from .cli_options import Base, DefectTypes, Device, Json, Seed, device_of, load_with_base, names_in
 from .console import check_new, check_writable, progress, run_command, say
 from .reweighting import AARMode
 
@@ -17,17 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Few-shot anomaly image-mask pairs by latent diffusion. Start with: anomalydiffusion demo",
 )
-
-Json = Annotated[Path | None, typer.Option("--json", help="Write a machine-readable summary to this file.")]
-Base = Annotated[
-    str | None,
-    typer.Option(
-        help="Base model: tiny, a diffusers folder, a hub id, or a .safetensors checkpoint. Default: tiny."
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best one found.")]
-DefectTypes = Annotated[list[str] | None, typer.Option("--type", help="Only these category/defect (repeat).")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 
 
 @app.command(epilog="Example: anomalydiffusion demo --out demo-output")
@@ -120,7 +111,7 @@ def train(
         )
         with progress() as on_stage:
             outcome = train_model(
-                load_base(base or "tiny", _device(device)), found, config, mask_steps, share, on_stage
+                load_base(base or "tiny", device_of(device)), found, config, mask_steps, share, on_stage
             )
         save_artifact(outcome.model, out)
         say(f"Artifact: {out}")
@@ -160,7 +151,7 @@ def masks(
     def command() -> dict[str, Any]:
         check_new(out)
         config = MaskConfig(SamplingConfig(steps=steps, guidance=guidance, aar=AARConfig(AARMode.OFF)))
-        host, model = _load(artifact, base, device)
+        host, model = load_with_base(artifact, base, device)
         types = defect_type or sorted(model.mask)
         if not types:
             raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
@@ -168,63 +159,6 @@ def masks(
             written = write_masks(host, model, types, count, seed, out, config, on_stage)
         say(f"Masks: {out}\nOverview: {out / 'overview.png'}")
         return {"masks": written, "out": str(out)}
-
-    raise typer.Exit(run_command(command, json))
-
-
-@app.command(
-    epilog="Example: anomalydiffusion generate leather.safetensors data/leather --out generated --count 50"
-)
-def generate(
-    artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
-    dataset: Annotated[Path, typer.Argument(help="Where the normal photos are: the dataset trained on.")],
-    out: Annotated[Path, typer.Option(help="Dataset to write or to continue (MVTec layout + manifest).")],
-    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type, in all.")] = 20,
-    defect_type: DefectTypes = None,
-    mask_folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--masks",
-            help="Masks as written by 'masks' or a ground_truth folder; default: invented on the way. "
-            "One that misses the object is moved onto it.",
-        ),
-    ] = None,
-    aar: Annotated[AARMode, typer.Option(help="Attention re-weighting.")] = AARMode.ADAPTIVE,
-    aar_strength: Annotated[float, typer.Option(min=0, help="0 = exactly the plain sampler.")] = 1.0,
-    scheduler: Annotated[
-        str, typer.Option(help="ddim, euler, heun, dpmpp_2m, unipc, or a diffusers class.")
-    ] = "ddim",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.5,
-    smallest_fill: Annotated[
-        float, typer.Option(min=0, max=1, help="Pairs that show less are tried again.")
-    ] = 0.3,
-    batch: Annotated[int, typer.Option(min=1, help="Pairs at a time.")] = 4,
-    base: Base = None,
-    seed: Seed = 0,
-    device: Device = None,
-    json: Json = None,
-) -> None:
-    """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
-    from .export.mvtec import check_output
-    from .generation import GenerationConfig
-    from .pipeline import generate_all
-    from .reweighting import AARConfig
-    from .sampling import SamplingConfig
-
-    def command() -> dict[str, Any]:
-        check_output(out)
-        check_writable(out)
-        host, model = _load(artifact, base, device)
-        sampling = SamplingConfig(scheduler, steps, guidance=guidance, aar=AARConfig(aar, aar_strength))
-        config = GenerationConfig(sampling, seed=seed, smallest_fill=smallest_fill, batch_size=batch)
-        with progress() as on_stage:
-            rows = generate_all(
-                host, model, artifact, dataset, defect_type, mask_folder, count, out, config, on_stage
-            )
-        fill = sum(float(row["fill"]) for row in rows) / len(rows)
-        say(f"Dataset: {out} ({len(rows)} pairs, mean fill {fill:.2f})")
-        return {"out": str(out), "pairs": len(rows), "mean_fill": fill}
 
     raise typer.Exit(run_command(command, json))
 
@@ -329,11 +263,17 @@ def evaluate(
             allow_overlap=allow_overlap,
             with_real=with_real,
             defects=tuple(defect or ()),
-            detectors=_names(detectors),
+            detectors=names_in(detectors),
         )
         with progress() as on_stage:
             comparison = compare(
-                named_datasets(generated), real, list(_names(against)), out, config, on_stage, _device(device)
+                named_datasets(generated),
+                real,
+                list(names_in(against)),
+                out,
+                config,
+                on_stage,
+                device_of(device),
             )
         paths, runs = write_tables(comparison, config, out), comparison.runs
         means = {name: macro(runs, name) for name in in_all_categories(runs)}
@@ -405,7 +345,7 @@ def pretrain_tiny(
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         chosen = RECIPES[recipe]
         chosen = dataclasses.replace(chosen, seed=seed, minutes=minutes or chosen.minutes)
-        path = pretrain(chosen, out, resume, _device(device))
+        path = pretrain(chosen, out, resume, device_of(device))
         say(f"Base model: {path}")
         return {"base": str(path)}
 
@@ -426,37 +366,9 @@ def doctor(base: Base = None, json: Json = None) -> None:
     raise typer.Exit(run_command(command, json))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    from .doctor import best_device
-
-    if name is None:
-        return best_device()
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"Device {name!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu."
-        ) from None
-    return name
-
-
-def _load(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
-    from .artifact import load_artifact
-    from .diffusers_model import load_base
-
-    trained_on = load_artifact(artifact).base.family
-    if base is None and trained_on != "tiny":
-        raise ValueError(
-            f"{artifact} was trained on base family {trained_on!r}: say with --base where that model is."
-        )
-    host = load_base(base or "tiny", _device(device))
-    return host, load_artifact(artifact, host.fingerprint)
+app.command(
+    epilog="Example: anomalydiffusion generate leather.safetensors data/leather --out generated --count 50"
+)(generate)
 
 
 if __name__ == "__main__":

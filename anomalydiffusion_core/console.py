@@ -81,7 +81,8 @@ def check_writable(path: Path) -> None:
 def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -> int:
     """Runs a command and turns its end into an exit code: 0 done, 2 bad input, 130 interrupted.
 
-    The returned summary goes to `json_path` when given. A summary with `interrupted` true gives 130.
+    The returned summary goes to `json_path` when given. A summary with `interrupted` true gives 130, one with
+    a `shortfall` (why less was made than asked for) says so and gives 2.
     """
     try:
         if json_path:
@@ -95,6 +96,9 @@ def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    if summary.get("shortfall"):
+        print(f"error: {summary['shortfall']}", file=sys.stderr)
         return 2
     return 130 if summary.get("interrupted") else 0
 

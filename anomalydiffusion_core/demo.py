@@ -17,9 +17,10 @@ from .dataset.layout import find_dataset
 from .diffusers_model import load_base
 from .embeddings import AnomalyModel
 from .export.mvtec import read_manifest
+from .generated_dataset import generate_all
 from .generation import GenerationConfig
 from .latent_diffusion import LatentDiffusion
-from .pipeline import OnStage, TrainingOutcome, generate_all, train_model
+from .pipeline import OnStage, TrainingOutcome, train_model
 from .report import write_report
 from .tiny_base.few_shot import CATEGORIES, write_few_shot_dataset
 from .training import TrainingConfig
@@ -48,7 +49,7 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)
     config = GenerationConfig(seed=seed)
-    generate_all(base, model, artifact, few_shot, None, None, count, generated, config, on_stage)
+    generate_all(base, model, artifact, few_shot, None, None, count, generated, config, on_stage=on_stage)
     return _summary(few_shot, artifact, generated, model)
 
 

@@ -1,31 +1,38 @@
-"""From normal photos and masks to accepted image-mask pairs: sample, decode, paste back, check, retry."""
+"""From normal photos and masks to accepted image-mask pairs: each defect region is made in a window of its
+own, stitched into the photo, checked, and tried again where it is not good enough.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from .blending import paste, restore_detail
-from .conditioning import anomaly_context, empty_context
+from .backbone import find_backbone
 from .dataset.augmentation import resize_mask
+from .dataset.layout import Pair
 from .dataset.photos import Photo, read_photo
+from .dataset.views import read_pair
 from .embeddings import AnomalyModel
 from .foreground import ground_of, object_foreground
+from .gate import SPOTS, Canvas, Gate, GateConfig, Made, Scores
 from .latent_diffusion import LatentDiffusion
 from .masks import OFF_OBJECT, MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
 from .placement import moved_onto
-from .quality import NOISE_QUANTILE, change, fill
-from .sampling import OnStep, SamplingConfig, image_generator, sample_into
+from .quality import change
+from .sampling import OnStep, SamplingConfig, image_generator
+from .stitching import MadeRegion, RegionJob, make_regions, on_canvas, regions_on_canvas, stitch
+from .windows import regions_of
 
-NOISE_PHOTOS = 16  # normal photos that the autoencoder's noise is measured on, at most
+MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
+TOO_LARGE = "too large for the model's canvas"
+BOTH = "+"  # joins two defects that share an image
 
 
 @dataclass(frozen=True)
@@ -34,27 +41,60 @@ class GenerationConfig:
 
     sampling: SamplingConfig = SamplingConfig(guidance=2.5)
     masks: MaskConfig = MaskConfig()
+    gate: GateConfig = GateConfig()
     seed: int = 0
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask
-    smallest_fill: float = 0.3  # share of the mask that must show a change
     on_object: bool = True  # where the photos have a plain ground, masks are moved onto the object
+    aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
+    vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
+    vary_guidance: float = 0.0  # so is the guidance
     tries_per_pair: int = 8
     batch_size: int = 4
+
+    def sampling_of(self, defect_type: str) -> SamplingConfig:
+        """The sampling of one defect type, with its own strength of AAR."""
+        strength = dict(self.aar_strengths).get(defect_type, self.sampling.aar.strength)
+        return replace(self.sampling, aar=replace(self.sampling.aar, strength=strength))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One defect of a pair: its type, and its mask (H,W) bool."""
+
+    defect_type: str
+    mask: np.ndarray
 
 
 @dataclass(frozen=True)
 class GeneratedPair:
-    """One result at the photo's own size: `pixels` (H,W,3) uint8, `mask` (H,W) bool, and what made it."""
+    """One result at the photo's own size: `pixels` (H,W,3) uint8, `mask` (H,W) bool of all parts, what made
+    it, and what the gate says.
+    """
 
     defect_type: str
     index: int  # of the try; with the run seed it fixes everything random
     normal: int  # which normal photo
     template: str
+    strength: float  # of the anomaly embedding
+    guidance: float
     photo: Photo
     pixels: np.ndarray
     mask: np.ndarray
-    fill: float
-    noise: float  # grey levels a change must exceed to count for fill
+    parts: tuple[Part, ...]
+    regions: tuple[tuple[str, Made], ...]  # with the defect type of each
+    scores: Scores = Scores()
+    problems: tuple[str, ...] = ()  # what the gate found wrong
+
+    @property
+    def fill(self) -> float:
+        """Share of the whole mask that shows."""
+        shown = [change(made.before, made.after)[made.mask] > made.noise for _, made in self.regions]
+        return float(np.concatenate(shown).mean())
+
+    @property
+    def noise(self) -> float:
+        """Grey levels that a change must exceed to count for fill, in the noisiest region."""
+        return max(made.noise for _, made in self.regions)
 
 
 @dataclass(frozen=True)
@@ -62,52 +102,58 @@ class _Draft:
     index: int
     normal: int
     template: str
-    mask: np.ndarray
-    generator: torch.Generator
+    parts: tuple[Part, ...]
+    strength: float
+    guidance: float
 
 
 @dataclass(frozen=True)
 class _Normal:
     photo: Photo
-    small: Tensor  # (3,S,S) in [-1,1]
-    reconstruction: np.ndarray  # the photo through the autoencoder, (H,W,3) float in [0,255]
     foreground: np.ndarray | None
 
 
 class PairGenerator:
-    """Makes pairs of one category; normal photos are read as they are needed, and only some are kept."""
+    """Makes pairs of one category on its normal photos, which are read as they are needed.
+
+    `real` are the pairs, by defect type, that the gate is calibrated on: those that trained the model.
+    """
 
     def __init__(
-        self, base: LatentDiffusion, model: AnomalyModel, normals: list[Path], config: GenerationConfig
+        self,
+        base: LatentDiffusion,
+        model: AnomalyModel,
+        normals: list[Path],
+        config: GenerationConfig,
+        real: dict[str, list[Pair]] | None = None,
     ) -> None:
         if not normals:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
         self.base, self.model, self.config, self.normals = base, model, config, normals
-        self._normal = lru_cache(maxsize=4 * config.batch_size)(self._read_normal)
+        self.real = real or {}
+        self._normal = lru_cache(maxsize=config.batch_size)(self._read_normal)
+        self.gate = lru_cache(maxsize=None)(self._calibrated_gate)
         self.ground = ground_of(normals) if config.on_object else None
-        measured = [self._normal(i) for i in range(0, len(normals), -(-len(normals) // NOISE_PHOTOS))]
-        self.noise = autoencoder_noise([(n.photo.pixels, n.reconstruction) for n in measured])
+        self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
 
     def _read_normal(self, number: int) -> _Normal:
         photo = read_photo(self.normals[number])
-        small = fit_image(photo.tensor(), self.model.image_size)
-        with torch.no_grad():
-            decoded = self.base.decode(self.base.encode(small[None]))[0].cpu()
-        foreground = object_foreground(photo.pixels, self.ground) if self.ground else None
-        return _Normal(photo, small, to_pixels(decoded, photo.size), foreground)
+        return _Normal(photo, object_foreground(photo.pixels, self.ground) if self.ground else None)
 
     def accepted(
         self,
         defect_type: str,
-        masks: MaskSource,
+        masks: dict[str, MaskSource],
         count: int,
         first_index: int = 0,
         on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
+        on_rejected: Callable[[GeneratedPair], None] = lambda pair: None,
         on_step: OnStep | None = None,
     ) -> Iterator[GeneratedPair]:
         """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
 
-        Try i takes mask number i. Raises TriesExhausted, saying what failed how often, when tries run out.
+        Try i takes mask number i. `on_rejected` is given each pair that the gate stopped. Raises
+        TriesExhausted, saying what failed how often, when tries run out.
         """
         done, tries, index = 0, 0, first_index
         problems: Counter[str] = Counter()
@@ -126,134 +172,181 @@ class PairGenerator:
             if not drafts:
                 break
             for pair in self.make(defect_type, drafts, on_step):
-                if pair.fill < self.config.smallest_fill:
-                    problems["unfilled"] += 1
-                elif done < count:
+                if done == count:
+                    break
+                pair = self.judged(pair)
+                if pair.problems:
+                    problems.update(pair.problems)
+                    on_rejected(pair)
+                else:
                     done += 1
+                    self.remember(pair)
                     yield pair
             on_pair(done, tries)
         if done < count:
-            reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
-            raise TriesExhausted(
-                f"Only {done} of {count} pairs of {defect_type} were accepted ({reasons}): train "
-                "longer, raise the AAR strength, lower the smallest fill, or give other masks."
-            )
+            raise TriesExhausted(_shortfall(defect_type, done, count, tries, problems))
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
-        """One pair per index whose mask is usable, whatever its fill: for comparing settings."""
-        drafts = [draft for index in indices if (draft := self._draft(defect_type, index, masks)[0])]
-        size = self.config.batch_size
+        """One pair per index whose mask is usable, good or not: for comparing settings."""
+        found = [self._draft(defect_type, index, {defect_type: masks})[0] for index in indices]
+        drafts, size = [draft for draft in found if draft], self.config.batch_size
         return [
-            pair
+            self.judged(pair)
             for start in range(0, len(drafts), size)
             for pair in self.make(defect_type, drafts[start : start + size])
         ]
 
-    def _draft(self, defect_type: str, index: int, masks: MaskSource) -> tuple[_Draft | None, str | None]:
+    def _draft(
+        self, defect_type: str, index: int, masks: dict[str, MaskSource]
+    ) -> tuple[_Draft | None, str | None]:
         generator = image_generator(self.config.seed, index, defect_type)
+        template = int(torch.randint(len(self.model.templates), (), generator=generator))
+        strength, guidance = (
+            1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)
+            for spread in (self.config.vary_strength, self.config.vary_guidance)
+        )
+        normal = self._turn(defect_type, index)
+        parts: list[Part] = []
+        for kind, source in masks.items():
+            mask, problem = self._mask(kind, source(index), self._normal(normal), generator)
+            if mask is None:
+                return None, problem
+            if any((mask & part.mask).any() for part in parts):
+                return None, "overlapping"
+            parts.append(Part(kind, mask))
+        guidance *= self.config.sampling.guidance
+        return _Draft(index, normal, self.model.templates[template], tuple(parts), strength, guidance), None
 
-        def pick(count: int) -> int:
-            return int(torch.randint(count, (), generator=generator))
+    def _turn(self, defect_type: str, index: int) -> int:
+        """Which normal photo is tried: every one once, in random order, before any comes again."""
+        turn, place = divmod(index, len(self.normals))
+        generator = image_generator(self.config.seed, turn, f"{defect_type} normals")
+        return int(torch.randperm(len(self.normals), generator=generator)[place])
 
-        normal, template = pick(len(self.normals)), pick(len(self.model.templates))
-        known = self._normal(normal)
-        mask = _fit_mask(masks(index), known.photo.size)
-        usable = usable_for(self.config.masks, self.model, defect_type)
+    def _mask(
+        self, kind: str, mask: np.ndarray, known: _Normal, generator: torch.Generator
+    ) -> tuple[np.ndarray | None, str | None]:
+        """The mask at the photo's size, on its object, or what is wrong with it."""
+        mask = _fit_mask(mask, known.photo.size)
+        usable = usable_for(self.config.masks, self.model, kind)
         problem = mask_problem(mask, usable, known.foreground)
         if problem == OFF_OBJECT and known.foreground is not None:
             moved = moved_onto(mask, known.foreground, usable.on_object, generator)
             if moved is not None:
                 mask, problem = moved, mask_problem(moved, usable, known.foreground)
-        if problem:
-            return None, problem
-        return _Draft(index, normal, self.model.templates[template], mask, generator), None
+        if problem is None:
+            widest = max(region.window.side for region in regions_of(mask, self.model.image_size))
+            problem = TOO_LARGE if widest > MAX_SHRINK * self.model.image_size else None
+        return (None, problem) if problem else (mask, None)
 
     def make(
         self, defect_type: str, drafts: list[_Draft], on_step: OnStep | None = None
     ) -> list[GeneratedPair]:
-        """Generates a batch of drafts, accepted or not."""
-        base, size = self.base, self.model.image_size
-        images = torch.stack([self._normal(d.normal).small for d in drafts]).to(base.device)
-        masks = torch.stack(
-            [resize_mask(torch.from_numpy(d.mask.astype(np.uint8))[None], (size, size)) for d in drafts]
+        """Generates drafts, not judged yet."""
+        jobs = [self._jobs(draft) for draft in drafts]
+        sampling = {part.defect_type: self.config.sampling_of(part.defect_type) for part in drafts[0].parts}
+        made = iter(
+            make_regions(self.base, self.model, sum(jobs, []), sampling, self.config.batch_size, on_step)
         )
-        masks = masks.to(base.device)
-        with torch.no_grad():
-            context = anomaly_context(
-                base,
-                [d.template for d in drafts],
-                self.model.anomaly_tokens(defect_type),
-                self.model.spatial_encoders,
-                masks,
-            )
-            guided = self.config.sampling.guidance != 1
-            latent = sample_into(
-                base,
-                images,
-                masks.float(),
-                context,
-                empty_context(base, len(drafts)) if guided else None,
-                self.config.sampling,
-                [d.generator for d in drafts],
-                on_step,
-            )
-            decoded = base.decode(latent).cpu()
-        return [self._finish(defect_type, draft, image) for draft, image in zip(drafts, decoded, strict=True)]
+        return [
+            self._stitched(defect_type, draft, own, [next(made) for _ in own])
+            for draft, own in zip(drafts, jobs, strict=True)
+        ]
 
-    def _finish(self, defect_type: str, draft: _Draft, decoded: Tensor) -> GeneratedPair:
-        known = self._normal(draft.normal)
-        photo = known.photo
-        pixels = finished(
-            photo.pixels,
-            known.reconstruction,
-            to_pixels(decoded, photo.size),
-            draft.mask,
-            self.noise,
-            self.config.feather,
-            photo.gray,
-        )
-        shown = fill(photo.pixels, pixels, draft.mask, self.noise)
+    def _jobs(self, draft: _Draft) -> list[RegionJob]:
+        pixels, jobs = self._normal(draft.normal).photo.pixels, []
+        for part in draft.parts:
+            for number, region in enumerate(regions_of(part.mask, self.model.image_size)):
+                noise = image_generator(self.config.seed, draft.index, f"{part.defect_type} region {number}")
+                jobs.append(
+                    RegionJob(
+                        part.defect_type,
+                        draft.template,
+                        region,
+                        region.window.cut(pixels),
+                        noise,
+                        draft.strength,
+                        draft.guidance,
+                    )
+                )
+        return jobs
+
+    def _stitched(
+        self, defect_type: str, draft: _Draft, jobs: list[RegionJob], made: list[MadeRegion]
+    ) -> GeneratedPair:
+        photo = self._normal(draft.normal).photo
+        pixels = photo.pixels.copy()
+        for region in made:
+            stitch(pixels, region, self.config.feather, photo.gray)
+        regions = []
+        for job, region in zip(jobs, made, strict=True):
+            after, inside = region.region.window.cut(pixels), region.region.mask
+            canvas = on_canvas(after, inside, self.model.image_size)
+            regions.append((job.defect_type, Made(canvas, job.pixels, after, inside, region.noise)))
         return GeneratedPair(
             defect_type,
             draft.index,
             draft.normal,
             draft.template,
+            draft.strength,
+            draft.guidance,
             photo,
             pixels,
-            draft.mask,
-            shown,
-            self.noise,
+            np.any([part.mask for part in draft.parts], 0),
+            draft.parts,
+            tuple(regions),
         )
 
+    def judged(self, pair: GeneratedPair) -> GeneratedPair:
+        """The pair with its scores, and what the gates of its types find wrong."""
+        scores, problems = [], []
+        for kind in dict.fromkeys(kind for kind, _ in pair.regions):
+            gate = self.gate(kind)
+            own = Scores.worst([gate.score(made) for other, made in pair.regions if other == kind])
+            problems += gate.problems(own)
+            scores.append(own)
+        return replace(pair, scores=Scores.worst(scores), problems=tuple(dict.fromkeys(problems)))
 
-def finished(
-    photo: np.ndarray,
-    reconstruction: np.ndarray,
-    generated: np.ndarray,
-    mask: np.ndarray,
-    noise: float,
-    feather: float,
-    gray: bool = False,
-) -> np.ndarray:
-    """Lays what was generated into the photo: the autoencoder's lost detail restored, outside bit-identical.
+    def remember(self, pair: GeneratedPair) -> None:
+        """Takes note of an accepted pair, so that none too much like it follows."""
+        for kind, made in pair.regions:
+            self.gate(kind).remember(made.canvas)
 
-    photo (H,W,3) uint8; reconstruction (the photo through the autoencoder) and generated (H,W,3) float in
-    [0,255]; mask (H,W) bool; `noise` the autoencoder's in grey levels; `gray` keeps the channels equal.
-    Raises ValueError where base or autoencoder gave no numbers.
-    """
-    if not (np.isfinite(generated).all() and np.isfinite(reconstruction).all()):
-        raise ValueError(
-            "The decoded picture holds values that are no numbers, as half precision can give: run the model "
-            "or its VAE in bfloat16 or float32."
-        )
-    if gray:
-        generated = np.repeat(generated.mean(-1, keepdims=True), 3, axis=-1)
-    return paste(photo, restore_detail(photo, reconstruction, generated, noise), mask, feather)
+    def recall(self, kinds: list[str], photo: Photo, mask: np.ndarray) -> None:
+        """Takes note of a pair that an earlier call accepted."""
+        for kind in kinds:
+            for canvas in regions_on_canvas(photo.pixels, mask, self.model.image_size):
+                self.gate(kind).remember(canvas)
+
+    def limits(self, pair: GeneratedPair) -> Scores:
+        """What the gates ask of a pair; of several types, the strictest."""
+        return Scores.strictest([self.gate(part.defect_type).limits for part in pair.parts])
+
+    def trained_on(self, pair: GeneratedPair) -> list[str]:
+        """Short hashes of the photos that taught the pair's defect types."""
+        return sorted({h for part in pair.parts for h in self.model.trained_on.get(part.defect_type, [])})
+
+    def _calibrated_gate(self, defect_type: str) -> Gate:
+        size = self.model.image_size
+        pairs = [read_pair(pair) for pair in self.real.get(defect_type, [])]
+        real = [regions_on_canvas(photo.pixels, mask[0].numpy() > 0, size) for photo, mask in pairs]
+        spots: list[Canvas] = []
+        for number in range(SPOTS if pairs else 0):
+            known = self._normal(number % len(self.normals))
+            mask = pairs[number % len(pairs)][1][0].numpy() > 0
+            generator = image_generator(0, number, f"{defect_type} spots")
+            laid, _ = self._mask(defect_type, mask, known, generator)
+            if laid is not None:
+                spots += regions_on_canvas(known.photo.pixels, laid, size)[:1]
+        return Gate(real, spots, self.backbone, self.config.gate)
 
 
-def fit_image(image: Tensor, size: int) -> Tensor:
-    """(3,H,W) -> (3,S,S), antialiased."""
-    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:
+    reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
+    return (
+        f"Only {done} of {count} pairs of {defect_type} were accepted in {tries} tries ({reasons}): train "
+        "longer, raise the AAR strength or the tries, give other masks, or leave checks out."
+    )
 
 
 def _fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -264,17 +357,3 @@ def _fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if size[0] > mask.shape[0] and size[1] > mask.shape[1]:
         return (F.interpolate(tensor[None], size, mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
     return resize_mask(tensor, size)[0].numpy() > 0
-
-
-def to_pixels(image: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """(3,h,w) in [-1,1] -> (H,W,3) float32 in [0,255] at `size` (H,W)."""
-    if tuple(image.shape[-2:]) != size:
-        image = F.interpolate(image[None], size, mode="bicubic", align_corners=False, antialias=True)[0]
-    # CHW -> HWC
-    return ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
-
-
-def autoencoder_noise(photos: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """The difference (grey levels) between photo and reconstruction that 5 % of pixels exceed, at least 1."""
-    levels = [np.quantile(change(photo, reconstruction), NOISE_QUANTILE) for photo, reconstruction in photos]
-    return max(1.0, float(np.mean(levels)))

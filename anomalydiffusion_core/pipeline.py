@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from . import __version__
-from .dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
-from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
+from .dataset.layout import Dataset, Pair, split_pairs
+from .dataset.photos import short_hash
 from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
-from .export.mvtec import MVTecWriter
 from .foreground import ground_of
-from .generation import GeneratedPair, GenerationConfig, PairGenerator
 from .latent_diffusion import LatentDiffusion
-from .masks import MaskSource, drawn_masks, mask_picture_size, masks_in_turn
+from .masks import mask_picture_size
 from .placement import places_of
-from .sampling import OnStep
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
 from .training import (
@@ -241,160 +233,4 @@ def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4
         float(after.mean() / before.mean() - 1),
         float(low),
         float(high),
-    )
-
-
-@dataclass(frozen=True)
-class GenerationRun:
-    """One call of `generate_dataset`: what identifies it in the manifest."""
-
-    artifact: Path
-    config: GenerationConfig
-    base: LatentDiffusion
-    mask_source: str = "drawn"  # or a hash of the masks given
-
-    def settings(self) -> dict[str, object]:
-        """Everything but the seed's index that makes a pair what it is."""
-        return {
-            "artifact_sha256": file_hash(self.artifact),
-            "base_family": self.base.fingerprint.family,
-            "base_weights": self.base.fingerprint.weights,
-            "package_version": __version__,
-            "torch": torch.__version__,
-            "mask_source": self.mask_source,
-            "config": asdict(self.config),
-        }
-
-    def identity(self) -> str:
-        """Hash (12 hex digits) of the settings: the same command again continues the same run."""
-        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True, default=str).encode()).hexdigest()[
-            :12
-        ]
-
-
-def generate_dataset(
-    run: GenerationRun,
-    model: AnomalyModel,
-    category: Category,
-    masks: dict[str, MaskSource],
-    count: int,
-    out: Path,
-    on_stage: OnStage = lambda *_: None,
-    on_step: OnStep | None = None,
-) -> list[dict[str, Any]]:
-    """Brings each defect of `masks` to `count` accepted pairs under `out`; returns their manifest rows.
-
-    `masks` says for each defect where its masks come from. Pairs of the same run that exist already count;
-    a repeated call continues. Raises TriesExhausted when a type falls short; what was accepted stays.
-    """
-    generator = PairGenerator(run.base, model, list(category.normals), run.config)
-    identity, settings = run.identity(), run.settings()
-    rows: list[dict[str, Any]] = []
-    writer = MVTecWriter(out)
-    normals: list[str] = []
-    sources = [file_hash(path) for path in category.normals]
-    for defect, defect_masks in masks.items():
-        name = f"{category.name}/{defect}"
-        finished = writer.done(category.name, defect, identity)
-        rows += finished
-        missing = count - len(finished)
-        if missing <= 0:
-            continue
-        first = 1 + max((int(row["index"]) for row in finished), default=-1)
-
-        def report(accepted: int, tries: int, name: str = name, had: int = len(finished)) -> None:
-            on_stage(name, had + accepted, count, f"{tries} tried")
-
-        for pair in generator.accepted(name, defect_masks, missing, first, report, on_step):
-            normals = normals or writer.add_normals(category.name, map(read_photo, category.normals))
-            row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
-            row["trained_on"] = model.trained_on.get(name, [])
-            rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
-    return rows
-
-
-def _pair_row(pair: GeneratedPair, normals: list[str], sources: list[str]) -> dict[str, object]:
-    return {
-        "index": pair.index,
-        "normal": normals[pair.normal],
-        "normal_sha256": sources[pair.normal],
-        "template": pair.template,
-        "fill": round(pair.fill, 4),
-        "noise": round(pair.noise, 3),
-    }
-
-
-def generate_all(
-    base: LatentDiffusion,
-    model: AnomalyModel,
-    artifact: Path,
-    dataset: Path,
-    defect_types: list[str] | None,
-    mask_folder: Path | None,
-    count: int,
-    out: Path,
-    config: GenerationConfig,
-    on_stage: OnStage = lambda *_: None,
-) -> list[dict[str, Any]]:
-    """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
-    photos.
-    """
-    types = defect_types or sorted(model.anomaly)
-    if not types:
-        raise ValueError(f"{artifact} holds no anomaly embedding: give a file written by 'train'.")
-    for name in types:
-        model.anomaly_tokens(name)
-    found = find_dataset(dataset)
-    if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
-        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
-    rows: list[dict[str, Any]] = []
-    given = (
-        {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in types} if mask_folder else {}
-    )
-    run = GenerationRun(artifact, config, base, _hash_masks(given) if given else "drawn")
-    for category_name in sorted({name.partition("/")[0] for name in types}):
-        if category_name not in found.categories:
-            raise ValueError(
-                f"There is no category {category_name!r} in {dataset}: it has "
-                f"{', '.join(found.categories)}; name the types wanted with --type."
-            )
-        masks: dict[str, MaskSource] = {}
-        for name in (n for n in types if n.partition("/")[0] == category_name):
-            defect = name.partition("/")[2]
-            masks[defect] = (
-                masks_in_turn(given[name])
-                if given
-                else drawn_masks(
-                    base, model, name, config.seed, config.masks, on_mask=_stage_of(on_stage, name, count)
-                )
-            )
-        rows += generate_dataset(run, model, found.categories[category_name], masks, count, out, on_stage)
-    return rows
-
-
-def _hash_masks(given: dict[str, list[np.ndarray]]) -> str:
-    digest = hashlib.sha256()
-    for name, masks in sorted(given.items()):
-        digest.update(name.encode() + b"".join(np.packbits(mask).tobytes() for mask in masks))
-    return digest.hexdigest()[:16]
-
-
-def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:
-    """Progress of masks drawn on the way: at least one per pair, more where pairs are tried again."""
-    return lambda accepted, tries: on_stage(
-        f"{stage} masks", accepted, max(accepted, total), f"{tries} tried"
-    )
-
-
-def read_mask_folder(folder: Path, category: str, defect: str) -> list[np.ndarray]:
-    """Masks of one type: `<folder>/<category>/<defect>/*`, `<folder>/<defect>/*` or `<folder>/*`.
-
-    Raises ValueError when there are none or one is unusable.
-    """
-    for candidate in (folder / category / defect, folder / defect, folder):
-        paths = list_images(candidate)
-        if paths:
-            return [read_mask(path) for path in paths]
-    raise ValueError(
-        f"{folder} holds no masks for {category}/{defect}: expected {folder / category / defect}."
     )

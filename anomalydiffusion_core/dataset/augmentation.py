@@ -94,7 +94,7 @@ def bounding_box(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 def _corner(share: float, first: int, last: int, side: int, length: int) -> int:
-    """Where a crop begins that holds all from `first` to `last`; centred where it is longer than the photo."""
+    """Where a crop begins that holds all from `first` to `last`; centred where the photo is shorter."""
     if side >= length:
         return (length - side) // 2
     low, high = max(0, last - side), min(first, length - side)

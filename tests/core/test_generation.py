@@ -17,21 +17,23 @@ from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.generation import (
-    GeneratedPair,
-    GenerationConfig,
-    PairGenerator,
-    finished,
-    to_pixels,
+from anomalydiffusion_core.gate import Check, GateConfig
+from anomalydiffusion_core.generated_dataset import (
+    GenerationOutcome,
+    GenerationRun,
+    generate_all,
+    generate_dataset,
 )
+from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.masks import TriesExhausted, masks_in_turn
-from anomalydiffusion_core.pipeline import GenerationRun, generate_all, generate_dataset, train_model
+from anomalydiffusion_core.pipeline import train_model
 from anomalydiffusion_core.sampling import SamplingConfig
+from anomalydiffusion_core.stitching import restored, to_pixels
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import TrainingConfig
 
-CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), smallest_fill=0.0)
+CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), gate=GateConfig((Check.FILL,), 0.0))
 TRAINING = TrainingConfig(
     steps=2, batch_size=2, image_size=64, views_per_pair=1, anomaly_tokens=2, mask_tokens=2
 )
@@ -54,7 +56,7 @@ def make_pairs(
     base: LatentDiffusion, model: AnomalyModel, dataset: Path, config: GenerationConfig, count: int
 ) -> list[GeneratedPair]:
     generator = PairGenerator(base, model, normals_of(dataset), config)
-    return list(generator.accepted("thing/scratch", masks_in_turn(given_masks()), count))
+    return list(generator.accepted("thing/scratch", {"thing/scratch": masks_in_turn(given_masks())}, count))
 
 
 @pytest.fixture
@@ -83,12 +85,12 @@ def run(
     count: int,
     out: Path,
     config: GenerationConfig = CONFIG,
-) -> list[dict[str, Any]]:
+) -> GenerationOutcome:
     return generate_dataset(
         GenerationRun(artifact, config, base),
         load_artifact(artifact, base.fingerprint),
         find_dataset(dataset).categories["thing"],
-        dict.fromkeys(["scratch", "stain"], masks_in_turn(given_masks())),
+        {d: {f"thing/{d}": masks_in_turn(given_masks())} for d in ("scratch", "stain")},
         count,
         out,
     )
@@ -109,7 +111,7 @@ def test_a_trained_model_generates_the_asked_number_of_pairs_with_a_manifest_row
     fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    rows = run(fake_base, artifact, dataset, 3, out)
+    rows = run(fake_base, artifact, dataset, 3, out).rows
     assert manifest(out) == json.loads(json.dumps(rows))
     assert [(row["image"].rpartition("/")[0], int(Path(row["image"]).stem)) for row in rows] == [
         (f"thing/test/{defect}", i) for defect in ("scratch", "stain") for i in range(3)
@@ -146,9 +148,9 @@ def test_a_complete_run_repeated_adds_nothing(
     fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    rows = run(fake_base, artifact, dataset, 2, out)
+    rows = run(fake_base, artifact, dataset, 2, out).rows
     before = contents(out)
-    assert len(run(fake_base, artifact, dataset, 2, out)) == len(rows) == 4
+    assert len(run(fake_base, artifact, dataset, 2, out).rows) == len(rows) == 4
     assert contents(out) == before
 
 
@@ -187,11 +189,14 @@ def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
     threshold = sorted(fills)[3]
     good = [index for index, value in enumerate(fills) if value >= threshold]
     assert 0 < len(good) < 6, fills
-    strict = replace(soft, smallest_fill=threshold, tries_per_pair=1)
-    with pytest.raises(TriesExhausted, match=rf"Only {len(good)} of 6 pairs .*\({6 - len(good)} unfilled\)"):
-        run(fake_base, artifact, dataset, 6, tmp_path / "out", strict)
+    strict = replace(soft, gate=GateConfig((Check.FILL,), threshold), tries_per_pair=1)
+    outcome = run(fake_base, artifact, dataset, 6, tmp_path / "out", strict)
+    assert outcome.shortfalls["thing/scratch"].startswith(
+        f"Only {len(good)} of 6 pairs of thing/scratch were accepted in 6 tries ({6 - len(good)} unfilled): "
+    )
     rows = manifest(tmp_path / "out")
-    assert [row["index"] for row in rows] == good
+    assert [row["index"] for row in rows if row["defect"] == "scratch"] == good
+    assert {row["defect"] for row in rows} == {"scratch", "stain"}  # the others are made all the same
     assert all((tmp_path / "out" / row["image"]).is_file() for row in rows)
     # the first three accepted are the same with room for retries
     retried = make_pairs(fake_base, model, dataset, replace(strict, tries_per_pair=9), 3)
@@ -202,7 +207,7 @@ def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
     fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
 ) -> None:
     generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
-    empty = masks_in_turn([np.zeros((64, 64), bool)])
+    empty = {"thing/scratch": masks_in_turn([np.zeros((64, 64), bool)])}
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs of thing/scratch .*\d+ empty"):
         list(generator.accepted("thing/scratch", empty, 2))
 
@@ -246,7 +251,7 @@ def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
         2,
         tmp_path / "out",
         CONFIG,
-    )
+    ).rows
     assert [row["defect"] for row in rows] == ["scratch", "scratch", "stain", "stain"]
     with pytest.raises(ValueError, match="lies inside the dataset"):
         generate_all(
@@ -292,7 +297,7 @@ def test_a_pair_is_the_same_whichever_pairs_were_made_before(
     fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
 ) -> None:
     generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
-    masks = masks_in_turn(given_masks())
+    masks = {"thing/scratch": masks_in_turn(given_masks())}
     whole = list(generator.accepted("thing/scratch", masks, 5))
     later = list(generator.accepted("thing/scratch", masks, 2, first_index=3))
     for a, b in zip(whole[3:], later, strict=True):
@@ -306,7 +311,7 @@ def test_gray_photos_give_gray_pixels_at_their_own_size(
     pixels = np.random.default_rng(0).integers(90, 160, (80, 100), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "gray.png")
     generator = PairGenerator(fake_base, model, [tmp_path / "gray.png"], CONFIG)
-    pair = next(generator.accepted("thing/stain", masks_in_turn(given_masks()), 1))
+    pair = next(generator.accepted("thing/stain", {"thing/stain": masks_in_turn(given_masks())}, 1))
     assert pair.pixels.shape == (80, 100, 3)
     assert pair.mask.shape == (80, 100)
     assert (pair.pixels == pair.pixels[..., :1]).all()
@@ -324,4 +329,4 @@ def test_a_decoder_that_gives_no_numbers_is_refused() -> None:
     broken = np.where(np.arange(4)[:, None, None] == 2, np.nan, plain)
     for reconstruction, generated in ((plain, broken), (broken, plain)):
         with pytest.raises(ValueError, match="no numbers, as half precision can give: run the model or its"):
-            finished(photo, reconstruction, generated, np.ones((4, 4), bool), 1.0, 1.0)
+            restored(photo, reconstruction, generated, 1.0)

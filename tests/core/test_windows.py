@@ -1,4 +1,4 @@
-"""Windows: every marked pixel lies in exactly one region, with context, at the canvas's scale where it can."""
+"""Windows: every marked pixel lies in one region, with context, at the canvas's scale where it can."""
 
 from __future__ import annotations
 

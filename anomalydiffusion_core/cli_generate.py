@@ -1,0 +1,137 @@
+"""The command `generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_options import Base, Device, Json, Seed, load_with_base, names_in
+from .console import check_writable, progress, run_command, say
+from .reweighting import AARMode
+
+
+def generate(
+    artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
+    dataset: Annotated[Path, typer.Argument(help="Where the normal photos are: the dataset trained on.")],
+    out: Annotated[Path, typer.Option(help="Dataset to write or to continue (MVTec layout + manifest).")],
+    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type, in all.")] = 20,
+    defect_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", help="Only these category/defect (repeat); category/a+b puts both into each image."
+        ),
+    ] = None,
+    mask_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            help="Masks as written by 'masks' or a ground_truth folder; default: invented on the way. "
+            "One that misses the object is moved onto it.",
+        ),
+    ] = None,
+    aar: Annotated[AARMode, typer.Option(help="Attention re-weighting.")] = AARMode.ADAPTIVE,
+    aar_strength: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="0 = exactly the plain sampler; a number for all types, or category/defect=number (repeat)."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="ddim, euler, heun, dpmpp_2m, unipc, or a diffusers class.")
+    ] = "ddim",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.5,
+    vary_strength: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Scale the anomaly embedding by 1 give or take up to this.")
+    ] = 0.0,
+    vary_guidance: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Scale the guidance by 1 give or take up to this.")
+    ] = 0.0,
+    checks: Annotated[
+        str,
+        typer.Option(help="What the quality gate checks, by the measure of the real pairs; '' = nothing."),
+    ] = "fill,contrast,seam,plausibility,duplicate",
+    smallest_fill: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of each mark that must show; real pairs may ask for more."),
+    ] = 0.3,
+    tries: Annotated[int, typer.Option(min=1, help="Tries for each pair asked for.")] = 8,
+    keep_rejected: Annotated[
+        bool, typer.Option("--keep-rejected", help="Keep what the gate stops, in OUT/rejected.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Regions at a time.")] = 4,
+    base: Base = None,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
+    from .export.mvtec import check_output
+    from .gate import GateConfig, named_checks
+    from .generated_dataset import generate_all
+    from .generation import GenerationConfig
+    from .reweighting import AARConfig
+    from .sampling import SamplingConfig
+
+    def command() -> dict[str, Any]:
+        strength, strengths = _strengths(aar_strength or [])
+        gate = GateConfig(named_checks(names_in(checks)), smallest_fill)
+        check_output(out)
+        check_writable(out)
+        host, model = load_with_base(artifact, base, device)
+        config = GenerationConfig(
+            SamplingConfig(scheduler, steps, guidance=guidance, aar=AARConfig(aar, strength)),
+            gate=gate,
+            seed=seed,
+            aar_strengths=strengths,
+            vary_strength=vary_strength,
+            vary_guidance=vary_guidance,
+            tries_per_pair=tries,
+            batch_size=batch,
+        )
+        with progress() as on_stage:
+            made = generate_all(
+                host,
+                model,
+                artifact,
+                dataset,
+                defect_type,
+                mask_folder,
+                count,
+                out,
+                config,
+                keep_rejected,
+                on_stage,
+            )
+        say(f"Dataset: {out} ({len(made.rows)} pairs, mean fill {made.mean_fill:.2f})")
+        return {
+            "out": str(out),
+            "pairs": len(made.rows),
+            "mean_fill": made.mean_fill,
+            "shortfalls": made.shortfalls,
+            "shortfall": " ".join(made.shortfalls.values()),
+        }
+
+    raise typer.Exit(run_command(command, json))
+
+
+def _strengths(texts: list[str]) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """The strength for all defect types, and those of single ones."""
+    strength, strengths = 1.0, []
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if value < 0:
+            raise ValueError(
+                f"--aar-strength {text!r} is no number from 0 up, nor category/defect=number: correct it."
+            )
+        if equals:
+            strengths.append((name, value))
+        else:
+            strength = value
+    return strength, tuple(strengths)

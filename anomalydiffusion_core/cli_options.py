@@ -1,0 +1,55 @@
+"""What several commands share: their common options, and how these become devices, bases and artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write a machine-readable summary to this file.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="Base model: tiny, a diffusers folder, a hub id, or a .safetensors checkpoint. Default: tiny."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best one found.")]
+DefectTypes = Annotated[list[str] | None, typer.Option("--type", help="Only these category/defect (repeat).")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def device_of(name: str | None) -> str:
+    """The device of that name, or the best one; raises ValueError where it cannot be used."""
+    import torch
+
+    from .doctor import best_device
+
+    if name is None:
+        return best_device()
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"Device {name!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu."
+        ) from None
+    return name
+
+
+def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
+    """The base model, and the artifact on it; raises ValueError where they do not fit."""
+    from .artifact import load_artifact
+    from .diffusers_model import load_base
+
+    trained_on = load_artifact(artifact).base.family
+    if base is None and trained_on != "tiny":
+        raise ValueError(
+            f"{artifact} was trained on base family {trained_on!r}: say with --base where that model is."
+        )
+    host = load_base(base or "tiny", device_of(device))
+    return host, load_artifact(artifact, host.fingerprint)

@@ -1,0 +1,275 @@
+"""Runs that bring each defect type of a dataset to the asked number of accepted pairs, and continue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__
+from .dataset.layout import Category, Pair, find_dataset
+from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
+from .embeddings import AnomalyModel
+from .export.mvtec import MVTecWriter
+from .generation import BOTH, GeneratedPair, GenerationConfig, PairGenerator
+from .latent_diffusion import LatentDiffusion
+from .masks import MaskSource, TriesExhausted, drawn_masks, masks_in_turn
+from .pipeline import OnStage
+from .sampling import OnStep
+
+REJECTED = "rejected"  # folder of the pairs that the gate stopped, laid out like the dataset itself
+BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
+
+
+@dataclass(frozen=True)
+class GenerationRun:
+    """One call of `generate_dataset`: what identifies it in the manifest."""
+
+    artifact: Path
+    config: GenerationConfig
+    base: LatentDiffusion
+    mask_source: str = "drawn"  # or a hash of the masks given
+    keep_rejected: bool = False
+
+    def settings(self) -> dict[str, object]:
+        """Everything but the seed's index that makes a pair what it is."""
+        config = {key: value for key, value in asdict(self.config).items() if key not in BUDGET}
+        return {
+            "artifact_sha256": file_hash(self.artifact),
+            "base_family": self.base.fingerprint.family,
+            "base_weights": self.base.fingerprint.weights,
+            "package_version": __version__,
+            "torch": torch.__version__,
+            "mask_source": self.mask_source,
+            "config": config,
+        }
+
+    def identity(self) -> str:
+        """Hash (12 hex digits) of the settings: the same command again continues the same run."""
+        settings = json.dumps(self.settings(), sort_keys=True, default=str)
+        return hashlib.sha256(settings.encode()).hexdigest()[:12]
+
+
+@dataclass
+class GenerationOutcome:
+    """Manifest rows of a run's accepted pairs, and by type what kept it from the asked number."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    shortfalls: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def mean_fill(self) -> float:
+        return float(np.mean([row["fill"] for row in self.rows])) if self.rows else 0.0
+
+
+def generate_dataset(
+    run: GenerationRun,
+    model: AnomalyModel,
+    category: Category,
+    masks: dict[str, dict[str, MaskSource]],
+    count: int,
+    out: Path,
+    on_stage: OnStage = lambda *_: None,
+    on_step: OnStep | None = None,
+) -> GenerationOutcome:
+    """Brings each defect of `masks` to `count` accepted pairs under `out`.
+
+    `masks` says for each defect where the masks of its types (`category/defect`, or both of `a+b`) come from.
+    Pairs of the same run that exist already count; a repeated call continues. Types that fall short do not
+    keep the others from being made.
+    """
+    generator = PairGenerator(
+        run.base,
+        model,
+        list(category.normals),
+        run.config,
+        {kind: training_pairs(category, model, kind) for sources in masks.values() for kind in sources},
+    )
+    accepted = _Output(run, generator, category, out)
+    rejected = _Output(run, generator, category, out / REJECTED) if run.keep_rejected else None
+    outcome = GenerationOutcome()
+    for defect, own_masks in masks.items():
+        name = f"{category.name}/{defect}"
+        finished = accepted.done(defect)
+        outcome.rows += finished
+        missing = count - len(finished)
+        if missing <= 0:
+            continue
+        for row in finished:
+            generator.recall(list(own_masks), read_photo(out / row["image"]), read_mask(out / row["mask"]))
+
+        def report(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
+            on_stage(name, had + done, count, f"{tries} tried")
+
+        pairs = generator.accepted(
+            name,
+            own_masks,
+            missing,
+            1 + max((int(row["index"]) for row in finished), default=-1),
+            report,
+            partial(rejected.write_once, defect) if rejected else lambda pair: None,
+            on_step,
+        )
+        try:
+            for pair in pairs:
+                outcome.rows.append(accepted.write(defect, pair))
+        except TriesExhausted as shortfall:
+            outcome.shortfalls[name] = str(shortfall)
+    return outcome
+
+
+class _Output:
+    """Where a run's pairs of one category go, with the normal photos they were made on."""
+
+    def __init__(self, run: GenerationRun, generator: PairGenerator, category: Category, root: Path) -> None:
+        self.generator, self.category, self.root = generator, category, root
+        self.identity, self.settings = run.identity(), run.settings()
+        self.writer = MVTecWriter(root)
+        self.normals: list[str] = []
+        self.sources = [file_hash(path) for path in category.normals]
+
+    def done(self, defect: str) -> list[dict[str, Any]]:
+        """Rows of this run's pairs that are there already."""
+        return self.writer.done(self.category.name, defect, self.identity)
+
+    def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
+        """Appends a pair; returns its manifest row."""
+        self.normals = self.normals or self.writer.add_normals(
+            self.category.name, map(read_photo, self.category.normals)
+        )
+        row = {
+            "run": self.identity,
+            **self._about(pair),
+            **self.settings,
+            "backbone": self.generator.backbone.name,
+            "trained_on": self.generator.trained_on(pair),
+        }
+        return self.writer.write(self.category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row)
+
+    def write_once(self, defect: str, pair: GeneratedPair) -> None:
+        """Appends a pair unless an earlier call of the same run has."""
+        if pair.index not in {int(row["index"]) for row in self.done(defect)}:
+            self.write(defect, pair)
+
+    def _about(self, pair: GeneratedPair) -> dict[str, object]:
+        return {
+            "index": pair.index,
+            "normal": self.normals[pair.normal],
+            "normal_sha256": self.sources[pair.normal],
+            "template": pair.template,
+            "strength": round(pair.strength, 4),
+            "guidance": round(pair.guidance, 4),
+            "fill": round(pair.fill, 4),
+            "noise": round(pair.noise, 3),
+            "scores": pair.scores.rounded(),
+            "thresholds": self.generator.limits(pair).rounded(),
+            **({"rejected": ", ".join(pair.problems)} if pair.problems else {}),
+        }
+
+
+def training_pairs(category: Category, model: AnomalyModel, defect_type: str) -> list[Pair]:
+    """Those of a category's pairs that trained a type, which the gate may be calibrated on."""
+    known = set(model.trained_on.get(defect_type, []))
+    own = [pair for pair in category.pairs if pair.defect_type == defect_type]
+    return [pair for pair in own if short_hash(pair.image) in known]
+
+
+def generate_all(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    artifact: Path,
+    dataset: Path,
+    defect_types: list[str] | None,
+    mask_folder: Path | None,
+    count: int,
+    out: Path,
+    config: GenerationConfig,
+    keep_rejected: bool = False,
+    on_stage: OnStage = lambda *_: None,
+) -> GenerationOutcome:
+    """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
+    photos. `category/a+b` puts both defects into every image.
+    """
+    types = defect_types or sorted(model.anomaly)
+    if not types:
+        raise ValueError(f"{artifact} holds no anomaly embedding: give a file written by 'train'.")
+    kinds = {name: kinds_of(name, model) for name in types}
+    found = find_dataset(dataset)
+    if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
+        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
+    single = dict.fromkeys(kind for own in kinds.values() for kind in own)
+    given = (
+        {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in single} if mask_folder else {}
+    )
+    sources = {name: masks_in_turn(masks) for name, masks in given.items()} or {
+        name: drawn_masks(
+            base, model, name, config.seed, config.masks, on_mask=_stage_of(on_stage, name, count)
+        )
+        for name in single
+    }
+    run = GenerationRun(artifact, config, base, _hash_masks(given) if given else "drawn", keep_rejected)
+    outcome = GenerationOutcome()
+    for category_name in sorted({name.partition("/")[0] for name in types}):
+        if category_name not in found.categories:
+            raise ValueError(
+                f"There is no category {category_name!r} in {dataset}: it has "
+                f"{', '.join(found.categories)}; name the types wanted with --type."
+            )
+        masks = {
+            name.partition("/")[2]: {kind: sources[kind] for kind in own}
+            for name, own in kinds.items()
+            if name.partition("/")[0] == category_name
+        }
+        made = generate_dataset(run, model, found.categories[category_name], masks, count, out, on_stage)
+        outcome.rows += made.rows
+        outcome.shortfalls |= made.shortfalls
+    return outcome
+
+
+def kinds_of(name: str, model: AnomalyModel) -> list[str]:
+    """The defect types of `category/defect`, or of `category/a+b` where no type is called so itself.
+
+    Raises ValueError naming those that exist.
+    """
+    category, _, defect = name.partition("/")
+    kinds = [name] if name in model.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
+    for kind in kinds:
+        model.anomaly_tokens(kind)
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"{name} names a defect twice: join two that differ, as in leather/cut+glue.")
+    return kinds
+
+
+def _hash_masks(given: dict[str, list[np.ndarray]]) -> str:
+    digest = hashlib.sha256()
+    for name, masks in sorted(given.items()):
+        digest.update(name.encode() + b"".join(np.packbits(mask).tobytes() for mask in masks))
+    return digest.hexdigest()[:16]
+
+
+def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:
+    """Progress of masks drawn on the way: at least one per pair, more where pairs are tried again."""
+    return lambda accepted, tries: on_stage(
+        f"{stage} masks", accepted, max(accepted, total), f"{tries} tried"
+    )
+
+
+def read_mask_folder(folder: Path, category: str, defect: str) -> list[np.ndarray]:
+    """Masks of one type: `<folder>/<category>/<defect>/*`, `<folder>/<defect>/*` or `<folder>/*`.
+
+    Raises ValueError when there are none or one is unusable.
+    """
+    for candidate in (folder / category / defect, folder / defect, folder):
+        paths = list_images(candidate)
+        if paths:
+            return [read_mask(path) for path in paths]
+    raise ValueError(
+        f"{folder} holds no masks for {category}/{defect}: expected {folder / category / defect}."
+    )

@@ -1,0 +1,183 @@
+"""Making defect regions in their windows, and what of a decoded window goes into the photo."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .blending import paste, restore_detail
+from .conditioning import anomaly_context, empty_context
+from .dataset.augmentation import resize_mask
+from .dataset.views import latent_mask
+from .embeddings import AnomalyModel
+from .gate import Canvas
+from .inpainting import Inpainting
+from .latent_diffusion import LatentDiffusion
+from .quality import NOISE_QUANTILE, change
+from .sampling import OnStep, SamplingConfig, inpaint
+from .windows import Region, regions_of
+
+
+@dataclass(frozen=True)
+class RegionJob:
+    """A region of a normal photo that is to become a defect: `pixels` (side,side,3) uint8 of its window."""
+
+    defect_type: str
+    template: str
+    region: Region
+    pixels: np.ndarray
+    generator: torch.Generator
+    strength: float = 1.0  # of the anomaly embedding
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class MadeRegion:
+    """`values` (side,side,3) float in [0,255] of the window with the defect, and the autoencoder's `noise`
+    there, in grey levels.
+    """
+
+    region: Region
+    values: np.ndarray
+    noise: float
+
+
+def make_regions(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    jobs: list[RegionJob],
+    sampling: dict[str, SamplingConfig],
+    batch_size: int,
+    on_step: OnStep | None = None,
+) -> list[MadeRegion]:
+    """Makes every job's region, those of one defect type together, with the type's own `sampling`.
+
+    Nothing of a result depends on what else is made.
+    """
+    made: dict[int, MadeRegion] = {}
+    by_type: dict[str, list[int]] = defaultdict(list)
+    for number, job in enumerate(jobs):
+        by_type[job.defect_type].append(number)
+    for defect_type, numbers in by_type.items():
+        for start in range(0, len(numbers), batch_size):
+            batch = numbers[start : start + batch_size]
+            results = _make_batch(base, model, [jobs[i] for i in batch], sampling[defect_type], on_step)
+            made |= dict(zip(batch, results, strict=True))
+    return [made[number] for number in range(len(jobs))]
+
+
+@torch.no_grad()
+def _make_batch(
+    base: LatentDiffusion,
+    model: AnomalyModel,
+    jobs: list[RegionJob],
+    sampling: SamplingConfig,
+    on_step: OnStep | None,
+) -> list[MadeRegion]:
+    size = model.image_size
+    images = torch.stack([to_image(job.pixels, size) for job in jobs]).to(base.device)
+    masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
+    strength = torch.tensor([job.strength for job in jobs])[:, None, None]
+    tokens = model.anomaly_tokens(jobs[0].defect_type)
+    context = anomaly_context(
+        base,
+        [job.template for job in jobs],
+        {name: e_a.cpu() * strength for name, e_a in tokens.items()},
+        model.spatial_encoders,
+        masks,
+    )
+    guidance = torch.tensor([job.guidance for job in jobs])
+    normal = base.encode(images)
+    latent = inpaint(
+        base,
+        Inpainting(normal, latent_mask(masks, base.factor), images, masks.float()),
+        context,
+        empty_context(base, len(jobs)) if (guidance != 1).any() else None,
+        sampling,
+        [job.generator for job in jobs],
+        on_step,
+        guidance=guidance,
+    )
+    pictures = zip(jobs, base.decode(latent).cpu(), base.decode(normal).cpu(), strict=True)
+    return [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
+
+
+def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> MadeRegion:
+    side = (job.region.window.side, job.region.window.side)
+    before = to_pixels(reconstruction, side)
+    noise = autoencoder_noise(job.pixels, before)
+    return MadeRegion(job.region, restored(job.pixels, before, to_pixels(generated, side), noise), noise)
+
+
+def restored(
+    photo: np.ndarray, reconstruction: np.ndarray, generated: np.ndarray, noise: float
+) -> np.ndarray:
+    """What was generated, with the detail that the autoencoder lost (`restore_detail`); all (H,W,3).
+
+    Raises ValueError where base or autoencoder gave no numbers.
+    """
+    if not (np.isfinite(generated).all() and np.isfinite(reconstruction).all()):
+        raise ValueError(
+            "The decoded picture holds values that are no numbers, as half precision can give: run the model "
+            "or its VAE in bfloat16 or float32."
+        )
+    return restore_detail(photo, reconstruction, generated, noise)
+
+
+def stitch(pixels: np.ndarray, made: MadeRegion, feather: float, gray: bool) -> None:
+    """Lays a region into a photo (H,W,3) uint8, in place; outside its mask nothing changes."""
+    window = made.region.window
+    box, within = window.box(pixels.shape[:2]), window.within(pixels.shape[:2])
+    values = made.values.mean(-1, keepdims=True).repeat(3, -1) if gray else made.values
+    pixels[box] = paste(pixels[box], values[within], made.region.mask[within], feather)
+
+
+def regions_on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[Canvas]:
+    """The regions of a photo's mask (H,W) bool, each in its window at the canvas's size."""
+    return [on_canvas(region.window.cut(pixels), region.mask, size) for region in regions_of(mask, size)]
+
+
+def on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> Canvas:
+    """A window's pixels (side,side,3) and mask (side,side) bool at the canvas's size."""
+    if len(pixels) == size:
+        return Canvas(pixels, mask)
+    image = to_pixels(to_image(pixels, size), (size, size))
+    return Canvas(image, _small_mask(mask, size)[0].numpy() > 0)
+
+
+def to_image(pixels: np.ndarray, size: int) -> Tensor:
+    """(H,W,3) in [0,255] -> (3,S,S) in [-1,1], antialiased."""
+    # HWC -> CHW
+    image = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+    return fit_image(image, size)
+
+
+def fit_image(image: Tensor, size: int) -> Tensor:
+    """(3,H,W) -> (3,S,S), antialiased."""
+    if tuple(image.shape[-2:]) == (size, size):
+        return image
+    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def _small_mask(mask: np.ndarray, size: int) -> Tensor:
+    return resize_mask(torch.from_numpy(mask.astype(np.uint8))[None], (size, size))
+
+
+def to_pixels(image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(3,h,w) in [-1,1] -> (H,W,3) float32 in [0,255] at `size` (H,W)."""
+    if tuple(image.shape[-2:]) != size:
+        image = F.interpolate(image[None], size, mode="bicubic", align_corners=False, antialias=True)[0]
+    # CHW -> HWC
+    return ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
+
+
+def autoencoder_noise(photo: np.ndarray, reconstruction: np.ndarray) -> float:
+    """The difference (grey levels) of a photo (H,W,3) and its reconstruction that 5 % of pixels exceed, at
+    least 1.
+    """
+    return max(1.0, float(np.quantile(change(photo, reconstruction), NOISE_QUANTILE)))
