@@ -19,13 +19,17 @@ from .inpainting import Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from .reweighting import AARConfig, AttentionWeights
 
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class and its settings
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    # one evaluation a step (ComfyUI's dpmpp_2m_sde); DPMSolverSDEScheduler needs torchsde and two
+    "dpmpp_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    # its steps are some of the 50 that latent consistency models are distilled on
+    "lcm": ("LCMScheduler", {"original_inference_steps": 50}),
 }
 
 
@@ -61,12 +65,15 @@ def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
     """
     import diffusers
 
-    cls = getattr(diffusers, SCHEDULERS.get(name, name), None)
+    from .ddim import ChainedDDIMScheduler
+
+    class_name, own_settings = SCHEDULERS.get(name, (name, {}))
+    cls = ChainedDDIMScheduler if class_name == "DDIMScheduler" else getattr(diffusers, class_name, None)
     if not (inspect.isclass(cls) and hasattr(cls, "set_timesteps")):
         raise ValueError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     products = schedule.alphas_cumprod.double()
     betas = 1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]])
-    settings = {
+    settings = own_settings | {
         "num_train_timesteps": schedule.steps,
         "trained_betas": betas.tolist(),
         "prediction_type": "epsilon",
@@ -89,7 +96,7 @@ def sample(
 ) -> Tensor:
     """Plain sampling from noise: one latent (B,C,h,w) per generator, `shape` = (h, w)."""
     noise = _noise(base, shape, generators)
-    return _denoise(base, context, unconditional, noise, None, config, generators, on_step)
+    return _denoise(base, context, unconditional, noise, None, config, generators, on_step, None)
 
 
 @torch.no_grad()
@@ -102,11 +109,14 @@ def sample_into(
     config: SamplingConfig,
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
+    guidance: Tensor | None = None,
 ) -> Tensor:
     """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents
     (B,C,h,w).
 
     Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
+    `guidance` (B,) gives each image its own, instead of the configuration's. Raises ValueError where counts
+    or sizes differ.
     """
     if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
         raise ValueError(
@@ -115,7 +125,7 @@ def sample_into(
         )
     image, mask = image.to(base.device), mask.to(base.device)
     target = Inpainting(base.encode(image), latent_mask(mask, base.factor), image, mask)
-    return inpaint(base, target, context, unconditional, config, generators, on_step)
+    return inpaint(base, target, context, unconditional, config, generators, on_step, guidance)
 
 
 @torch.no_grad()
@@ -127,10 +137,11 @@ def inpaint(
     config: SamplingConfig,
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
+    guidance: Tensor | None = None,
 ) -> Tensor:
     """As `sample_into`, for a photo that is encoded already."""
     noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
-    return _denoise(base, context, unconditional, noise, target, config, generators, on_step)
+    return _denoise(base, context, unconditional, noise, target, config, generators, on_step, guidance)
 
 
 def _denoise(
@@ -142,11 +153,15 @@ def _denoise(
     config: SamplingConfig,
     generators: list[torch.Generator],
     on_step: OnStep | None,
+    guidance: Tensor | None,
 ) -> Tensor:
     scheduler = make_scheduler(base.schedule, config.scheduler)
-    scheduler.set_timesteps(config.steps, device=base.device)
+    _set_timesteps(scheduler, config, base.device)
     extra = _step_arguments(scheduler, config, generators)
     weights = AttentionWeights(config.aar.mode, context.columns)
+    guidance = _per_image(guidance, config.guidance, noise)
+    if (guidance == 1).all():
+        unconditional = None
     x, clean_hat = _start(base.schedule, scheduler, noise, target), None
     total = len(scheduler.timesteps)
     with base.reweighted(weights):  # once for all steps: installing it costs a walk through the U-Net
@@ -161,7 +176,7 @@ def _denoise(
             weights.w = None
             if target and region is not None and config.aar.acts(i / total):
                 weights.w = target.weight_map(region, z_t, clean_hat, config.aar, base.decode)
-            eps = _guided_noise(base, z_t, times, context, unconditional, config.guidance, weights)
+            eps = _guided_noise(base, z_t, times, context, unconditional, guidance, weights)
             clean_hat = base.schedule.clean_latent(z_t, eps, times)
             x = scheduler.step(eps, t, x, **extra).prev_sample
             if on_step:
@@ -175,15 +190,34 @@ def _guided_noise(
     t: Tensor,
     context: Context,
     unconditional: Context | None,
-    guidance: float,
+    guidance: Tensor,
     weights: AttentionWeights,
 ) -> Tensor:
     eps = base.predict_noise(z_t, t, context)
     weights.w = None
-    if guidance == 1 or unconditional is None:
+    if unconditional is None:
         return eps
     eps_empty = base.predict_noise(z_t, t, unconditional)
     return eps_empty + guidance * (eps - eps_empty)
+
+
+def _per_image(guidance: Tensor | None, default: float, noise: Tensor) -> Tensor:
+    if guidance is None:
+        guidance = torch.full((len(noise),), default)
+    if guidance.shape != (len(noise),):
+        raise ValueError(f"Guidance is {tuple(guidance.shape)}, images {len(noise)}: give one for each.")
+    return guidance.to(noise)[:, None, None, None]
+
+
+def _set_timesteps(scheduler: Any, config: SamplingConfig, device: torch.device) -> None:
+    most = scheduler.config.get("original_inference_steps", scheduler.config.num_train_timesteps)
+    if not 1 <= config.steps <= most:
+        raise ValueError(
+            f"Scheduler {config.scheduler!r} takes 1 to {most} steps: {config.steps} were asked."
+        )
+    scheduler.set_timesteps(config.steps, device=device)
+    # diffusers rounds to one timestep too many, -1, for 61, 103, 121 and other numbers of steps
+    scheduler.timesteps = scheduler.timesteps.clamp(min=0)
 
 
 def _start(schedule: NoiseSchedule, scheduler: Any, noise: Tensor, target: Inpainting | None) -> Tensor:

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
 import comfy.utils
 import folder_paths
 import latent_preview
@@ -38,7 +37,7 @@ from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
 from ..anomalydiffusion_core.templates import MASK_TEMPLATES
 from .comfy_model import conditioning, load_for
-from .comfy_sampling import Reweighting
+from .comfy_sampling import Reweighting, sample_images
 from .conditioning import COLUMNS
 from .folders import graph_folder
 from .pixels import pixels_of, to_core
@@ -109,12 +108,9 @@ def sample_latents(
     mask = _padded_mask(mask, factor)
     pixels = paper_pixels(model, vae, _padded(image, factor), mask) if mode == "paper" else {}
     patched = reweighted(model, positive, mode, strength, **pixels)
-    noise = torch.stack(
-        [torch.randn(normal.shape[1:], generator=image_generator(seed, i)) for i in range(len(normal))]
-    )
-    return comfy.sample.sample(
+    return sample_images(
         patched,
-        noise,
+        [image_generator(seed, i) for i in range(len(normal))],
         steps,
         cfg,
         sampler_name,
@@ -186,19 +182,16 @@ def invented_masks(
         with torch.no_grad():
             context = mask_context(base, MASK_TEMPLATES[0], tokens, len(tries))
             empty = empty_context(base, len(tries))
-        shape = (base.latent_channels, cells, cells)
-        generators = [image_generator(seed, i, f"{defect_type} masks") for i in tries]
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        latent = comfy.sample.sample(
+        latent = sample_images(
             model,
-            noise,
+            [image_generator(seed, i, f"{defect_type} masks") for i in tries],
             steps,
             cfg,
             sampler_name,
             scheduler,
             conditioning(context),
             conditioning(empty),
-            torch.zeros_like(noise),
+            torch.zeros(len(tries), base.latent_channels, cells, cells),
             seed=seed,
         )
         return masks_from_pictures(to_core(vae.decode(latent)), config)

@@ -133,15 +133,54 @@ def test_the_sampler_changes_pixels_inside_the_masks_alone(run: Run, trained: An
         assert image[mask > 0].float().mean() > 0.5
 
 
-def test_the_same_seed_gives_the_same_picture_whatever_the_batch(
-    run: Run, trained: Any, masks: Tensor
+SAMPLERS = [
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_sde",
+    "dpmpp_2m_sde",
+    "uni_pc",
+    "lcm",
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_gives_the_same_picture_whatever_the_batch_and_nothing_outside(
+    run: Run, trained: Any, masks: Tensor, sampler: str
 ) -> None:
-    together = generated(run, trained, masks, sampler_name="euler")[0]
-    alone = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:1]})
-    first = generated(run, alone, masks[:1], sampler_name="euler")[0]
-    assert float((first[0] - together[0]).abs().max()) <= 1.01 / 255
-    other = generated(run, trained, masks, sampler_name="euler", seed=2)[0]
-    assert float((other - together).abs().max()) > 5 / 255
+    def pictures(chosen: list[int], seed: int = 1) -> Tensor:
+        some = SimpleNamespace(**{**vars(trained), "normals": trained.normals[chosen]})
+        return generated(run, some, masks[chosen], sampler_name=sampler, steps=3, seed=seed)[0]
+
+    together, outside = pictures([0, 1]), masks[:2] == 0
+    assert torch.equal(together[outside], trained.normals[:2][outside])
+    for other in (pictures([0])[0] - together[0], pictures([2, 1])[1] - together[1]):
+        assert float(other.abs().max()) <= 1.01 / 255
+    assert float((pictures([0, 1], seed=2) - together).abs().max()) > 5 / 255
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: Any, sampler: str) -> None:
+    from adiff_pack.nodes.comfy_sampling import sample_images  # type: ignore[import-not-found]
+
+    learned = {"embeddings": trained.embeddings, "defect_type": ""}
+    prompts = run("ADiff_MaskConditioning", **trained.base, **learned)
+    photo, noise_mask = torch.ones(1, 8, 8, 8), torch.ones(1, 1, 8, 8)
+    noise_mask[..., :4] = 0
+
+    def latents(*seeds: int) -> Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with torch.inference_mode():
+            return sample_images(
+                trained.base["model"], generators, 3, 2.0, sampler, "normal", *prompts,
+                photo.repeat(len(seeds), 1, 1, 1), noise_mask=noise_mask.repeat(len(seeds), 1, 1, 1), seed=0,
+            )  # fmt: skip
+
+    together = latents(1, 2)
+    torch.testing.assert_close(together, torch.cat([latents(1), latents(2)]), rtol=1e-3, atol=1e-3)
+    assert float((together[0] - together[1]).abs().max()) > 0.1
 
 
 def test_odd_sizes_are_padded_and_cut_again(run: Run, trained: Any, masks: Tensor) -> None:

@@ -84,14 +84,24 @@ def test_the_same_index_gives_the_same_picture_whatever_batch_and_order(
         assert (small_base.decode(together) - small_base.decode(other)).abs().max() < grey_level
 
 
-@pytest.mark.parametrize("mode", list(AARMode))
+@pytest.mark.parametrize(
+    ("scheduler", "mode"),
+    [(name, AARMode.ADAPTIVE) for name in SCHEDULERS] + [("ddim", mode) for mode in AARMode],
+)
 def test_the_fake_base_gives_exactly_the_same_picture_whatever_batch_and_order(
-    fake_base: LatentDiffusion, mode: AARMode
+    fake_base: LatentDiffusion, scheduler: str, mode: AARMode
 ) -> None:
-    config = replace(PLAIN, aar=AARConfig(mode))
+    config = replace(PLAIN, scheduler=scheduler, aar=AARConfig(mode))
     together = generate(fake_base, [0, 1, 2], config)
     assert torch.equal(generate(fake_base, [2, 0, 1], config)[[1, 2, 0]], together)
     assert torch.equal(torch.cat([generate(fake_base, [i], config) for i in range(3)]), together)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_no_scheduler_draws_from_the_global_generator(fake_base: LatentDiffusion, scheduler: str) -> None:
+    before = torch.random.get_rng_state()
+    generate(fake_base, [0], replace(PLAIN, scheduler=scheduler))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_another_run_seed_gives_another_picture(fake_base: LatentDiffusion) -> None:
@@ -101,35 +111,112 @@ def test_another_run_seed_gives_another_picture(fake_base: LatentDiffusion) -> N
 # --- schedulers
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("mode", [AARMode.OFF, AARMode.ADAPTIVE])
+POSSIBLE = [
+    (name, steps) for name in SCHEDULERS for steps in (1, 2, 5, 10, 25, 200) if (name, steps) != ("lcm", 200)
+]
+
+
+@pytest.mark.parametrize(("scheduler", "steps"), POSSIBLE)
 def test_every_scheduler_ends_finite_and_leaves_the_outside_exactly_normal(
-    fake_base: LatentDiffusion, scheduler: str, mode: AARMode
+    fake_base: LatentDiffusion, scheduler: str, steps: int
 ) -> None:
     photos, masks = scene([0, 1])
-    latent = generate(fake_base, [0, 1], SamplingConfig(scheduler, steps=5, aar=AARConfig(mode)))
+    latent = generate(fake_base, [0, 1], SamplingConfig(scheduler, steps))
     normal, m_z = fake_base.encode(photos), latent_mask(masks, 8).bool().expand(2, 4, 7, 9)
     assert torch.isfinite(latent).all()
     assert torch.equal(latent[~m_z], normal[~m_z])
     assert not torch.isclose(latent[m_z], normal[m_z]).any(dim=0).all()
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_samples_the_noise_level_it_says(fake_base: LatentDiffusion, scheduler: str) -> None:
-    # a base whose data is one single latent: whatever the scheduler, the sampler must arrive there
-    data = randn(1, 4, 4, 5, seed=9)
+@pytest.mark.parametrize(("scheduler", "steps"), [("lcm", 51), ("ddim", 0), ("euler", 1001), ("heun", -1)])
+def test_a_number_of_steps_that_a_scheduler_cannot_do_is_refused(
+    fake_base: LatentDiffusion, scheduler: str, steps: int
+) -> None:
+    most = 50 if scheduler == "lcm" else 1000
+    with pytest.raises(ValueError, match=f"'{scheduler}' takes 1 to {most} steps: {steps} were asked"):
+        generate(fake_base, [0], SamplingConfig(scheduler, steps))
+
+
+DATA = randn(1, 4, 32, 32, seed=9)
+
+
+def base_of_one_latent(fake_base: LatentDiffusion) -> tuple[LatentDiffusion, list[Tensor]]:
+    """A base whose data is `DATA` alone, and the noise that its U-Net was shown: of unit variance where what
+    it was fed has the noise level that the timestep says.
+    """
+    shown: list[Tensor] = []
 
     class OneLatent(type(fake_base)):  # type: ignore[misc]
         def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
+            assert float(t.min()) >= 0 and float(t.max()) <= 999
             alpha, sigma = self.schedule.alpha_sigma(t)
-            return (noisy - alpha * data) / sigma
+            shown.append((noisy - alpha * DATA) / sigma)
+            return shown[-1]
 
-    base = OneLatent()
+    return OneLatent(), shown
+
+
+# 7 and 15 do not divide 1000; for 61, diffusers lists one timestep too many
+@pytest.mark.parametrize("steps", [1, 2, 7, 15, 61])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_samples_the_noise_level_it_says_and_arrives(
+    fake_base: LatentDiffusion, scheduler: str, steps: int
+) -> None:
+    base, shown = base_of_one_latent(fake_base)
     context, _ = contexts(base, [0, 1])
-    latent = sample(
-        base, context, None, (4, 5), SamplingConfig(scheduler, 12), [image_generator(0, i) for i in (0, 1)]
-    )
-    torch.testing.assert_close(latent, data.expand(2, -1, -1, -1), rtol=0.05, atol=0.05)
+    config = SamplingConfig(scheduler, min(steps, 50) if scheduler == "lcm" else steps)
+    latent = sample(base, context, None, (32, 32), config, [image_generator(0, i) for i in (0, 1)])
+    assert len(shown) >= config.steps
+    for noise in shown:
+        assert 0.97 < float(noise.std()) < 1.03
+    torch.testing.assert_close(latent, DATA.expand(2, -1, -1, -1), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [2, 15])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_keeps_its_noise_level_inside_a_photo_and_arrives(
+    fake_base: LatentDiffusion, scheduler: str, steps: int
+) -> None:
+    base, shown = base_of_one_latent(fake_base)
+    photo, mask = randn(1, 3, 256, 256, seed=3).clamp(-1, 1), torch.zeros(1, 1, 256, 256)
+    mask[..., 64:240, 48:224] = 1
+    context, _ = contexts(base, [0])
+    config = SamplingConfig(scheduler, steps, aar=AARConfig(AARMode.OFF))
+    latent = sample_into(base, photo, mask, context, None, config, [image_generator(0, 0)])
+    m_z = latent_mask(mask, 8).bool().expand_as(latent)
+    for noise in shown:
+        assert 0.94 < float(noise[m_z].std()) < 1.06
+    torch.testing.assert_close(latent[m_z], DATA[m_z], rtol=0, atol=1e-3)
+    assert torch.equal(latent[~m_z], base.encode(photo)[~m_z])
+
+
+# --- guidance
+
+
+def guided(base: LatentDiffusion, indices: list[int], guidance: Tensor | None, default: float) -> Tensor:
+    (photos, masks), generators = scene(indices), [image_generator(5, i) for i in indices]
+    config = replace(PLAIN, guidance=default)
+    return sample_into(base, photos, masks, *contexts(base, indices), config, generators, guidance=guidance)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.1])
+def test_equal_guidance_image_by_image_is_exactly_the_configuration_s(
+    fake_base: LatentDiffusion, guidance: float
+) -> None:
+    given = guided(fake_base, [0, 1], torch.full((2,), guidance), default=7.0)
+    assert torch.equal(given, guided(fake_base, [0, 1], None, default=guidance))
+
+
+def test_each_image_has_the_guidance_given_for_it(fake_base: LatentDiffusion) -> None:
+    together = guided(fake_base, [0, 1, 2], torch.tensor([4.0, 1.5, 2.5]), default=1.0)
+    for i, own in enumerate((4.0, 1.5, 2.5)):
+        assert torch.equal(together[i : i + 1], guided(fake_base, [i], None, default=own))
+    assert not torch.allclose(together[:1], guided(fake_base, [0], None, default=1.5))
+
+
+def test_guidance_must_be_one_number_for_each_image(fake_base: LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match=r"Guidance is \(3,\), images 2: give one for each"):
+        guided(fake_base, [0, 1], torch.ones(3), default=1.0)
 
 
 def test_an_unknown_scheduler_is_told_which_are_known(fake_base: LatentDiffusion) -> None:
@@ -216,12 +303,13 @@ def ddim(
 @pytest.mark.parametrize("name", ["fake_base", "small_base"])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("steps", [5, 7])  # 7 does not divide 1000
 @torch.no_grad()
 def test_ddim_is_the_loop_of_its_paper(
-    name: str, eta: float, guidance: float, request: pytest.FixtureRequest
+    name: str, eta: float, guidance: float, steps: int, request: pytest.FixtureRequest
 ) -> None:
     base: LatentDiffusion = request.getfixturevalue(name)
-    config = replace(PLAIN, steps=5, eta=eta, guidance=guidance)
+    config = replace(PLAIN, steps=steps, eta=eta, guidance=guidance)
     (context, empty), (photos, masks) = contexts(base, [0, 1]), scene([0, 1])
 
     def generators() -> list[torch.Generator]:
