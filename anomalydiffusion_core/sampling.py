@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attention_maps import AttentionMaps
 from .blending import blend
 from .dataset.views import latent_mask
-from .inpainting import Inpainting
+from .inpainting import Decode, Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from .reweighting import AARConfig, AttentionWeights
 
@@ -102,11 +103,15 @@ def sample_into(
     config: SamplingConfig,
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
+    decode: Decode | None = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
     """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents
     (B,C,h,w).
 
     Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
+    AAR mode `paper` sees pixels through `decode`, such as a tiny decoder, where it is given, else through the
+    base's; `maps` record what the inserted tokens look at.
     """
     if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
         raise ValueError(
@@ -115,7 +120,7 @@ def sample_into(
         )
     image, mask = image.to(base.device), mask.to(base.device)
     target = Inpainting(base.encode(image), latent_mask(mask, base.factor), image, mask)
-    return inpaint(base, target, context, unconditional, config, generators, on_step)
+    return inpaint(base, target, context, unconditional, config, generators, on_step, decode, maps)
 
 
 @torch.no_grad()
@@ -127,10 +132,12 @@ def inpaint(
     config: SamplingConfig,
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
+    decode: Decode | None = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
     """As `sample_into`, for a photo that is encoded already."""
     noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
-    return _denoise(base, context, unconditional, noise, target, config, generators, on_step)
+    return _denoise(base, context, unconditional, noise, target, config, generators, on_step, decode, maps)
 
 
 def _denoise(
@@ -142,6 +149,8 @@ def _denoise(
     config: SamplingConfig,
     generators: list[torch.Generator],
     on_step: OnStep | None,
+    decode: Decode | None = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
     scheduler = make_scheduler(base.schedule, config.scheduler)
     scheduler.set_timesteps(config.steps, device=base.device)
@@ -158,9 +167,11 @@ def _denoise(
                 x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
             z_t = scheduler.scale_model_input(x, t)
             times = t.to(z_t.dtype).expand(len(z_t))
-            weights.w = None
+            weights.w, weights.maps = None, maps
+            if maps is not None:
+                maps.begin(i / total)
             if target and region is not None and config.aar.acts(i / total):
-                weights.w = target.weight_map(region, z_t, clean_hat, config.aar, base.decode)
+                weights.w = target.weight_map(region, z_t, clean_hat, config.aar, decode or base.decode)
             eps = _guided_noise(base, z_t, times, context, unconditional, config.guidance, weights)
             clean_hat = base.schedule.clean_latent(z_t, eps, times)
             x = scheduler.step(eps, t, x, **extra).prev_sample
@@ -179,7 +190,7 @@ def _guided_noise(
     weights: AttentionWeights,
 ) -> Tensor:
     eps = base.predict_noise(z_t, t, context)
-    weights.w = None
+    weights.w = weights.maps = None
     if guidance == 1 or unconditional is None:
         return eps
     eps_empty = base.predict_noise(z_t, t, unconditional)
