@@ -56,7 +56,7 @@ def heat_maps(maps: Tensor, photo: np.ndarray, factor: int) -> np.ndarray:
     height, width = photo.shape[:2]
     shares = F.interpolate(maps[None], scale_factor=float(factor), mode="bilinear")[0, :, :height, :width]
     low, high = float(shares.min()), float(shares.max())
-    heat = ((shares - low) / max(high - low, 1e-8)).numpy()
+    heat = ((shares - low) / max(high - low, 1e-4)).numpy()
     steps = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(heat, steps, channel) for channel in HEAT.T], -1)
     opacity = OPACITY * heat[..., None]
