@@ -1,4 +1,4 @@
-"""AAR on a diffusers U-Net: a cross-attention processor that reads the weight map of the moment."""
+"""AAR on a diffusers U-Net: a cross-attention processor that reads the weights of the moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .reweighting import AttentionWeights, merge_heads, reweighted_attention, sp
 
 
 class _ReweightedCrossAttention:
-    """diffusers' attention processor for attn2; follows the fused default where w is None."""
+    """diffusers' attention processor for attn2; follows the fused default where nothing is asked."""
 
     def __init__(self, weights: AttentionWeights, plain: Any) -> None:
         self.weights, self.plain = weights, plain
@@ -26,16 +26,15 @@ class _ReweightedCrossAttention:
         **kwargs: Any,
     ) -> Tensor:
         weights = self.weights
-        if weights.w is None or encoder_hidden_states is None:
+        if weights.idle or encoder_hidden_states is None:
             return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-        query, key, value = (
-            split_heads(x, attn.heads)
-            for x in (
-                attn.to_q(hidden_states),
-                attn.to_k(encoder_hidden_states),
-                attn.to_v(encoder_hidden_states),
-            )
-        )
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        key = split_heads(attn.to_k(encoder_hidden_states), attn.heads)
+        if weights.maps is not None:
+            weights.maps.record(query, key, weights.columns)
+        if weights.w is None:
+            return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        value = split_heads(attn.to_v(encoder_hidden_states), attn.heads)
         merged = merge_heads(reweighted_attention(query, key, value, weights)).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](merged))
 

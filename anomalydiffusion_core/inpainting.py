@@ -18,6 +18,8 @@ from .reweighting import (
     strengthened,
 )
 
+Decode = Callable[[Tensor], Tensor]  # model latent (B,C,h,w) -> image (B,3,H,W), about [-1,1]
+
 
 @dataclass(frozen=True)
 class Inpainting:
@@ -45,12 +47,12 @@ class Inpainting:
         z_t: Tensor,
         clean_hat: Tensor | None,
         aar: AARConfig,
-        decode: Callable[[Tensor], Tensor],
+        decode: Decode,
     ) -> Tensor | None:
         """AAR's weights (B,1,h,w) for the coming evaluation; None where they need an estimate of z0 and there
         is none yet.
 
-        `decode` (latent -> image in [-1,1]) and the photo serve mode `paper`; ValueError where it lacks them.
+        `decode` and the photo serve mode `paper`; ValueError where it lacks them.
         """
         if aar.mode is AARMode.RELEASED:
             w = released_weight(z_t, self.normal, region)

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .attention_maps import AttentionMaps
 
 
 class AARMode(str, Enum):
@@ -28,7 +32,10 @@ class AARMode(str, Enum):
 
 @dataclass(frozen=True)
 class AARConfig:
-    """Settings of AAR; strength 0 or mode off is exactly the plain sampler."""
+    """Settings of AAR; strength 0 or mode off is exactly the plain sampler.
+
+    Raises ValueError where nothing lies between start and end.
+    """
 
     mode: AARMode = AARMode.ADAPTIVE
     strength: float = 1.0  # w - 1 is multiplied by this
@@ -36,6 +43,13 @@ class AARConfig:
     temperature: float = 1.0  # of `paper`'s softmax; 1 = paper
     start: float = 0.0  # share of the steps after which it begins
     end: float = 1.0  # share of the steps at which it stops
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(
+                f"AAR starts at {self.start} and ends at {self.end} of the steps: give shares of 0 to 1, the "
+                "start below the end."
+            )
 
     @property
     def enabled(self) -> bool:
@@ -52,13 +66,19 @@ Columns = slice | tuple[slice, ...]  # where inserted tokens stand: alike in all
 
 @dataclass
 class AttentionWeights:
-    """What a host's attention reads at each evaluation: `w` (B,1,h,w), None for plain, and the inserted
-    tokens' place.
+    """What a host's attention reads at each evaluation: `w` (B,1,h,w), None for plain, the inserted tokens'
+    place, and `maps` that record what they look at.
     """
 
     mode: AARMode
     columns: Columns
     w: Tensor | None = None
+    maps: AttentionMaps | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether attention is just the plain one."""
+        return self.w is None and self.maps is None
 
 
 def paper_weight(image: Tensor, clean_hat: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -105,19 +125,27 @@ def strengthened(w: Tensor, strength: float) -> Tensor:
     return (1 + strength * (w - 1)).clamp(min=0)
 
 
-def to_queries(w: Tensor, count: int) -> Tensor:
-    """Weight map (B,1,h,w) -> one weight per query (B,count,1) of a U-Net level, by area average.
+def level_size(height: int, width: int, count: int) -> tuple[int, int]:
+    """Sides of the U-Net level with `count` queries, for a latent (or photo) of height x width.
 
-    Raises ValueError when `count` queries are no factor-of-two reduction of h x w.
+    Raises ValueError when `count` queries are no factor-of-two reduction of it.
     """
-    height, width = w.shape[-2:]
     for level in range(8):
-        h, wd = -(-height // 2**level), -(-width // 2**level)
-        if h * wd == count:
-            return F.adaptive_avg_pool2d(w, (h, wd)).flatten(1)[..., None]
+        size = -(-height // 2**level), -(-width // 2**level)
+        if size[0] * size[1] == count:
+            return size
     raise ValueError(
         f"{count} attention queries do not fit a latent of {height}x{width}: no level has that size."
     )
+
+
+def to_queries(w: Tensor, count: int) -> Tensor:
+    """Weight map (B,1,h,w) -> one weight per query (B,count,1) of a U-Net level, by area average.
+
+    Raises ValueError when no level has `count` queries.
+    """
+    size = level_size(w.shape[-2], w.shape[-1], count)
+    return F.adaptive_avg_pool2d(w, size).flatten(1)[..., None]
 
 
 def marked(columns: Columns, value: Tensor) -> Tensor:

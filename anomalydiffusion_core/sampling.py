@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attention_maps import AttentionMaps
 from .blending import blend
 from .dataset.views import latent_mask
-from .inpainting import Inpainting
+from .inpainting import Decode, Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from .reweighting import AARConfig, AttentionWeights
 
@@ -110,13 +111,16 @@ def sample_into(
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
     guidance: Tensor | None = None,
+    decode: Decode | None = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
     """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents
     (B,C,h,w).
 
     Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
-    `guidance` (B,) gives each image its own, instead of the configuration's. Raises ValueError where counts
-    or sizes differ.
+    `guidance` (B,) gives each image its own, instead of the configuration's. AAR mode `paper` sees pixels
+    through `decode`, such as a tiny decoder, where it is given, else through the base's; `maps` record what
+    the inserted tokens look at. Raises ValueError where counts or sizes differ.
     """
     if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
         raise ValueError(
@@ -125,7 +129,7 @@ def sample_into(
         )
     image, mask = image.to(base.device), mask.to(base.device)
     target = Inpainting(base.encode(image), latent_mask(mask, base.factor), image, mask)
-    return inpaint(base, target, context, unconditional, config, generators, on_step, guidance)
+    return inpaint(base, target, context, unconditional, config, generators, on_step, guidance, decode, maps)
 
 
 @torch.no_grad()
@@ -138,10 +142,14 @@ def inpaint(
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
     guidance: Tensor | None = None,
+    decode: Decode | None = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
     """As `sample_into`, for a photo that is encoded already."""
     noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
-    return _denoise(base, context, unconditional, noise, target, config, generators, on_step, guidance)
+    return _denoise(
+        base, context, unconditional, noise, target, config, generators, on_step, guidance, decode, maps
+    )
 
 
 def _denoise(
@@ -154,6 +162,8 @@ def _denoise(
     generators: list[torch.Generator],
     on_step: OnStep | None,
     guidance: Tensor | None,
+    decode: Decode | None = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
     scheduler = make_scheduler(base.schedule, config.scheduler)
     _set_timesteps(scheduler, config, base.device)
@@ -173,9 +183,11 @@ def _denoise(
                 x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
             z_t = scheduler.scale_model_input(x, t)
             times = t.to(z_t.dtype).expand(len(z_t))
-            weights.w = None
+            weights.w, weights.maps = None, maps
+            if maps is not None:
+                maps.begin(i / total)
             if target and region is not None and config.aar.acts(i / total):
-                weights.w = target.weight_map(region, z_t, clean_hat, config.aar, base.decode)
+                weights.w = target.weight_map(region, z_t, clean_hat, config.aar, decode or base.decode)
             eps = _guided_noise(base, z_t, times, context, unconditional, guidance, weights)
             clean_hat = base.schedule.clean_latent(z_t, eps, times)
             x = scheduler.step(eps, t, x, **extra).prev_sample
@@ -194,7 +206,7 @@ def _guided_noise(
     weights: AttentionWeights,
 ) -> Tensor:
     eps = base.predict_noise(z_t, t, context)
-    weights.w = None
+    weights.w = weights.maps = None
     if unconditional is None:
         return eps
     eps_empty = base.predict_noise(z_t, t, unconditional)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..anomalydiffusion_core import __version__
 from ..anomalydiffusion_core.artifact import check_type, learned_hash
+from ..anomalydiffusion_core.attention_maps import AttentionMaps, heat_maps
 from ..anomalydiffusion_core.conditioning import empty_context, mask_context
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ..anomalydiffusion_core.dataset.views import latent_mask
@@ -45,18 +46,27 @@ from .pixels import pixels_of, to_core
 WIDENING = SamplingConfig().widening
 
 
-def reweighted(model: Any, positive: Any, mode: str, strength: float, **pixels: Any) -> Any:
+def reweighted(
+    model: Any, positive: Any, aar: AARConfig, maps: AttentionMaps | None = None, **pixels: Any
+) -> Any:
     """A MODEL clone with AAR for the learned vectors of `positive`; `pixels` are those of mode `paper`."""
     columns = next((options[COLUMNS] for _, options in positive if COLUMNS in options), None)
     if columns is None:
         raise ValueError("This conditioning has no learned vectors: take that of Anomaly Conditioning.")
-    config = AARConfig(AARMode(mode), strength)
-    return Reweighting(config, columns, WIDENING, **pixels).patch(model)
+    return Reweighting(aar, columns, WIDENING, maps=maps, **pixels).patch(model)
 
 
 def paper_pixels(model: Any, vae: Any, image: Any, mask: Any) -> dict[str, Any]:
-    """What mode `paper` compares: photos in [-1,1], masks (B,1,H,W), and a decoder of latents."""
-    device = model.load_device
+    """What mode `paper` compares: photos in [-1,1], masks (B,1,H,W), and a decoder of latents.
+
+    Raises ValueError where `vae` reads other latents than the model's.
+    """
+    device, channels = model.load_device, int(model.model.latent_format.latent_channels)
+    if vae.latent_channels != channels:
+        raise ValueError(
+            f"The VAE of mode paper reads {vae.latent_channels} latent channels, the model has {channels}: "
+            "connect the VAE, or a tiny one (taesd), that belongs to the model."
+        )
 
     def decode(latent: Any) -> Any:
         return to_core(vae.decode(model.model.process_latent_out(latent))).to(device)
@@ -100,14 +110,20 @@ def sample_latents(
     cfg: float,
     sampler_name: str,
     scheduler: str,
-    mode: str,
-    strength: float,
+    aar: AARConfig,
+    aar_vae: Any = None,
+    maps: AttentionMaps | None = None,
 ) -> Tensor:
-    """Latents (B,C,h,w): the defect inside m_z, outside the photo, `normal` as of `encode_photos`."""
+    """Latents (B,C,h,w): the defect inside m_z, outside the photo, `normal` as of `encode_photos`.
+
+    AAR mode `paper` sees pixels through `aar_vae`, or without one through `vae`.
+    """
     factor = int(vae.spacial_compression_decode())
     mask = _padded_mask(mask, factor)
-    pixels = paper_pixels(model, vae, _padded(image, factor), mask) if mode == "paper" else {}
-    patched = reweighted(model, positive, mode, strength, **pixels)
+    pixels = {}
+    if aar.mode is AARMode.PAPER:
+        pixels = paper_pixels(model, aar_vae or vae, _padded(image, factor), mask)
+    patched = reweighted(model, positive, aar, maps, **pixels)
     return sample_images(
         patched,
         [image_generator(seed, i) for i in range(len(normal))],
@@ -140,6 +156,20 @@ def paste_back(
     made = torch.from_numpy(np.stack(results)).float() / 255
     # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were
     return torch.where(torch.from_numpy(marked)[..., None], made, image.cpu())
+
+
+def attention_pictures(image: Tensor, vae: Any, maps: AttentionMaps | None) -> Tensor:
+    """Photos (B,H,W,3) under the heat maps of each range of steps, side by side; the photos as they are
+    where no maps were recorded.
+    """
+    if maps is None:
+        return image
+    factor = int(vae.spacial_compression_decode())
+    rows = [
+        np.hstack(heat_maps(ranges, photo, factor))
+        for ranges, photo in zip(maps.mean, pixels_of(image), strict=True)
+    ]
+    return torch.from_numpy(np.stack(rows)).float() / 255
 
 
 def _padded(image: Tensor, factor: int) -> Tensor:

@@ -20,8 +20,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..anomalydiffusion_core.attention_maps import AttentionMaps
 from ..anomalydiffusion_core.blending import blend
-from ..anomalydiffusion_core.inpainting import Inpainting
+from ..anomalydiffusion_core.inpainting import Decode, Inpainting
 from ..anomalydiffusion_core.reweighting import (
     AARConfig,
     AttentionWeights,
@@ -35,7 +36,6 @@ KEY = "anomalydiffusion"  # of our wrappers
 RUN = "anomalydiffusion_run"  # in transformer_options: the state of a sampler's run
 WEIGHTS = "anomalydiffusion_weights"  # in transformer_options: what attention reads
 CONDITIONAL = 0  # in cond_or_uncond
-Decode = Callable[[Tensor], Tensor]
 
 
 def sample_images(
@@ -91,7 +91,9 @@ class _Run:
 
 @dataclass(frozen=True)
 class Reweighting:
-    """AAR on one MODEL clone. Mode `paper` needs `image` (B,3,H,W) in [-1,1], `mask` (B,1,H,W), `decode`."""
+    """AAR on one MODEL clone. Mode `paper` needs `image` (B,3,H,W) in [-1,1], `mask` (B,1,H,W), `decode`;
+    `maps` record what the inserted tokens look at, in any mode.
+    """
 
     config: AARConfig
     columns: Columns
@@ -99,6 +101,7 @@ class Reweighting:
     image: Tensor | None = None
     mask: Tensor | None = None
     decode: Decode | None = None
+    maps: AttentionMaps | None = None
 
     def patch(self, model: ModelPatcher) -> ModelPatcher:
         """A clone of `model` whose samplers blend with a narrowing mask and re-weight attention.
@@ -106,7 +109,7 @@ class Reweighting:
         Patches, LoRAs and wrappers that `model` has stay in force.
         """
         clone = model.clone()
-        if self.config.enabled:
+        if self.config.enabled or self.maps is not None:
             clone = with_reweighted_attention(model)
             clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._around_prediction)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, self._around_sampler)
@@ -163,9 +166,12 @@ class Reweighting:
         return run.clean_hat
 
     def _weights(self, run: _Run, x: Tensor, sigma: Tensor, model_sampling: Any) -> AttentionWeights:
-        weights = AttentionWeights(self.config.mode, self.columns)
+        weights = AttentionWeights(self.config.mode, self.columns, maps=self.maps)
         level = sigma.flatten()[:1]
-        if self.config.acts(run.done(float(level))):
+        done = run.done(float(level))
+        if self.maps is not None:
+            self.maps.begin(done)
+        if self.config.acts(done):
             z_t = x / (1 + level**2).sqrt()  # x has unit signal, z_t unit variance
             region = self.blend_region(run.target, level, run.steps, model_sampling)
             weights.w = run.target.weight_map(region, z_t, run.clean_hat, self.config, self._decode)
@@ -228,22 +234,47 @@ class _ReweightedAttention:
         self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], *args: Any, **kw: Any
     ) -> Tensor:
         weights: AttentionWeights | None = options.get(WEIGHTS)
-        if weights is None or weights.w is None:
-            if self.earlier is None:
-                return _optimized(q, k, v, options)
-            return self.earlier(q, k, v, options, *args, **kw)
-        kinds, images = options["cond_or_uncond"], len(weights.w)
-        if len(q) != len(kinds) * images:
-            raise ValueError(
-                f"The sampler asks for {len(q)} rows in {len(kinds)} chunks for {images} masks: attention "
-                "re-weighting takes one conditioning per image, without areas or context windows."
-            )
-        chunks = zip(kinds, *(x.split(images) for x in (q, k, v)), strict=True)
-        parts = [_chunk(kind, *chunk, options, weights) for kind, *chunk in chunks]
+        if weights is None or weights.idle:
+            return self._plain(q, k, v, options, *args, **kw)
+        chunks = _chunks(q, k, v, options, weights)
+        if weights.maps is not None:
+            _record(weights.maps, chunks, options, weights.columns)
+        if weights.w is None:
+            return self._plain(q, k, v, options, *args, **kw)
+        reweighted = torch.cat([_chunk(kind, *chunk, options, weights) for kind, *chunk in chunks])
         if self.earlier is None:
-            return torch.cat(parts)
-        difference = torch.cat(parts) - _optimized(q, k, v, options)
+            return reweighted
+        difference = reweighted - _optimized(q, k, v, options)
         return self.earlier(q, k, v, options, *args, **kw) + difference
+
+    def _plain(
+        self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], *args: Any, **kw: Any
+    ) -> Tensor:
+        if self.earlier is None:
+            return _optimized(q, k, v, options)
+        return self.earlier(q, k, v, options, *args, **kw)
+
+
+_Chunk = tuple[int, Tensor, Tensor, Tensor]  # conditional or not; q, k and v of all images
+
+
+def _chunks(
+    q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], weights: AttentionWeights
+) -> list[_Chunk]:
+    kinds = options["cond_or_uncond"]
+    images = len(q) // len(kinds) if weights.w is None else len(weights.w)
+    if len(q) != len(kinds) * images:
+        raise ValueError(
+            f"The sampler asks for {len(q)} rows in {len(kinds)} chunks for {images} masks: attention "
+            "re-weighting takes one conditioning per image, without areas or context windows."
+        )
+    return list(zip(kinds, *(x.split(images) for x in (q, k, v)), strict=True))
+
+
+def _record(maps: AttentionMaps, chunks: list[_Chunk], options: dict[str, Any], columns: Columns) -> None:
+    for kind, q, k, _ in chunks:
+        if kind == CONDITIONAL:
+            maps.record(split_heads(q, options["n_heads"]), split_heads(k, options["n_heads"]), columns)
 
 
 def _chunk(

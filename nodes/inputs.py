@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
@@ -66,7 +68,7 @@ def sampler_inputs(cfg: float) -> list[io.Input]:
 
 
 def reweighting_inputs() -> list[io.Input]:
-    """Mode and strength of AAR."""
+    """Mode, strength, part of the steps and clip of AAR; what came later is optional, for older graphs."""
     return [
         io.Combo.Input(
             "mode",
@@ -85,4 +87,38 @@ def reweighting_inputs() -> list[io.Input]:
             step=0.05,
             tooltip="0 = exactly the plain sampler. Texture-like defects gain from it, others may not.",
         ),
+        io.Float.Input(
+            "start",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the steps after which re-weighting begins; 0 = from the first one on.",
+        ),
+        io.Float.Input(
+            "end",
+            optional=True,
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the steps at which re-weighting stops; 1 = never.",
+        ),
+        io.Float.Input(
+            "maximum",
+            optional=True,
+            default=3.0,
+            min=1.0,
+            max=100.0,
+            step=0.1,
+            tooltip="The largest weight of mode adaptive, at strength 1. Other modes do not use it.",
+        ),
     ]
+
+
+def reweighting(mode: str, strength: float, start: float, end: float, maximum: float) -> Any:
+    """The core's settings from `reweighting_inputs`."""
+    from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
+
+    return AARConfig(AARMode(mode), strength, maximum, start=start, end=end)

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io, ui
 
 from .conditioning import binary_masks
-from .inputs import reweighting_inputs, sampler_inputs
+from .inputs import reweighting, reweighting_inputs, sampler_inputs
 
 CATEGORY = "AnomalyDiffusion/sampling"
 
@@ -31,22 +31,27 @@ class AttentionReweighting(io.ComfyNode):
                     "image", optional=True, tooltip="The normal photos. Only mode paper needs them."
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Their masks. Only mode paper needs them."),
-                io.Vae.Input("vae", optional=True, tooltip="Only mode paper needs it."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Only mode paper needs it; a tiny one (Load VAE: taesd) is faster.",
+                ),
             ],
             outputs=[io.Model.Output("reweighted_model", display_name="MODEL")],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, positive: Any, mode: str, strength: float, image: Any = None, mask: Any = None,
-        vae: Any = None,
+        cls, model: Any, positive: Any, mode: str, strength: float, start: float = 0.0, end: float = 1.0,
+        maximum: float = 3.0, image: Any = None, mask: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from .comfy_generation import paper_pixels, reweighted
 
         pixels = {}
         if image is not None and mask is not None and vae is not None:
             pixels = paper_pixels(model, vae, image, binary_masks(mask))
-        return io.NodeOutput(reweighted(model, positive, mode, strength, **pixels))
+        aar = reweighting(mode, strength, start, end, maximum)
+        return io.NodeOutput(reweighted(model, positive, aar, **pixels))
 
 
 class KSampler(io.ComfyNode):
@@ -75,20 +80,52 @@ class KSampler(io.ComfyNode):
                     step=0.5,
                     tooltip="Pixels inside the mask's edge over which the defect fades in.",
                 ),
+                io.Boolean.Input(
+                    "attention_maps",
+                    optional=True,
+                    default=False,
+                    tooltip="Show what the learned vectors looked at, in four parts of the steps.",
+                ),
+                io.Vae.Input(
+                    "aar_vae",
+                    optional=True,
+                    tooltip="A tiny decoder (Load VAE: taesd) makes mode paper faster.",
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="Photos with the defect."),
                 io.Mask.Output("masks", display_name="masks", tooltip="Their masks, 0 or 1."),
                 io.Latent.Output("latent", display_name="latent"),
+                io.Image.Output(
+                    "heat_maps",
+                    display_name="attention maps",
+                    tooltip="What the learned vectors looked at, over the photos, from early steps to late "
+                    "ones. The plain photos where attention_maps is off.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, image: Any, mask: Any, vae: Any, feather: float, **sampler: Any) -> io.NodeOutput:
-        from .comfy_generation import encode_photos, match_batch, paste_back, sample_latents
+    def execute(
+        cls, image: Any, mask: Any, vae: Any, feather: float, mode: str, strength: float, start: float = 0.0,
+        end: float = 1.0, maximum: float = 3.0, attention_maps: bool = False, **sampler: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..anomalydiffusion_core.attention_maps import AttentionMaps
+        from .comfy_generation import (
+            attention_pictures,
+            encode_photos,
+            match_batch,
+            paste_back,
+            sample_latents,
+        )
 
         image, mask = match_batch(image, binary_masks(mask))
         normal = encode_photos(image, vae)
-        latent = sample_latents(image, mask, normal, vae, **sampler)
+        maps = AttentionMaps(len(normal), normal.shape[-2:]) if attention_maps else None
+        aar = reweighting(mode, strength, start, end, maximum)
+        latent = sample_latents(image, mask, normal, vae, aar=aar, maps=maps, **sampler)
         images = paste_back(image, mask, normal, vae, latent, feather)
-        return io.NodeOutput(images, mask[:, 0], {"samples": latent}, ui=ui.PreviewImage(images, cls=cls))
+        heat = attention_pictures(image, vae, maps)
+        shown = [*images, *heat] if attention_maps else images
+        outputs = images, mask[:, 0], {"samples": latent}, heat
+        return io.NodeOutput(*outputs, ui=ui.PreviewImage(shown, cls=cls))

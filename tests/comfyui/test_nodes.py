@@ -124,10 +124,11 @@ def test_embeddings_are_saved_and_loaded_with_the_same_numbers(run: Run, trained
 
 
 def test_the_sampler_changes_pixels_inside_the_masks_alone(run: Run, trained: Any, masks: Tensor) -> None:
-    images, given, latent = generated(run, trained, masks)
+    images, given, latent, plain = generated(run, trained, masks)
     changed = (images != trained.normals).any(-1)
     assert images.shape == trained.normals.shape and torch.equal(given, masks)
     assert latent["samples"].shape == (3, 8, 16, 16)
+    assert torch.equal(plain, trained.normals)  # no attention maps were asked for
     assert not changed[masks == 0].any()
     for image, mask in zip(changed, masks, strict=True):
         assert image[mask > 0].float().mean() > 0.5
@@ -185,8 +186,68 @@ def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: A
 
 def test_odd_sizes_are_padded_and_cut_again(run: Run, trained: Any, masks: Tensor) -> None:
     odd = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:, :123, :118]})
-    images, _, _ = generated(run, odd, masks[:, :123, :118])
+    images, _, _, maps = generated(run, odd, masks[:, :123, :118], attention_maps=True)
     assert images.shape == (3, 123, 118, 3)
+    assert maps.shape == (3, 123, 4 * 118, 3)
+
+
+@pytest.mark.parametrize("mode", ["adaptive", "off"])
+def test_attention_maps_lie_over_the_photos_and_change_nothing_of_the_pictures(
+    run: Run, trained: Any, masks: Tensor, mode: str
+) -> None:
+    images, _, _, maps = generated(run, trained, masks, mode=mode, attention_maps=True)
+    assert torch.equal(images, generated(run, trained, masks, mode=mode)[0])
+    assert maps.shape == (3, 128, 4 * 128, 3)
+    ranges = maps.unflatten(2, (4, 128)).transpose(1, 2)
+    shown = (ranges - trained.normals[:, None]).abs().amax((2, 3, 4))
+    assert (shown > 20 / 255).any(1).all()  # one scale for all ranges: each photo has its hottest place
+    assert not torch.equal(ranges[:, 0], ranges[:, 3])
+
+
+def test_reweighting_can_act_in_a_part_of_the_steps_and_up_to_a_weight(
+    run: Run, trained: Any, masks: Tensor
+) -> None:
+    default, whole, late, weak, never = (
+        generated(run, trained, masks, **changed)[0]
+        for changed in (
+            {},
+            {"start": 0.0, "end": 1.0, "maximum": 3.0},
+            {"start": 0.7},
+            {"maximum": 1.0},
+            {"mode": "off"},
+        )
+    )
+    assert torch.equal(default, whole)
+    assert not torch.equal(late, whole) and not torch.equal(late, never)
+    assert torch.equal(weak, never)
+    with pytest.raises(ValueError, match="AAR starts at 0.5 and ends at 0.5"):
+        generated(run, trained, masks, start=0.5, end=0.5)
+
+
+def test_mode_paper_sees_through_a_vae_of_its_own_where_one_is_given(
+    run: Run, trained: Any, masks: Tensor
+) -> None:
+    import comfy.sd  # type: ignore[import-not-found]
+    import comfy.taesd.taesd  # type: ignore[import-not-found]
+
+    def tiny_vae(channels: int) -> Any:
+        vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=channels).state_dict())
+        generator = torch.Generator().manual_seed(0)
+        for parameter in vae.first_stage_model.parameters():
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        return vae
+
+    with torch.inference_mode():
+        eight, four = tiny_vae(8), tiny_vae(4)
+    own, same, other = (
+        generated(run, trained, masks, mode="paper", **vae)[0]
+        for vae in ({}, {"aar_vae": trained.base["vae"]}, {"aar_vae": eight})
+    )
+    assert torch.equal(own, same) and not torch.equal(own, other)
+    adaptive = generated(run, trained, masks)[0]
+    assert torch.equal(adaptive, generated(run, trained, masks, aar_vae=eight)[0])
+    with pytest.raises(ValueError, match="mode paper reads 4 latent channels, the model has 8: connect"):
+        generated(run, trained, masks, mode="paper", aar_vae=four)
 
 
 def test_one_photo_serves_several_masks(run: Run, trained: Any, masks: Tensor) -> None:

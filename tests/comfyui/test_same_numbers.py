@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalydiffusion_core import sampling
+from anomalydiffusion_core.attention_maps import AttentionMaps
 from anomalydiffusion_core.conditioning import empty_context
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.latent_diffusion import Context
@@ -124,13 +125,14 @@ def euler_sigmas(hosts: Any) -> Tensor:
     return scheduler.sigmas.clone()
 
 
-def reweighted(hosts: Any, aar: AARConfig, model: Any = None) -> Any:
+def reweighted(hosts: Any, aar: AARConfig, model: Any = None, maps: Any = None) -> Any:
     from adiff_pack.anomalydiffusion_core import reweighting  # type: ignore[import-not-found]
     from adiff_pack.nodes.comfy_sampling import Reweighting  # type: ignore[import-not-found]
 
-    config = reweighting.AARConfig(reweighting.AARMode(aar.mode.value), aar.strength, aar.maximum)
+    part = {"start": aar.start, "end": aar.end}
+    config = reweighting.AARConfig(reweighting.AARMode(aar.mode.value), aar.strength, aar.maximum, **part)
     columns = contexts(hosts.comfy, hosts.vectors)[0].columns
-    patch = Reweighting(config, columns, WIDENING, hosts.images, hosts.masks, hosts.comfy.decode)
+    patch = Reweighting(config, columns, WIDENING, hosts.images, hosts.masks, hosts.comfy.decode, maps)
     return patch.patch(model or hosts.model)
 
 
@@ -151,6 +153,27 @@ def test_sampling_gives_the_same_latents(
     ours = comfy_samples(hosts, reweighted(hosts, aar), guidance, euler_sigmas(hosts), m_z)
     assert relative(ours, theirs) < 1e-3
     assert relative(theirs, hosts.headless.encode(hosts.images)) > 0.1  # something was drawn
+
+
+@pytest.mark.parametrize("aar", [AARConfig(AARMode.OFF), AARConfig(strength=2.0, start=0.3, end=0.8)])
+@torch.no_grad()
+def test_attention_maps_and_a_part_of_the_steps_are_the_same(
+    hosts: Any, aar: AARConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adiff_pack.anomalydiffusion_core import attention_maps  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(sampling, "_noise", lambda *_: hosts.noise)
+    config = SamplingConfig("euler", STEPS, guidance=GUIDANCE, widening=WIDENING, aar=aar)
+    context, empty = contexts(hosts.headless, hosts.vectors)
+    theirs, ours = AttentionMaps(2, (16, 16)), attention_maps.AttentionMaps(2, (16, 16))
+    generators = [torch.Generator()] * 2
+    latent = sample_into(
+        hosts.headless, hosts.images, hosts.masks, context, empty, config, generators, maps=theirs
+    )
+    patched, m_z = reweighted(hosts, aar, maps=ours), F.max_pool2d(hosts.masks, 8)
+    assert relative(comfy_samples(hosts, patched, GUIDANCE, euler_sigmas(hosts), m_z), latent) < 1e-3
+    assert relative(ours.mean, theirs.mean) < 1e-3
+    assert (theirs.mean > 0).all() and relative(theirs.mean[:, 0], theirs.mean[:, 3]) > 0.01
 
 
 @torch.no_grad()

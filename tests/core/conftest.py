@@ -119,6 +119,8 @@ class FakeBase:
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         weights = self.active
+        if weights is not None and weights.maps is not None:
+            weights.maps.record(query, key, weights.columns)
         if weights is None or weights.w is None:
             return F.scaled_dot_product_attention(query, key, value)
         w = to_queries(weights.w, query.shape[2])
@@ -216,6 +218,14 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real photos are not at hand: ../shared/data is absent")
     return SHARED / "data"
+
+
+@pytest.fixture
+def taesd() -> Path:
+    """The published tiny autoencoder of Stable Diffusion 1.x; tests that ask for it are skipped without."""
+    if not (SHARED / "weights" / "taesd").is_dir():
+        pytest.skip("the tiny autoencoder is not at hand: ../shared/weights/taesd is absent")
+    return SHARED / "weights" / "taesd"
 
 
 @pytest.fixture(scope="session")

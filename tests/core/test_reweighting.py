@@ -1,4 +1,7 @@
-"""Re-weighting: weight maps against loops written from the formulas, attention against full matrices."""
+"""Re-weighting: weight maps against loops written from the formulas, attention against full matrices.
+
+The sampler as a whole: test_aar_sampling.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.dataset.views import latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.inpainting import Inpainting
 from anomalydiffusion_core.latent_diffusion import Context
@@ -30,7 +32,6 @@ from anomalydiffusion_core.reweighting import (
     strengthened,
     to_queries,
 )
-from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample_into
 
 WEIGHTED = [mode for mode in AARMode if mode is not AARMode.OFF]
 
@@ -188,6 +189,12 @@ def test_aar_acts_between_its_start_and_its_end() -> None:
     ]
     assert not replace(config, strength=0.0).acts(0.3)
     assert not replace(config, mode=AARMode.OFF).acts(0.3)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_a_start_that_is_not_before_its_end_is_refused(start: float, end: float) -> None:
+    with pytest.raises(ValueError, match=f"AAR starts at {start} and ends at {end} of the steps"):
+        AARConfig(start=start, end=end)
 
 
 # --- queries
@@ -388,59 +395,3 @@ def test_the_u_net_s_own_attention_comes_back_even_after_an_error(small_base: Di
     after = small_base.unet.attn_processors
     assert after.keys() == before.keys()
     assert all(after[name] is before[name] for name in before)
-
-
-# --- in the sampler
-
-
-def generate(base: DiffusersModel, config: SamplingConfig) -> Tensor:
-    photo, mask = randn(2, 3, 56, 72).clamp(-1, 1), torch.zeros(2, 1, 56, 72)
-    mask[0, 0, 10:30, 20:40], mask[1, 0, 40:50, 8:30] = 1, 1
-    context = base.encode_prompts(["a photo of a {}"] * 2, {"clip_l": randn(2, 3, 16)})
-    empty = base.encode_prompts(["", ""])
-    generators = [image_generator(0, i) for i in range(2)]
-    return sample_into(base, photo, mask, context, empty, config, generators)
-
-
-@pytest.mark.parametrize("mode", WEIGHTED)
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_strength_zero_is_exactly_the_plain_sampler_and_strength_one_is_not(
-    small_base: DiffusersModel, mode: AARMode, guidance: float
-) -> None:
-    config = SamplingConfig(steps=3, guidance=guidance, aar=AARConfig(AARMode.OFF))
-    plain = generate(small_base, config)
-    off = generate(small_base, replace(config, aar=AARConfig(mode, strength=0.0)))
-    on = generate(small_base, replace(config, aar=AARConfig(mode)))
-    assert torch.equal(off, plain)
-    assert not torch.equal(on, plain)
-    assert torch.isfinite(on).all()
-
-
-@torch.no_grad()
-def test_with_guidance_only_the_conditional_prediction_is_reweighted(small_base: DiffusersModel) -> None:
-    # one deterministic DDIM step from t = 999 lands on the estimate of z0, which can be had by hand
-    photo, mask = randn(1, 3, 64, 64).clamp(-1, 1), torch.zeros(1, 1, 64, 64)
-    mask[..., 16:40, 16:40] = 1
-    context = small_base.encode_prompts(["a photo of a {}"], {"clip_l": randn(1, 3, 16)})
-    empty = small_base.encode_prompts([""])
-    config = SamplingConfig(steps=1, eta=0.0, guidance=4.0, aar=AARConfig(AARMode.RELEASED))
-    latent = sample_into(small_base, photo, mask, context, empty, config, [image_generator(3, 0)])
-
-    z_y, m_z, t = small_base.encode(photo), latent_mask(mask, 8), torch.tensor([999.0])
-    abar = small_base.schedule.alphas_cumprod
-    z_t = torch.randn((4, 8, 8), generator=image_generator(3, 0))[None] + abar[999].sqrt() * z_y
-    region = released_region(m_z, 999)
-    assert region.all()  # the dilation of radius 8 covers the whole latent: nothing is blended in
-    weights = AttentionWeights(AARMode.RELEASED, slice(5, 8), released_weight(z_t, z_y, region))
-
-    def z0(eps_empty: Tensor) -> Tensor:
-        conditional = reweighted_noise(small_base, z_t, t, context, weights)
-        eps = eps_empty + 4.0 * (conditional - eps_empty)
-        clean = (z_t - (1 - abar[999]).sqrt() * eps) / abar[999].sqrt()
-        # diffusers' last step goes to abar = 1 (set_alpha_to_one)
-        return torch.where(m_z > 0, clean, z_y)
-
-    expected = z0(small_base.predict_noise(z_t, t, empty))
-    torch.testing.assert_close(latent, expected, rtol=1e-3, atol=1e-3)
-    both = z0(reweighted_noise(small_base, z_t, t, empty, weights))
-    assert (latent - both).abs().max() > 0.05
