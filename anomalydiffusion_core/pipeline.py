@@ -16,7 +16,7 @@ import torch
 
 from . import __version__
 from .dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
-from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
+from .dataset.photos import Photo, file_hash, list_images, read_mask, read_photo, short_hash
 from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
@@ -309,7 +309,9 @@ def generate_dataset(
             normals = normals or writer.add_normals(category.name, map(read_photo, category.normals))
             row = {"run": identity, **_pair_row(pair, normals, sources), **settings}
             row["trained_on"] = model.trained_on.get(name, [])
-            rows.append(writer.write(category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row))
+            rows.append(
+                writer.write(category.name, defect, Photo(pair.pixels, pair.photo.gray), pair.mask, row)
+            )
     return rows
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.dataset.photos import Photo, read_photo
 from anomalydiffusion_core.export import mvtec
 from anomalydiffusion_core.export.mvtec import MVTecWriter, check_output, read_manifest
 
@@ -34,7 +34,7 @@ def write_pairs(
     writer = MVTecWriter(root)
     had = len(writer.rows)
     return [
-        writer.write("bolt", defect, pixels(had + i), MASK, gray, {"run": run, "index": had + i})
+        writer.write("bolt", defect, Photo(pixels(had + i), gray), MASK, {"run": run, "index": had + i})
         for i in range(count)
     ]
 
@@ -63,7 +63,7 @@ def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path
 def test_pictures_are_png_with_the_exact_pixels_and_masks_of_0_and_255(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
     writer = MVTecWriter(tmp_path / "out")
-    row = writer.write("bolt", "dent", random, MASK, False, {"run": "r"})
+    row = writer.write("bolt", "dent", Photo(random, gray=False), MASK, {"run": "r"})
     image, mask = (Image.open(tmp_path / "out" / row[key]) for key in ("image", "mask"))
     assert (image.format, image.mode, mask.format, mask.mode) == ("PNG", "RGB", "PNG", "L")
     np.testing.assert_array_equal(np.asarray(image), random)

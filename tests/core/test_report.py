@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomalydiffusion_core.contact_sheet import THUMBNAIL
 from anomalydiffusion_core.dataset.photos import Photo
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.export.mvtec import MVTecWriter
-from anomalydiffusion_core.report import COLUMNS, THUMBNAIL, write_report
+from anomalydiffusion_core.report import COLUMNS, write_report
 
 Write = Callable[[Path, np.ndarray], Path]
 NORMAL = np.full((40, 40, 3), 100, np.uint8)
@@ -52,7 +53,7 @@ def generated(tmp_path: Path, write_image: Write) -> Path:
         ("dent", defective, 0.9),
         ("stain", leaking, 0.4),
     ):
-        writer.write("bolt", defect, pixels, MASK, False, settings(fill))
+        writer.write("bolt", defect, Photo(pixels, gray=False), MASK, settings(fill))
     return root
 
 
@@ -101,7 +102,7 @@ def test_a_sheet_shows_normal_mask_result_and_change_of_each_pair(generated: Pat
 def test_sheets_show_the_first_pairs_and_figures_count_all(generated: Path) -> None:
     writer = MVTecWriter(generated)
     for _ in range(COLUMNS + 1):
-        writer.write("bolt", "dent", NORMAL, MASK, False, settings(1.0))
+        writer.write("bolt", "dent", Photo(NORMAL, gray=False), MASK, settings(1.0))
     figures = write_report(generated, generated / "report.html")
     assert figures["pairs"] == 3 + COLUMNS + 1
     assert pictures((generated / "report.html").read_text())[0].width == COLUMNS * (THUMBNAIL + 2)
@@ -124,7 +125,7 @@ def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, mod
 
 def test_names_are_escaped(generated: Path) -> None:
     writer = MVTecWriter(generated)
-    writer.write("bolt", "<b>bad", NORMAL, MASK, False, settings(1.0))
+    writer.write("bolt", "<b>bad", Photo(NORMAL, gray=False), MASK, settings(1.0))
     write_report(generated, generated / "report.html")
     page = (generated / "report.html").read_text()
     assert "bolt/&lt;b&gt;bad" in page and "<b>bad" not in page
@@ -144,7 +145,7 @@ def test_what_cannot_be_reported_is_told_in_one_sentence(generated: Path, tmp_pa
     with pytest.raises(ValueError, match=r"00001\.png does not exist"):
         write_report(generated, page)
     writer = MVTecWriter(tmp_path / "foreign")
-    writer.write("bolt", "dent", NORMAL, MASK, False, {"run": "by hand"})
+    writer.write("bolt", "dent", Photo(NORMAL, gray=False), MASK, {"run": "by hand"})
     with pytest.raises(ValueError, match="has a row without normal, fill"):
         write_report(tmp_path / "foreign", page)
     assert not page.exists() and not list(tmp_path.glob("*.tmp"))
