@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a generated dataset: contact sheets, fill, gate, attention, curves, versions."""
+"""One self-contained HTML page on a generated dataset: pairs, fill, gate, curves, settings, versions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
                 "count": len(pairs),
                 "fill": f"{np.mean(fills):.2f}",
                 "least": f"{min(fills):.2f}",
-                "area": f"{np.mean(areas):.1%}",
+                "area": f"{100 * np.mean(areas):.3g}%",
                 "image": image,
                 "attention": _attention(root, pairs),
             }
@@ -117,7 +117,7 @@ def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
 
 
 def _contact_sheet(root: Path, pairs: list[ManifestPair]) -> tuple[str, list[float], int]:
-    """The sheet of the first pairs; of all pairs the masks' areas and how many pixels changed outside them."""
+    """The sheet of the first pairs; of all, the masks' areas and how many pixels changed outside."""
     outside, areas, columns = 0, [], []
     for number, pair in enumerate(pairs):
         shown = read_shown(root, *pair)
@@ -148,7 +148,7 @@ def _gate(
                 "name": name,
                 "accepted": len(accepted.get(name, [])),
                 "rejected": reasons.total(),
-                "reasons": ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()),
+                "reasons": ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()),
             }
         )
     return table
