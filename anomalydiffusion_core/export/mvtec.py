@@ -117,10 +117,19 @@ class MVTecWriter:
         ]
 
     @cached_property
-    def rejected(self) -> MVTecWriter:
-        """Appends rejected pairs, kept apart below `rejected` where no reader of the dataset finds them."""
-        self._make_manifest()  # without it the next writer would find somebody else's folder
+    def _apart(self) -> MVTecWriter:
         return MVTecWriter(self.root / REJECTED)
+
+    def rejected(self, category: str, defect: str, run: str) -> list[dict[str, Any]]:
+        """Rows of one type's pairs that a run has written as rejected already."""
+        return self._apart.done(category, defect, run)
+
+    def reject(
+        self, category: str, defect: str, photo: Photo, mask: np.ndarray, row: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Writes a rejected pair as `write` does, below `rejected`, where no reader of the dataset looks."""
+        self._make_manifest()  # without it the next writer would find somebody else's folder
+        return self._apart.write(category, defect, photo, mask, row)
 
     def write(
         self,
