@@ -27,14 +27,17 @@ def soft_mask(mask: np.ndarray, feather: float) -> np.ndarray:
     return np.clip(inside / (feather + 1), 0, 1).astype(np.float32)
 
 
-def paste(photo: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: float = 1.0) -> np.ndarray:
-    """Lays generated (H,W,3) float in [0,255] into photo (H,W,3) uint8 inside mask (H,W) bool.
+def paste(
+    photo: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: float = 1.0, white: int = 255
+) -> np.ndarray:
+    """Lays generated, float in [0,255], into photo, unsigned integers in [0,white], inside mask (H,W) bool.
 
-    Pixels outside the mask are bit-identical to the photo.
+    Photo and generated are both (H,W) or both (H,W,C). Outside the mask all values are bit-identical.
     """
-    a = soft_mask(mask, feather)[..., None]
-    mixed = np.clip(photo + a * (generated - photo.astype(np.float32)) + 0.5, 0, 255).astype(np.uint8)
-    return np.where(mask[..., None], mixed, photo)
+    shape = (*mask.shape, *[1] * (photo.ndim - 2))
+    a, inside = soft_mask(mask, feather).reshape(shape), mask.reshape(shape)
+    change = generated * np.float32(white / 255) - photo.astype(np.float32)
+    return np.where(inside, np.clip(photo + a * change + 0.5, 0, white).astype(photo.dtype), photo)
 
 
 def restore_detail(
@@ -42,8 +45,8 @@ def restore_detail(
 ) -> np.ndarray:
     """Gives generated (H,W,3) back the fine detail that the autoencoder lost, where little was changed.
 
-    photo uint8; reconstruction (the photo through the autoencoder) and generated float in [0,255]. Detail
-    fades out as the change grows from 1 to 3 times the autoencoder's `noise` (grey levels).
+    All in [0,255], `reconstruction` being the photo through the autoencoder. Detail fades out as the change
+    grows from 1 to 3 times the autoencoder's `noise` (grey levels).
     """
     change = np.abs(generated - reconstruction).max(-1, keepdims=True)
     kept = np.clip((3 * noise - change) / (2 * noise), 0, 1)

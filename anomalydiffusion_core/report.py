@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a generated dataset: contact sheets, fill, curves, settings, versions."""
+"""One self-contained HTML page on a generated dataset: pairs, fill, gate, curves, settings, versions."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from . import __version__
-from .dataset.photos import png_bytes, read_mask, read_photo
+from .contact_sheet import CLOSE_UP, read_shown, sheet
+from .dataset.photos import png_bytes
 from .embeddings import AnomalyModel
-from .export.mvtec import manifest_pairs
+from .export.mvtec import ATTENTION, REJECTED, manifest_pairs
 from .page import data_uri, render_page, replace_text
-from .quality import change
 
-THUMBNAIL = 128  # pixels
 COLUMNS = 8
+ATTENTION_SHOWN = 4  # pairs of each type
 ManifestPair = tuple[dict[str, Any], Path, Path]  # row, image, mask
 ROW_KEYS = ("normal", "fill", "noise")
 SETTINGS = {  # what a row may say of how it was made
@@ -39,11 +39,11 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
 
     Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
     """
-    groups = _read_groups(root)
+    groups, rejected = _read_groups(root), _by_type(root / REJECTED)
     changed = 0
     sheets = []
     for name, pairs in sorted(groups.items()):
-        image, outside = _contact_sheet(root, pairs)
+        image, areas, outside = _contact_sheet(root, pairs)
         changed += outside
         fills = [row["fill"] for row, _, _ in pairs]
         sheets.append(
@@ -52,8 +52,9 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
                 "count": len(pairs),
                 "fill": f"{np.mean(fills):.2f}",
                 "least": f"{min(fills):.2f}",
-                "area": f"{_mean_area(pairs):.1%}",
+                "area": f"{100 * np.mean(areas):.3g}%",
                 "image": image,
+                "attention": _attention(root, pairs),
             }
         )
     rows = [row for pairs in groups.values() for row, _, _ in pairs]
@@ -64,8 +65,13 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
         title="AnomalyDiffusion report",
         subtitle=f"Generated dataset {root.resolve().name}",
         sheets=sheets,
+        close_up=CLOSE_UP,
+        gate=_gate(groups, rejected),
+        scores=_score_table(groups),
+        rejected=_rejected_sheets(root, rejected),
         cards=[
             ("accepted pairs", len(rows)),
+            *([("rejected pairs", sum(map(len, rejected.values())))] if rejected else []),
             ("defect types", len(groups)),
             ("mean fill", f"{mean_fill:.2f}"),
             ("pixels changed outside masks", changed),
@@ -81,21 +87,28 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
         "pairs": len(rows),
         "mean_fill": mean_fill,
         "changed_outside": changed,
+        "rejected": sum(map(len, rejected.values())),
         "by_type": {s["name"]: {"pairs": s["count"], "mean_fill": float(s["fill"])} for s in sheets},
     }
 
 
-def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
+def _by_type(root: Path) -> dict[str, list[ManifestPair]]:
     """The manifest's pairs by category/defect."""
     groups: dict[str, list[ManifestPair]] = defaultdict(list)
-    for row, image, mask in manifest_pairs(root):
+    for pair in manifest_pairs(root):
+        groups[f"{pair[0]['category']}/{pair[0]['defect']}"].append(pair)
+    return dict(groups)
+
+
+def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
+    groups = _by_type(root)
+    for row, _, _ in (pair for pairs in groups.values() for pair in pairs):
         if missing := [key for key in ROW_KEYS if key not in row]:
             raise ValueError(
                 f"{root / 'manifest.jsonl'} has a row without {', '.join(missing)}: "
                 "write the dataset with 'anomalydiffusion generate', or connect Quality Gate's normals and "
                 "scores to Save Anomaly Dataset."
             )
-        groups[f"{row['category']}/{row['defect']}"].append((row, image, mask))
     if not groups:
         raise ValueError(
             f"{root} has no generated pairs (no rows in manifest.jsonl): run 'anomalydiffusion generate'."
@@ -103,30 +116,84 @@ def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
     return groups
 
 
-def _contact_sheet(root: Path, pairs: list[ManifestPair]) -> tuple[str, int]:
-    """The sheet of the first pairs as a data URI, and how many pixels changed outside masks in all pairs."""
-    outside, columns = 0, []
-    for number, (row, image_path, mask_path) in enumerate(pairs):
-        normal, image = read_photo(root / row["normal"]).pixels, read_photo(image_path).pixels
-        mask = read_mask(mask_path, image.shape[:2])
-        difference = change(normal, image)
-        outside += int((difference[~mask] > 0).sum())
+def _contact_sheet(root: Path, pairs: list[ManifestPair]) -> tuple[str, list[float], int]:
+    """The sheet of the first pairs; of all, the masks' areas and how many pixels changed outside."""
+    outside, areas, columns = 0, [], []
+    for number, pair in enumerate(pairs):
+        shown = read_shown(root, *pair)
+        outside += shown.changed_outside()
+        areas.append(float(shown.mask.mean()))
         if number < COLUMNS:
-            amplified = np.clip(difference * 2, 0, 255).astype(np.uint8)
-            tiles = [normal, mask.astype(np.uint8) * 255, image, amplified]
-            columns.append(np.concatenate([_thumbnail(tile) for tile in tiles]))
-    return data_uri(png_bytes(Image.fromarray(np.concatenate(columns, axis=1)))), outside
+            columns.append(shown.column())
+    return data_uri(png_bytes(sheet(columns))), areas, outside
 
 
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(pixels).convert("RGB")
-    return np.pad(
-        np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)), ((1, 1), (1, 1), (0, 0))
-    )
+def _attention(root: Path, pairs: list[ManifestPair]) -> list[str]:
+    paths = (root / ATTENTION / row["category"] / row["defect"] / image.name for row, image, _ in pairs)
+    found = [path for path in paths if path.is_file()]
+    return [data_uri(path.read_bytes()) for path in found[:ATTENTION_SHOWN]]
 
 
-def _mean_area(pairs: list[ManifestPair]) -> float:
-    return float(np.mean([read_mask(mask).mean() for _, _, mask in pairs]))
+def _gate(
+    accepted: dict[str, list[ManifestPair]], rejected: dict[str, list[ManifestPair]]
+) -> list[dict[str, Any]]:
+    """Of each type how many pairs were accepted and rejected and why; nothing where no gate has judged."""
+    if not rejected and not any("scores" in row for pairs in accepted.values() for row, _, _ in pairs):
+        return []
+    table = []
+    for name in sorted({*accepted, *rejected}):
+        reasons = Counter(str(row["rejected"]) for row, _, _ in rejected.get(name, []))
+        table.append(
+            {
+                "name": name,
+                "accepted": len(accepted.get(name, [])),
+                "rejected": reasons.total(),
+                "reasons": ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()),
+            }
+        )
+    return table
+
+
+def _score_table(groups: dict[str, list[ManifestPair]]) -> dict[str, Any] | None:
+    """Mean scores of the accepted pairs by type, each with its threshold where the newest row has one."""
+    scored = {
+        name: rows
+        for name, pairs in sorted(groups.items())
+        if (rows := [row for row, _, _ in pairs if "scores" in row])
+    }
+    names = list(dict.fromkeys(score for rows in scored.values() for row in rows for score in row["scores"]))
+    lines = [
+        {"name": name, "cells": [_score_cell(rows, score) for score in names]}
+        for name, rows in scored.items()
+    ]
+    return {"names": names, "lines": lines} if names else None
+
+
+def _score_cell(rows: Sequence[dict[str, Any]], score: str) -> dict[str, str]:
+    values = [row["scores"][score] for row in rows if row["scores"].get(score) is not None]
+    threshold = rows[-1].get("thresholds", {}).get(score)
+    return {
+        "mean": f"{np.mean(values):.2f}" if values else "",
+        "threshold": "" if threshold is None else f"{threshold:.2f}",
+    }
+
+
+def _rejected_sheets(root: Path, rejected: dict[str, list[ManifestPair]]) -> list[dict[str, Any]]:
+    """The first rejected pairs of each type with the reason of each."""
+    return [
+        {
+            "name": name,
+            "count": len(pairs),
+            "pairs": [
+                {
+                    "image": data_uri(png_bytes(sheet([read_shown(root, *pair).column()]))),
+                    "reason": pair[0]["rejected"],
+                }
+                for pair in pairs[:COLUMNS]
+            ],
+        }
+        for name, pairs in sorted(rejected.items())
+    ]
 
 
 def _loss_curve(model: AnomalyModel) -> str | None:

@@ -291,5 +291,5 @@ def save_pairs(
     marked = masks.cpu().numpy() > 0.5
     for index, (pixels, mask) in enumerate(zip(pixels_of(images), marked, strict=True)):
         row = {"run": run, "index": index, **about[index], **settings}
-        writer.write(category, defect, pixels, mask, False, row)
+        writer.write(category, defect, Photo(pixels, gray=False), mask, row)
     return root

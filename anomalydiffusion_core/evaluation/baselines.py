@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..dataset.augmentation import bounding_box, resize_mask
-from ..dataset.photos import file_hash, read_photo
+from ..dataset.photos import Photo, file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
 from ..foreground import ground_of, object_foreground
@@ -174,7 +174,7 @@ def generate_baseline(
             pixels, mask = baseline.method(rng, photo.pixels, real, foreground)
             row = {"run": run, "index": index, "seed": seed, "method": name}
             row |= {"normal": normals[number], "normal_sha256": sources[number]}
-            rows.append(writer.write(split.category, defect, pixels, mask, photo.gray, row))
+            rows.append(writer.write(split.category, defect, Photo(pixels, photo.gray), mask, row))
             on_pair(len(rows), total)
     return rows
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..dataset.layout import Pair
-from ..dataset.photos import read_photo, write_png
+from ..dataset.photos import Photo, read_photo, write_png
 from ..dataset.views import read_pair
 from .localization import TestPhotos
 from .localizer import Predictions
@@ -143,11 +143,15 @@ def _photos(folder: Path, normals: Sequence[Path], pairs: Sequence[Pair]) -> Pat
     reads 16 bits, transparency and turned photos otherwise.
     """
     for number, path in enumerate(normals):
-        write_png(read_photo(path).image(), folder / "good" / _name(number))
+        write_png(_at_8_bits(read_photo(path)), folder / "good" / _name(number))
     for number, (photo, mask) in enumerate(map(read_pair, pairs)):
-        write_png(photo.image(), folder / "bad" / _name(number))
+        write_png(_at_8_bits(photo), folder / "bad" / _name(number))
         write_png(Image.fromarray(mask[0].numpy() * 255), folder / "mask" / _name(number))
     return folder
+
+
+def _at_8_bits(photo: Photo) -> Image.Image:
+    return Photo(photo.pixels, photo.gray).image()
 
 
 def _name(number: int) -> str:

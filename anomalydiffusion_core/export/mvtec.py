@@ -1,7 +1,10 @@
 """Writing pairs in MVTec's layout with a manifest: appended to, resumed, never overwritten.
 
-A pair's manifest row is written first, then its mask, then its image. So every file has its row, and what a
+A pair's manifest row is written first, then its files, the image last. So every file has its row, and what a
 crash leaves half-done is the last row's: it is not read, and the next writer takes it back.
+
+Beside the categories there may be `labels/<category>/<defect>/<id>.png` (the classes of pairs with several
+defects), `attention/...` alike (what the tokens looked at), and `rejected`, which is laid out as a dataset.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,8 @@ from ..dataset.photos import (
 )
 
 MANIFEST = "manifest.jsonl"
+LABELS, ATTENTION, REJECTED = BESIDE = ("labels", "attention", "rejected")  # folders that are no categories
+FILES = (LABELS, ATTENTION, "mask", "image")  # of a pair, by their key in its row, in order of writing
 ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_sha256")
 DIGITS = 5  # of an id: names keep their order, with or without `_mask`, as long as all are equally long
 
@@ -52,7 +58,7 @@ def _complete_rows(root: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any
             if line.endswith(b"\n"):
                 raise
             return rows, len(content) - len(line), None  # cut by a crash
-    if rows and not ((root / rows[-1]["image"]).is_file() and (root / rows[-1]["mask"]).is_file()):
+    if rows and not all((root / rows[-1][key]).is_file() for key in FILES if key in rows[-1]):
         return rows[:-1], len(content) - len(lines[-1]), rows[-1]
     return rows, len(content), None
 
@@ -93,8 +99,7 @@ class MVTecWriter:
         check_output(root)
         self.rows, self._size, half_done = _complete_rows(root)
         if half_done:
-            _remove_if_ours(root / half_done["mask"], half_done["mask_sha256"])
-            _remove_if_ours(root / half_done["image"], half_done["image_sha256"])
+            self._take_back(half_done)
         for left in root.glob("*/*/*/tmp*.tmp"):
             left.unlink()
         if (root / MANIFEST).is_file():
@@ -111,46 +116,94 @@ class MVTecWriter:
             if (row["category"], row["defect"], row["run"]) == (category, defect, run)
         ]
 
+    @cached_property
+    def _apart(self) -> MVTecWriter:
+        return MVTecWriter(self.root / REJECTED)
+
+    def rejected(self, category: str, defect: str, run: str) -> list[dict[str, Any]]:
+        """Rows of one type's pairs that a run has written as rejected already."""
+        return self._apart.done(category, defect, run)
+
+    def reject(
+        self, category: str, defect: str, photo: Photo, mask: np.ndarray, row: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Writes a rejected pair as `write` does, below `rejected`, where no reader of the dataset looks."""
+        self._make_manifest()  # without it the next writer would find somebody else's folder
+        return self._apart.write(category, defect, photo, mask, row)
+
     def write(
         self,
         category: str,
         defect: str,
-        pixels: np.ndarray,
+        photo: Photo,
         mask: np.ndarray,
-        gray: bool,
         row: dict[str, Any],
+        attention: Image.Image | None = None,
     ) -> dict[str, Any]:
-        """Writes one pair, pixels (H,W,3) uint8 and mask (H,W) bool; returns its manifest row.
+        """Writes one pair, the photo at its own depth and mask (H,W) bool; returns its manifest row.
 
-        Raises OSError where that is impossible, with nothing of the pair left.
+        `attention` shows what the defect's tokens looked at. Raises ValueError where the category's name is
+        that of another folder of ours, OSError where writing is impossible, with nothing of the pair left.
         """
-        images = self.root / category / "test" / defect
-        masks = self.root / category / "ground_truth" / defect
-        number = self._numbers.get(images) or _next_number(images, masks)
+        pictures = {"image": photo.png(), "mask": png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))}
+        if attention:
+            pictures[ATTENTION] = png_bytes(attention)
+        return self._write(category, defect, pictures, row)
+
+    def write_mixed(
+        self, category: str, photo: Photo, masks: dict[str, np.ndarray], row: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Writes one photo with several defects, `masks` (H,W) bool by defect, as the defect `a+b`.
+
+        Its mask is their union. A label map (H,W) uint8 tells them apart: 0 is normal, 1 the first defect and
+        so on, as the row's `classes` say; where masks overlap, the last. Raises as `write` does.
+        """
+        labels = np.zeros(photo.size, np.uint8)
+        for number, mask in enumerate(masks.values(), start=1):
+            labels[mask] = number
+        pictures = {
+            "image": photo.png(),
+            "mask": png_bytes(Image.fromarray((labels > 0).astype(np.uint8) * 255)),
+            LABELS: png_bytes(Image.fromarray(labels)),
+        }
+        classes = {str(number): defect for number, defect in enumerate(masks, start=1)}
+        return self._write(category, "+".join(masks), pictures, {"classes": classes, **row})
+
+    def _write(
+        self, category: str, defect: str, pictures: dict[str, bytes], row: dict[str, Any]
+    ) -> dict[str, Any]:
+        _check_category(category)
+        folders = {
+            "image": self.root / category / "test" / defect,
+            "mask": self.root / category / "ground_truth" / defect,
+            LABELS: self.root / LABELS / category / defect,
+            ATTENTION: self.root / ATTENTION / category / defect,
+        }
+        images = folders["image"]
+        number = self._numbers.get(images) or _next_number(*folders.values())
         name = f"{number:0{DIGITS}d}"
-        mask_path, image_path = masks / f"{name}_mask.png", images / f"{name}.png"
-        for path in (mask_path, image_path):
+        paths = {
+            key: folders[key] / (f"{name}_mask.png" if key == "mask" else f"{name}.png")
+            for key in FILES
+            if key in pictures
+        }
+        for path in paths.values():
             if path.exists():  # so that what is taken back below is never another's
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        image_content = png_bytes(Photo(pixels, gray).image())
-        mask_content = png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
         row = {
             "category": category,
             "defect": defect,
-            "image": image_path.relative_to(self.root).as_posix(),
-            "mask": mask_path.relative_to(self.root).as_posix(),
+            **{key: paths[key].relative_to(self.root).as_posix() for key in reversed(paths)},
             **row,
-            "image_sha256": hashlib.sha256(image_content).hexdigest(),
-            "mask_sha256": hashlib.sha256(mask_content).hexdigest(),
+            **{f"{key}_sha256": hashlib.sha256(pictures[key]).hexdigest() for key in reversed(paths)},
         }
         line = json.dumps(row).encode() + b"\n"
         try:
             self._append(line)
-            write_new(mask_content, mask_path)
-            write_new(image_content, image_path)
+            for key, path in paths.items():
+                write_new(pictures[key], path)
         except BaseException:
-            _remove_if_ours(mask_path, row["mask_sha256"])
-            _remove_if_ours(image_path, row["image_sha256"])
+            self._take_back(row)
             if (self.root / MANIFEST).is_file():
                 os.truncate(self.root / MANIFEST, self._size)
             raise
@@ -158,6 +211,11 @@ class MVTecWriter:
         self._size += len(line)
         self.rows.append(row)
         return row
+
+    def _take_back(self, row: dict[str, Any]) -> None:
+        for key in FILES:
+            if key in row:
+                _remove_if_ours(self.root / row[key], row[f"{key}_sha256"])
 
     def _append(self, line: bytes) -> None:
         path = self.root / MANIFEST
@@ -174,8 +232,9 @@ class MVTecWriter:
     def add_normals(self, category: str, normals: Iterable[Photo]) -> list[str]:
         """Puts the normal photos into train/good as PNG; returns their paths below the root, in order.
 
-        A photo that lies there already, pixel for pixel, is not written again.
+        A photo that lies there already, pixel for pixel, is not written again. Raises as `write` does.
         """
+        _check_category(category)
         self._make_manifest()
         folder = self.root / category / "train" / "good"
         known = {_content(read_photo(path)): path for path in list_images(folder)}
@@ -184,13 +243,19 @@ class MVTecWriter:
             content = _content(photo)
             if content not in known:
                 known[content] = folder / f"{_next_number(folder):0{DIGITS}d}.png"
-                write_new(png_bytes(photo.image()), known[content])
+                write_new(photo.png(), known[content])
             names.append(known[content].relative_to(self.root).as_posix())
         return names
 
 
-def _content(photo: Photo) -> tuple[bool, tuple[int, int], bytes]:
-    return photo.gray, photo.size, hashlib.sha256(photo.pixels.tobytes()).digest()
+def _check_category(name: str) -> None:
+    if name in BESIDE:
+        raise ValueError(f"{name!r} is a folder beside the categories: give the category another name.")
+
+
+def _content(photo: Photo) -> tuple[tuple[int, ...], str, bytes]:
+    samples = photo.samples
+    return samples.shape, samples.dtype.name, hashlib.sha256(samples.tobytes()).digest()
 
 
 def _remove_if_ours(path: Path, sha256: str) -> None:

@@ -76,6 +76,19 @@ def test_deep_inside_the_result_is_the_generated_picture_rounded_and_clipped() -
     assert paste(photo, generated, mask)[4, 4].tolist() == [12, 13, 255]
 
 
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint16, 65535), (np.uint16, 4095), (np.uint8, 255)])
+def test_levels_are_laid_in_on_the_scale_of_the_photo(dtype: type, white: int) -> None:
+    photo, mask = np.full((3, 5), 100, dtype), np.zeros((3, 5), bool)
+    mask[1, 1:4] = True
+    generated = np.zeros((3, 5), np.float32)
+    generated[1, 1:4] = (255, 51, 400)
+    result = paste(photo, generated, mask, feather=0, white=white)
+    assert result.dtype == dtype and result[1].tolist() == [100, white, white // 5, white, 100]
+    assert (result[[0, 2]] == 100).all()
+    # at the rim of a feathered mask, halfway between the photo's 100 and white
+    assert paste(photo, generated, mask, feather=1.0, white=white)[1, 1] == (100 + white + 1) // 2
+
+
 @pytest.mark.parametrize(
     ("change", "share_of_detail"),
     [(0.0, 1.0), (4.0, 1.0), (8.0, 0.5), (10.0, 0.25), (12.0, 0.0), (90.0, 0.0)],

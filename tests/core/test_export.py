@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.dataset.photos import Photo, photo_of, read_photo
 from anomalydiffusion_core.export import mvtec
-from anomalydiffusion_core.export.mvtec import MVTecWriter, check_output, read_manifest
+from anomalydiffusion_core.export.mvtec import MVTecWriter, check_output, manifest_root, read_manifest
 
 Write = Callable[[Path, np.ndarray], Path]
 MASK = np.zeros((6, 9), bool)
@@ -34,7 +34,7 @@ def write_pairs(
     writer = MVTecWriter(root)
     had = len(writer.rows)
     return [
-        writer.write("bolt", defect, pixels(had + i), MASK, gray, {"run": run, "index": had + i})
+        writer.write("bolt", defect, Photo(pixels(had + i), gray), MASK, {"run": run, "index": had + i})
         for i in range(count)
     ]
 
@@ -63,7 +63,7 @@ def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path
 def test_pictures_are_png_with_the_exact_pixels_and_masks_of_0_and_255(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
     writer = MVTecWriter(tmp_path / "out")
-    row = writer.write("bolt", "dent", random, MASK, False, {"run": "r"})
+    row = writer.write("bolt", "dent", Photo(random, gray=False), MASK, {"run": "r"})
     image, mask = (Image.open(tmp_path / "out" / row[key]) for key in ("image", "mask"))
     assert (image.format, image.mode, mask.format, mask.mode) == ("PNG", "RGB", "PNG", "L")
     np.testing.assert_array_equal(np.asarray(image), random)
@@ -161,7 +161,7 @@ def test_other_peoples_folders_are_refused_and_left_alone(tmp_path: Path) -> Non
 
 
 def test_opening_makes_nothing_and_an_empty_folder_serves(tmp_path: Path) -> None:
-    MVTecWriter(tmp_path / "new")
+    assert MVTecWriter(tmp_path / "new").rejected("bolt", "dent", "r1") == []
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty").mkdir()
     write_pairs(tmp_path / "empty", 1)
@@ -215,8 +215,19 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path: P
         MVTecWriter(out)
 
 
-def write_and_die(out: Path, moment: int) -> None:
-    """Writes two pairs in this process, which ends without any clean-up at its `moment`-th system call."""
+def write_mixed(root: Path, count: int) -> list[dict[str, Any]]:
+    """Pairs of a dent and a crack that overlaps its right column."""
+    crack = np.zeros_like(MASK)
+    crack[0:3, 6:8] = True
+    writer = MVTecWriter(root)
+    photo = photo_of(np.full((6, 9), 40000, np.uint16))
+    return [
+        writer.write_mixed("bolt", photo, {"dent": MASK, "crack": crack}, {"run": "r1"}) for _ in range(count)
+    ]
+
+
+def write_and_die(write: Callable[[], object], moment: int) -> None:
+    """Writes in this process, which ends without any clean-up at its `moment`-th system call."""
     calls = 0
 
     def counted(function: Any) -> Any:
@@ -230,7 +241,7 @@ def write_and_die(out: Path, moment: int) -> None:
         return call
 
     mvtec.write_new, os.fsync, os.link = (counted(f) for f in (mvtec.write_new, os.fsync, os.link))
-    write_pairs(out, 2)
+    write()
     os._exit(0)
 
 
@@ -240,7 +251,7 @@ def test_a_run_killed_between_any_two_files_leaves_a_dataset_and_goes_on(tmp_pat
     out = tmp_path / "out"
     write_pairs(out, 1)
     if not (child := os.fork()):
-        write_and_die(out, moment)
+        write_and_die(lambda: write_pairs(out, 2), moment)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if moment < 10 else 0)
     rows = read_manifest(out)
     assert len(find_dataset(out).pairs) == len(rows) == 1 + moment // 5  # five calls a pair
@@ -248,6 +259,126 @@ def test_a_run_killed_between_any_two_files_leaves_a_dataset_and_goes_on(tmp_pat
     write_pairs(out, 1)
     expected = [name for row in read_manifest(out) for name in (row["image"], row["mask"])]
     assert tree(out) == sorted([*expected, "manifest.jsonl"]) and len(expected) == 2 * (len(rows) + 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+@pytest.mark.parametrize("moment", range(8))
+def test_a_pair_with_labels_is_written_whole_or_not_at_all(tmp_path: Path, moment: int) -> None:
+    out = tmp_path / "out"
+    write_mixed(out, 1)
+    if not (child := os.fork()):
+        write_and_die(lambda: write_mixed(out, 1), moment)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if moment < 7 else 0)
+    rows = read_manifest(out)
+    assert len(find_dataset(out).pairs) == len(rows) == 1 + moment // 7  # a row and three files of two calls
+    write_mixed(out, 1)
+    names = [row[key] for row in read_manifest(out) for key in ("image", "mask", "labels")]
+    assert tree(out) == sorted([*names, "manifest.jsonl"]) and len(names) == 3 * (len(rows) + 1)
+
+
+def test_several_defects_on_one_photo_have_one_mask_and_a_label_map(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    row = write_mixed(out, 1)[0]
+    assert row["defect"] == "dent+crack" and row["classes"] == {"1": "dent", "2": "crack"}
+    assert tree(out) == [
+        "bolt/ground_truth/dent+crack/00000_mask.png",
+        "bolt/test/dent+crack/00000.png",
+        "labels/bolt/dent+crack/00000.png",
+        "manifest.jsonl",
+    ]
+    labels = np.asarray(Image.open(out / row["labels"]))
+    drawn = [
+        "......22.",
+        "......22.",
+        "...11122.",
+        "...1111..",
+        ".........",
+        ".........",
+    ]
+    expected = np.array([[".12".index(mark) for mark in line] for line in drawn])
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(np.asarray(Image.open(out / row["mask"])), (expected > 0) * 255)
+    assert row["labels_sha256"] == hashlib.sha256((out / row["labels"]).read_bytes()).hexdigest()
+    assert (np.asarray(Image.open(out / row["image"])) == 40000).all()
+    assert {name: len(pairs) for name, pairs in find_dataset(out).by_type().items()} == {"bolt/dent+crack": 1}
+    assert write_mixed(out, 1)[0]["labels"] == "labels/bolt/dent+crack/00001.png"
+
+
+def test_a_label_map_in_the_way_is_not_overwritten_and_nothing_is_written(
+    tmp_path: Path, write_image: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_mixed(out, 1)
+    write_image(out / "labels/bolt/dent+crack/00007.png", pixels(1))
+    assert write_mixed(out, 1)[0]["image"] == "bolt/test/dent+crack/00008.png"
+    monkeypatch.setattr(mvtec, "_next_number", lambda *_: 7)
+    before = {name: (out / name).read_bytes() for name in tree(out)}
+    with pytest.raises(FileExistsError):
+        write_mixed(out, 1)
+    assert {name: (out / name).read_bytes() for name in tree(out)} == before
+
+
+def test_rejected_pairs_lie_apart_and_no_reader_of_the_dataset_finds_them(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    photo, heat = Photo(pixels(9), gray=False), Image.fromarray(pixels(200))
+    row = {"run": "r1", "index": 0, "rejected": "unfilled"}
+    MVTecWriter(out).reject("bolt", "dent", photo, MASK, row)  # before any pair is accepted
+    check_output(out)
+    with pytest.raises(ValueError, match="holds no dataset"):
+        find_dataset(out)
+    accepted = MVTecWriter(out).write("bolt", "dent", photo, MASK, {"run": "r1", "index": 1}, heat)
+    assert tree(out) == [
+        "attention/bolt/dent/00000.png",
+        "bolt/ground_truth/dent/00000_mask.png",
+        "bolt/test/dent/00000.png",
+        "manifest.jsonl",
+        "rejected/bolt/ground_truth/dent/00000_mask.png",
+        "rejected/bolt/test/dent/00000.png",
+        "rejected/manifest.jsonl",
+    ]
+    np.testing.assert_array_equal(np.asarray(Image.open(out / accepted["attention"])), pixels(200))
+    assert list(find_dataset(out).categories) == ["bolt"] and len(find_dataset(out).pairs) == 1
+    writer = MVTecWriter(out)
+    assert [row["index"] for row in read_manifest(out)] == [1] == [row["index"] for row in writer.rows]
+    assert [row["index"] for row in writer.rejected("bolt", "dent", "r1")] == [0]
+    assert manifest_root(out / "bolt") == out == manifest_root(out)
+
+
+@pytest.mark.parametrize("name", ["rejected", "labels", "attention"])
+def test_a_category_cannot_take_the_name_of_a_folder_beside_it(tmp_path: Path, name: str) -> None:
+    writer = MVTecWriter(tmp_path / "out")
+    photo = Photo(pixels(9), gray=False)
+    with pytest.raises(ValueError, match="give the category another name"):
+        writer.add_normals(name, [photo])
+    with pytest.raises(ValueError, match="give the category another name"):
+        writer.write(name, "dent", photo, MASK, {"run": "r1"})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("highest", [4095, 65535])
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
+def test_pairs_and_normals_of_deep_photos_keep_every_bit(
+    tmp_path: Path, highest: int, channels: tuple[int, ...], write_image: Write
+) -> None:
+    random = np.random.default_rng(0)
+    samples = random.integers(0, highest, (37, 53, *channels), dtype=np.uint16, endpoint=True)
+    samples[0, 0] = highest
+    source = tmp_path / "in/a.png"
+    source.parent.mkdir()
+    source.write_bytes(photo_of(samples).png())
+    normal, mask = read_photo(source), np.zeros((37, 53), bool)
+    mask[5:20, 30:50] = True
+    made = normal.pasted(np.full((37, 53, 3), 51, np.float32), mask, feather=0)
+    writer = MVTecWriter(tmp_path / "out")
+    other = Photo(normal.pixels, normal.gray)  # looks the same, but has lost its depth
+    names = writer.add_normals("bolt", [normal, other, normal])
+    assert names == [f"bolt/train/good/{number:05d}.png" for number in (0, 1, 0)]
+    row = writer.write("bolt", "dent", made, mask, {"run": "r"})
+    np.testing.assert_array_equal(read_photo(tmp_path / "out" / names[0]).samples, samples)
+    image = read_photo(tmp_path / "out" / row["image"]).samples
+    np.testing.assert_array_equal(image[~mask], samples[~mask])
+    assert (image[mask] == highest // 5).all()  # 51 of 255
 
 
 @pytest.mark.parametrize("failing", [0, 1])
