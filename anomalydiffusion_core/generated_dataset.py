@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from . import __version__
 from .dataset.layout import Category, Pair, find_dataset
@@ -24,7 +25,6 @@ from .masks import MaskSource, TriesExhausted, drawn_masks, masks_in_turn
 from .pipeline import OnStage
 from .sampling import OnStep
 
-REJECTED = "rejected"  # folder of the pairs that the gate stopped, laid out like the dataset itself
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
 
 
@@ -92,12 +92,11 @@ def generate_dataset(
         run.config,
         {kind: training_pairs(category, model, kind) for sources in masks.values() for kind in sources},
     )
-    accepted = _Output(run, generator, category, out)
-    rejected = _Output(run, generator, category, out / REJECTED) if run.keep_rejected else None
+    output = _Output(run, generator, category, out)
     outcome = GenerationOutcome()
     for defect, own_masks in masks.items():
         name = f"{category.name}/{defect}"
-        finished = accepted.done(defect)
+        finished = output.done(defect)
         outcome.rows += finished
         missing = count - len(finished)
         if missing <= 0:
@@ -114,12 +113,12 @@ def generate_dataset(
             missing,
             1 + max((int(row["index"]) for row in finished), default=-1),
             report,
-            partial(rejected.write_once, defect) if rejected else lambda pair: None,
+            partial(output.reject, defect) if run.keep_rejected else lambda pair: None,
             on_step,
         )
         try:
             for pair in pairs:
-                outcome.rows.append(accepted.write(defect, pair))
+                outcome.rows.append(output.write(defect, pair))
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
     return outcome
@@ -129,7 +128,7 @@ class _Output:
     """Where a run's pairs of one category go, with the normal photos they were made on."""
 
     def __init__(self, run: GenerationRun, generator: PairGenerator, category: Category, root: Path) -> None:
-        self.generator, self.category, self.root = generator, category, root
+        self.generator, self.category = generator, category
         self.identity, self.settings = run.identity(), run.settings()
         self.writer = MVTecWriter(root)
         self.normals: list[str] = []
@@ -140,26 +139,27 @@ class _Output:
         return self.writer.done(self.category.name, defect, self.identity)
 
     def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
-        """Appends a pair; returns its manifest row."""
+        """Appends an accepted pair; returns its manifest row."""
+        name, row = self.category.name, self._row(pair)
+        if len(pair.parts) > 1:
+            masks = {part.defect_type.partition("/")[2]: part.mask for part in pair.parts}
+            return self.writer.write_mixed(name, pair.result, masks, row)
+        attention = None if pair.attention is None else Image.fromarray(pair.attention)
+        return self.writer.write(name, defect, pair.result, pair.mask, row, attention)
+
+    def reject(self, defect: str, pair: GeneratedPair) -> None:
+        """Keeps a rejected pair apart, unless an earlier call of the same run has."""
+        name = self.category.name
+        if pair.index not in {int(row["index"]) for row in self.writer.rejected(name, defect, self.identity)}:
+            row = {**self._row(pair), "rejected": ", ".join(pair.problems)}
+            self.writer.reject(name, defect, pair.result, pair.mask, row)
+
+    def _row(self, pair: GeneratedPair) -> dict[str, object]:
         self.normals = self.normals or self.writer.add_normals(
             self.category.name, map(read_photo, self.category.normals)
         )
-        row = {
-            "run": self.identity,
-            **self._about(pair),
-            **self.settings,
-            "backbone": self.generator.backbone.name,
-            "trained_on": self.generator.trained_on(pair),
-        }
-        return self.writer.write(self.category.name, defect, pair.pixels, pair.mask, pair.photo.gray, row)
-
-    def write_once(self, defect: str, pair: GeneratedPair) -> None:
-        """Appends a pair unless an earlier call of the same run has."""
-        if pair.index not in {int(row["index"]) for row in self.done(defect)}:
-            self.write(defect, pair)
-
-    def _about(self, pair: GeneratedPair) -> dict[str, object]:
         return {
+            "run": self.identity,
             "index": pair.index,
             "normal": self.normals[pair.normal],
             "normal_sha256": self.sources[pair.normal],
@@ -170,7 +170,9 @@ class _Output:
             "noise": round(pair.noise, 3),
             "scores": pair.scores.rounded(),
             "thresholds": self.generator.limits(pair).rounded(),
-            **({"rejected": ", ".join(pair.problems)} if pair.problems else {}),
+            "backbone": self.generator.backbone.name,
+            **self.settings,
+            "trained_on": self.generator.trained_on(pair),
         }
 
 

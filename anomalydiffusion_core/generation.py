@@ -26,8 +26,8 @@ from .latent_diffusion import LatentDiffusion
 from .masks import OFF_OBJECT, MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
 from .placement import moved_onto
 from .quality import change
-from .sampling import OnStep, SamplingConfig, image_generator
-from .stitching import MadeRegion, RegionJob, make_regions, on_canvas, regions_on_canvas, stitch
+from .sampling import Decode, OnStep, SamplingConfig, image_generator
+from .stitching import MadeRegion, RegionJob, RegionMaker, on_canvas, regions_on_canvas, stitched
 from .windows import regions_of
 
 MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
@@ -48,6 +48,7 @@ class GenerationConfig:
     aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
     vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
     vary_guidance: float = 0.0  # so is the guidance
+    attention_maps: int = 0  # accepted pairs of each type with a picture of what the tokens looked at
     tries_per_pair: int = 8
     batch_size: int = 4
 
@@ -67,8 +68,8 @@ class Part:
 
 @dataclass(frozen=True)
 class GeneratedPair:
-    """One result at the photo's own size: `pixels` (H,W,3) uint8, `mask` (H,W) bool of all parts, what made
-    it, and what the gate says.
+    """One result at the photo's own size and depth, `mask` (H,W) bool of all parts, what made it, and what
+    the gate says.
     """
 
     defect_type: str
@@ -77,13 +78,19 @@ class GeneratedPair:
     template: str
     strength: float  # of the anomaly embedding
     guidance: float
-    photo: Photo
-    pixels: np.ndarray
+    photo: Photo  # before
+    result: Photo
     mask: np.ndarray
     parts: tuple[Part, ...]
     regions: tuple[tuple[str, Made], ...]  # with the defect type of each
     scores: Scores = Scores()
     problems: tuple[str, ...] = ()  # what the gate found wrong
+    attention: np.ndarray | None = None  # (S,n*S,3) uint8: what the tokens of the first region looked at
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(H,W,3) uint8 of the result."""
+        return self.result.pixels
 
     @property
     def fill(self) -> float:
@@ -117,6 +124,7 @@ class PairGenerator:
     """Makes pairs of one category on its normal photos, which are read as they are needed.
 
     `real` are the pairs, by defect type, that the gate is calibrated on: those that trained the model.
+    `decode` serves AAR mode `paper`, as in `RegionMaker`.
     """
 
     def __init__(
@@ -126,10 +134,12 @@ class PairGenerator:
         normals: list[Path],
         config: GenerationConfig,
         real: dict[str, list[Pair]] | None = None,
+        decode: Decode | None = None,
     ) -> None:
         if not normals:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
-        self.base, self.model, self.config, self.normals = base, model, config, normals
+        self.model, self.config, self.normals = model, config, normals
+        self.maker = RegionMaker(base, model, config.batch_size, decode)
         self.real = real or {}
         self._normal = lru_cache(maxsize=config.batch_size)(self._read_normal)
         self.gate = lru_cache(maxsize=None)(self._calibrated_gate)
@@ -171,7 +181,8 @@ class PairGenerator:
                     break
             if not drafts:
                 break
-            for pair in self.make(defect_type, drafts, on_step):
+            record = done < self.config.attention_maps
+            for pair in self.make(defect_type, drafts, on_step, record):
                 if done == count:
                     break
                 pair = self.judged(pair)
@@ -240,14 +251,16 @@ class PairGenerator:
         return (None, problem) if problem else (mask, None)
 
     def make(
-        self, defect_type: str, drafts: list[_Draft], on_step: OnStep | None = None
+        self,
+        defect_type: str,
+        drafts: list[_Draft],
+        on_step: OnStep | None = None,
+        record: bool = False,
     ) -> list[GeneratedPair]:
-        """Generates drafts, not judged yet."""
+        """Generates drafts, not judged yet; `record` adds what the tokens looked at."""
         jobs = [self._jobs(draft) for draft in drafts]
         sampling = {part.defect_type: self.config.sampling_of(part.defect_type) for part in drafts[0].parts}
-        made = iter(
-            make_regions(self.base, self.model, sum(jobs, []), sampling, self.config.batch_size, on_step)
-        )
+        made = iter(self.maker.make(sum(jobs, []), sampling, on_step, record))
         return [
             self._stitched(defect_type, draft, own, [next(made) for _ in own])
             for draft, own in zip(drafts, jobs, strict=True)
@@ -275,12 +288,12 @@ class PairGenerator:
         self, defect_type: str, draft: _Draft, jobs: list[RegionJob], made: list[MadeRegion]
     ) -> GeneratedPair:
         photo = self._normal(draft.normal).photo
-        pixels = photo.pixels.copy()
+        result = photo
         for region in made:
-            stitch(pixels, region, self.config.feather, photo.gray)
+            result = stitched(result, region, self.config.feather)
         regions = []
         for job, region in zip(jobs, made, strict=True):
-            after, inside = region.region.window.cut(pixels), region.region.mask
+            after, inside = region.region.window.cut(result.pixels), region.region.mask
             canvas = on_canvas(after, inside, self.model.image_size)
             regions.append((job.defect_type, Made(canvas, job.pixels, after, inside, region.noise)))
         return GeneratedPair(
@@ -291,10 +304,11 @@ class PairGenerator:
             draft.strength,
             draft.guidance,
             photo,
-            pixels,
+            result,
             np.any([part.mask for part in draft.parts], 0),
             draft.parts,
             tuple(regions),
+            attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
         )
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:

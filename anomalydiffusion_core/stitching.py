@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blending import paste, restore_detail
+from .attention_maps import AttentionMaps, heat_maps
+from .blending import restore_detail
 from .conditioning import anomaly_context, empty_context
 from .dataset.augmentation import resize_mask
+from .dataset.photos import Photo
 from .dataset.views import latent_mask
 from .embeddings import AnomalyModel
 from .gate import Canvas
 from .inpainting import Inpainting
-from .latent_diffusion import LatentDiffusion
+from .latent_diffusion import Context, LatentDiffusion
 from .quality import NOISE_QUANTILE, change
-from .sampling import OnStep, SamplingConfig, inpaint
+from .sampling import Decode, OnStep, SamplingConfig, inpaint
 from .windows import Region, regions_of
 
 
@@ -39,72 +41,89 @@ class RegionJob:
 @dataclass(frozen=True)
 class MadeRegion:
     """`values` (side,side,3) float in [0,255] of the window with the defect, and the autoencoder's `noise`
-    there, in grey levels.
+    there, in grey levels. `heat` (R,S,S,3) uint8 shows what the tokens looked at, where it was recorded.
     """
 
     region: Region
     values: np.ndarray
     noise: float
+    heat: np.ndarray | None = None
 
 
-def make_regions(
-    base: LatentDiffusion,
-    model: AnomalyModel,
-    jobs: list[RegionJob],
-    sampling: dict[str, SamplingConfig],
-    batch_size: int,
-    on_step: OnStep | None = None,
-) -> list[MadeRegion]:
-    """Makes every job's region, those of one defect type together, with the type's own `sampling`.
-
-    Nothing of a result depends on what else is made.
+@dataclass(frozen=True)
+class RegionMaker:
+    """Makes regions with a base and what was learned on it, so many at a time. AAR mode `paper` sees pixels
+    through `decode`, where it is given, else through the base's own decoder.
     """
-    made: dict[int, MadeRegion] = {}
-    by_type: dict[str, list[int]] = defaultdict(list)
-    for number, job in enumerate(jobs):
-        by_type[job.defect_type].append(number)
-    for defect_type, numbers in by_type.items():
-        for start in range(0, len(numbers), batch_size):
-            batch = numbers[start : start + batch_size]
-            results = _make_batch(base, model, [jobs[i] for i in batch], sampling[defect_type], on_step)
-            made |= dict(zip(batch, results, strict=True))
-    return [made[number] for number in range(len(jobs))]
 
+    base: LatentDiffusion
+    model: AnomalyModel
+    batch_size: int
+    decode: Decode | None = None
 
-@torch.no_grad()
-def _make_batch(
-    base: LatentDiffusion,
-    model: AnomalyModel,
-    jobs: list[RegionJob],
-    sampling: SamplingConfig,
-    on_step: OnStep | None,
-) -> list[MadeRegion]:
-    size = model.image_size
-    images = torch.stack([to_image(job.pixels, size) for job in jobs]).to(base.device)
-    masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
-    strength = torch.tensor([job.strength for job in jobs])[:, None, None]
-    tokens = model.anomaly_tokens(jobs[0].defect_type)
-    context = anomaly_context(
-        base,
-        [job.template for job in jobs],
-        {name: e_a.cpu() * strength for name, e_a in tokens.items()},
-        model.spatial_encoders,
-        masks,
-    )
-    guidance = torch.tensor([job.guidance for job in jobs])
-    normal = base.encode(images)
-    latent = inpaint(
-        base,
-        Inpainting(normal, latent_mask(masks, base.factor), images, masks.float()),
-        context,
-        empty_context(base, len(jobs)) if (guidance != 1).any() else None,
-        sampling,
-        [job.generator for job in jobs],
-        on_step,
-        guidance=guidance,
-    )
-    pictures = zip(jobs, base.decode(latent).cpu(), base.decode(normal).cpu(), strict=True)
-    return [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
+    def make(
+        self,
+        jobs: list[RegionJob],
+        sampling: dict[str, SamplingConfig],
+        on_step: OnStep | None = None,
+        record: bool = False,
+    ) -> list[MadeRegion]:
+        """Makes every job's region, those of one defect type together, with the type's own `sampling`.
+
+        Nothing of a result depends on what else is made. `record` adds heat maps.
+        """
+        made: dict[int, MadeRegion] = {}
+        by_type: dict[str, list[int]] = defaultdict(list)
+        for number, job in enumerate(jobs):
+            by_type[job.defect_type].append(number)
+        for defect_type, numbers in by_type.items():
+            for start in range(0, len(numbers), self.batch_size):
+                batch = numbers[start : start + self.batch_size]
+                results = self._batch([jobs[i] for i in batch], sampling[defect_type], on_step, record)
+                made |= dict(zip(batch, results, strict=True))
+        return [made[number] for number in range(len(jobs))]
+
+    @torch.no_grad()
+    def _batch(
+        self, jobs: list[RegionJob], sampling: SamplingConfig, on_step: OnStep | None, record: bool
+    ) -> list[MadeRegion]:
+        base, size = self.base, self.model.image_size
+        images = torch.stack([to_image(job.pixels, size) for job in jobs]).to(base.device)
+        masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
+        normal = base.encode(images)
+        maps = AttentionMaps(len(jobs), (normal.shape[-2], normal.shape[-1])) if record else None
+        latent = inpaint(
+            base,
+            Inpainting(normal, latent_mask(masks, base.factor), images, masks.float()),
+            self._context(jobs, masks),
+            empty_context(base, len(jobs)),
+            sampling,
+            [job.generator for job in jobs],
+            on_step,
+            torch.tensor([job.guidance for job in jobs], device=base.device),
+            self.decode,
+            maps,
+        )
+        pictures = zip(jobs, base.decode(latent).cpu(), base.decode(normal).cpu(), strict=True)
+        made = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
+        if maps is None:
+            return made
+        return [replace(r, heat=self._heat(r, shares)) for r, shares in zip(made, maps.mean, strict=True)]
+
+    def _context(self, jobs: list[RegionJob], masks: Tensor) -> Context:
+        strength = torch.tensor([job.strength for job in jobs])[:, None, None]
+        tokens = self.model.anomaly_tokens(jobs[0].defect_type)
+        return anomaly_context(
+            self.base,
+            [job.template for job in jobs],
+            {name: e_a.cpu() * strength for name, e_a in tokens.items()},
+            self.model.spatial_encoders,
+            masks,
+        )
+
+    def _heat(self, made: MadeRegion, shares: Tensor) -> np.ndarray:
+        canvas = on_canvas(made.values, made.region.mask, self.model.image_size)
+        return heat_maps(shares, canvas.pixels, self.base.factor)
 
 
 def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> MadeRegion:
@@ -129,12 +148,11 @@ def restored(
     return restore_detail(photo, reconstruction, generated, noise)
 
 
-def stitch(pixels: np.ndarray, made: MadeRegion, feather: float, gray: bool) -> None:
-    """Lays a region into a photo (H,W,3) uint8, in place; outside its mask nothing changes."""
+def stitched(photo: Photo, made: MadeRegion, feather: float) -> Photo:
+    """The photo with a region laid into it; outside the region's mask nothing changes."""
     window = made.region.window
-    box, within = window.box(pixels.shape[:2]), window.within(pixels.shape[:2])
-    values = made.values.mean(-1, keepdims=True).repeat(3, -1) if gray else made.values
-    pixels[box] = paste(pixels[box], values[within], made.region.mask[within], feather)
+    within = window.within(photo.size)
+    return photo.pasted(made.values[within], made.region.mask[within], window.box(photo.size), feather)
 
 
 def regions_on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[Canvas]:

@@ -10,6 +10,7 @@ import pytest
 
 from anomalydiffusion_core import demo
 from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.gate import GateConfig
 from anomalydiffusion_core.generation import GenerationConfig
 from anomalydiffusion_core.masks import MaskConfig
 from anomalydiffusion_core.sampling import SamplingConfig
@@ -21,7 +22,7 @@ def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "MASK_STEPS", 1)
     quick = SamplingConfig(steps=6)
     masks = MaskConfig(replace(quick, guidance=3.0), largest=0.9, border=1.0)
-    lenient = partial(GenerationConfig, quick, masks, smallest_fill=0.0, tries_per_pair=30)
+    lenient = partial(GenerationConfig, quick, masks, gate=GateConfig((), 0.0), tries_per_pair=30)
     monkeypatch.setattr(demo, "GenerationConfig", lenient)
 
 
