@@ -11,8 +11,8 @@ from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.embeddings import AnomalyModel
 
 
-def trained_parser(description: str, guidance: float, steps: int) -> argparse.ArgumentParser:
-    """A command line with artifact, dataset, base, and the sampler's settings."""
+def trained_parser(description: str, guidance: float, steps: int | None = None) -> argparse.ArgumentParser:
+    """A command line with artifact, dataset, base, guidance, and a number of steps where there is one."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -20,7 +20,8 @@ def trained_parser(description: str, guidance: float, steps: int) -> argparse.Ar
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--guidance", type=float, default=guidance)
-    parser.add_argument("--steps", type=int, default=steps)
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps)
     return parser
 
 
