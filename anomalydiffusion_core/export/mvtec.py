@@ -58,7 +58,7 @@ def _complete_rows(root: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any
             if line.endswith(b"\n"):
                 raise
             return rows, len(content) - len(line), None  # cut by a crash
-    if rows and not all((root / rows[-1][key]).is_file() for key in FILES if key in rows[-1]):
+    if rows and not all((root / rows[-1][key]).is_file() for key in ("mask", "image")):
         return rows[:-1], len(content) - len(lines[-1]), rows[-1]
     return rows, len(content), None
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,15 @@ def test_rejected_pairs_lie_apart_and_no_reader_of_the_dataset_finds_them(tmp_pa
     assert [row["index"] for row in read_manifest(out)] == [1] == [row["index"] for row in writer.rows]
     assert [row["index"] for row in writer.rejected("bolt", "dent", "r1")] == [0]
     assert manifest_root(out / "bolt") == out == manifest_root(out)
+
+
+def test_pairs_stay_when_the_folders_beside_the_categories_are_removed(tmp_path: Path) -> None:
+    out, heat = tmp_path / "out", Image.fromarray(pixels(200))
+    write_mixed(out, 1)
+    MVTecWriter(out).write("bolt", "dent", Photo(pixels(9), gray=False), MASK, {"run": "r1"}, heat)
+    for folder in ("attention", "labels"):
+        shutil.rmtree(out / folder)
+        assert len(MVTecWriter(out).rows) == len(find_dataset(out).pairs) == 2
 
 
 @pytest.mark.parametrize("name", ["rejected", "labels", "attention"])
