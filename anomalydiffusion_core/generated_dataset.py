@@ -102,7 +102,7 @@ def generate_dataset(
         if missing <= 0:
             continue
         for row in finished:
-            generator.recall(list(own_masks), read_photo(out / row["image"]), read_mask(out / row["mask"]))
+            generator.recall(_parts_of(row, out), read_photo(out / row["image"]))
 
         def report(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             on_stage(name, had + done, count, f"{tries} tried")
@@ -111,7 +111,7 @@ def generate_dataset(
             name,
             own_masks,
             missing,
-            1 + max((int(row["index"]) for row in finished), default=-1),
+            output.next_index(defect),
             report,
             partial(output.reject, defect) if run.keep_rejected else lambda pair: None,
             on_step,
@@ -138,6 +138,11 @@ class _Output:
         """Rows of this run's pairs that are there already."""
         return self.writer.done(self.category.name, defect, self.identity)
 
+    def next_index(self, defect: str) -> int:
+        """The first index that this run has not tried, as far as is known."""
+        tried = self.done(defect) + self.writer.rejected(self.category.name, defect, self.identity)
+        return 1 + max((int(row["index"]) for row in tried), default=-1)
+
     def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
         """Appends an accepted pair; returns its manifest row."""
         name, row = self.category.name, self._row(pair)
@@ -148,11 +153,9 @@ class _Output:
         return self.writer.write(name, defect, pair.result, pair.mask, row, attention)
 
     def reject(self, defect: str, pair: GeneratedPair) -> None:
-        """Keeps a rejected pair apart, unless an earlier call of the same run has."""
-        name = self.category.name
-        if pair.index not in {int(row["index"]) for row in self.writer.rejected(name, defect, self.identity)}:
-            row = {**self._row(pair), "rejected": ", ".join(pair.problems)}
-            self.writer.reject(name, defect, pair.result, pair.mask, row)
+        """Keeps a rejected pair apart."""
+        row = {**self._row(pair), "rejected": ", ".join(pair.problems)}
+        self.writer.reject(self.category.name, defect, pair.result, pair.mask, row)
 
     def _row(self, pair: GeneratedPair) -> dict[str, object]:
         self.normals = self.normals or self.writer.add_normals(
@@ -174,6 +177,14 @@ class _Output:
             **self.settings,
             "trained_on": self.generator.trained_on(pair),
         }
+
+
+def _parts_of(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:
+    """Masks (H,W) bool of a written pair by defect type."""
+    if "labels" not in row:
+        return {f"{row['category']}/{row['defect']}": read_mask(root / row["mask"])}
+    labels = np.asarray(Image.open(root / row["labels"]))
+    return {f"{row['category']}/{d}": labels == int(number) for number, d in row["classes"].items()}
 
 
 def training_pairs(category: Category, model: AnomalyModel, defect_type: str) -> list[Pair]:

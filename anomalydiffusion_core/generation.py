@@ -27,7 +27,7 @@ from .masks import OFF_OBJECT, MaskConfig, MaskSource, TriesExhausted, mask_prob
 from .placement import moved_onto
 from .quality import change
 from .sampling import Decode, OnStep, SamplingConfig, image_generator
-from .stitching import MadeRegion, RegionJob, RegionMaker, on_canvas, regions_on_canvas, stitched
+from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
 from .windows import regions_of
 
 MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
@@ -267,7 +267,7 @@ class PairGenerator:
         ]
 
     def _jobs(self, draft: _Draft) -> list[RegionJob]:
-        pixels, jobs = self._normal(draft.normal).photo.pixels, []
+        photo, jobs = self._normal(draft.normal).photo, []
         for part in draft.parts:
             for number, region in enumerate(regions_of(part.mask, self.model.image_size)):
                 noise = image_generator(self.config.seed, draft.index, f"{part.defect_type} region {number}")
@@ -276,7 +276,7 @@ class PairGenerator:
                         part.defect_type,
                         draft.template,
                         region,
-                        region.window.cut(pixels),
+                        in_window(photo, region.window),
                         noise,
                         draft.strength,
                         draft.guidance,
@@ -293,9 +293,9 @@ class PairGenerator:
             result = stitched(result, region, self.config.feather)
         regions = []
         for job, region in zip(jobs, made, strict=True):
-            after, inside = region.region.window.cut(result.pixels), region.region.mask
+            after, inside = in_window(result, region.region.window).levels(), region.region.mask
             canvas = on_canvas(after, inside, self.model.image_size)
-            regions.append((job.defect_type, Made(canvas, job.pixels, after, inside, region.noise)))
+            regions.append((job.defect_type, Made(canvas, job.photo.levels(), after, inside, region.noise)))
         return GeneratedPair(
             defect_type,
             draft.index,
@@ -326,9 +326,9 @@ class PairGenerator:
         for kind, made in pair.regions:
             self.gate(kind).remember(made.canvas)
 
-    def recall(self, kinds: list[str], photo: Photo, mask: np.ndarray) -> None:
-        """Takes note of a pair that an earlier call accepted."""
-        for kind in kinds:
+    def recall(self, masks: dict[str, np.ndarray], photo: Photo) -> None:
+        """Takes note of a pair that an earlier call accepted: masks (H,W) bool by defect type."""
+        for kind, mask in masks.items():
             for canvas in regions_on_canvas(photo.pixels, mask, self.model.image_size):
                 self.gate(kind).remember(canvas)
 

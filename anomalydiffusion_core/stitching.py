@@ -14,7 +14,7 @@ from .attention_maps import AttentionMaps, heat_maps
 from .blending import restore_detail
 from .conditioning import anomaly_context, empty_context
 from .dataset.augmentation import resize_mask
-from .dataset.photos import Photo
+from .dataset.photos import Photo, photo_of
 from .dataset.views import latent_mask
 from .embeddings import AnomalyModel
 from .gate import Canvas
@@ -22,17 +22,17 @@ from .inpainting import Inpainting
 from .latent_diffusion import Context, LatentDiffusion
 from .quality import NOISE_QUANTILE, change
 from .sampling import Decode, OnStep, SamplingConfig, inpaint
-from .windows import Region, regions_of
+from .windows import Region, Window, regions_of
 
 
 @dataclass(frozen=True)
 class RegionJob:
-    """A region of a normal photo that is to become a defect: `pixels` (side,side,3) uint8 of its window."""
+    """A region that is to become a defect: `photo` is the normal photo in its window."""
 
     defect_type: str
     template: str
     region: Region
-    pixels: np.ndarray
+    photo: Photo
     generator: torch.Generator
     strength: float = 1.0  # of the anomaly embedding
     guidance: float = 1.0
@@ -88,7 +88,7 @@ class RegionMaker:
         self, jobs: list[RegionJob], sampling: SamplingConfig, on_step: OnStep | None, record: bool
     ) -> list[MadeRegion]:
         base, size = self.base, self.model.image_size
-        images = torch.stack([to_image(job.pixels, size) for job in jobs]).to(base.device)
+        images = torch.stack([to_image(job.photo.levels(), size) for job in jobs]).to(base.device)
         masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
         normal = base.encode(images)
         maps = AttentionMaps(len(jobs), (normal.shape[-2], normal.shape[-1])) if record else None
@@ -127,10 +127,15 @@ class RegionMaker:
 
 
 def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> MadeRegion:
-    side = (job.region.window.side, job.region.window.side)
+    side, photo = (job.region.window.side, job.region.window.side), job.photo.levels()
     before = to_pixels(reconstruction, side)
-    noise = autoencoder_noise(job.pixels, before)
-    return MadeRegion(job.region, restored(job.pixels, before, to_pixels(generated, side), noise), noise)
+    noise = autoencoder_noise(photo, before)
+    return MadeRegion(job.region, restored(photo, before, to_pixels(generated, side), noise), noise)
+
+
+def in_window(photo: Photo, window: Window) -> Photo:
+    """What a window shows of a photo, at the photo's depth."""
+    return photo_of(window.cut(photo.samples), photo.white)
 
 
 def restored(
