@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ ACROSS_FRAME = 0.2  # share of the border from which on the object runs across t
 ONE_PIECE = 0.8  # share of such a foreground that must hang together: an object, not a texture's pattern
 LEAST_OBJECT = 0.01  # share of the photo
 GROUND_PHOTOS = 16  # that a category's ground is read from, at most
+
+
+FindObject = Callable[[np.ndarray], np.ndarray]  # photo (H,W,3) uint8 -> foreground (H,W) bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ def ground_of(photos: Sequence[Path]) -> Ground | None:
     """The plain ground of a category's photos, spread over the whole list."""
     step = max(1, -(-len(photos) // GROUND_PHOTOS))
     return plain_ground([read_photo(path).pixels for path in photos[::step]])
+
+
+def object_finder(photos: Sequence[Path]) -> FindObject | None:
+    """How the object is found in a category's photos; None where they are full-frame textures."""
+    ground = ground_of(photos)
+    return partial(object_foreground, ground=ground) if ground else None
 
 
 def object_foreground(pixels: np.ndarray, ground: Ground) -> np.ndarray:

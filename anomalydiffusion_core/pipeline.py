@@ -20,7 +20,7 @@ from .dataset.photos import file_hash, list_images, read_mask, read_photo, short
 from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
-from .foreground import ground_of
+from .foreground import object_finder
 from .generation import GeneratedPair, GenerationConfig, PairGenerator
 from .latent_diffusion import LatentDiffusion
 from .masks import MaskSource, drawn_masks, mask_picture_size, masks_in_turn
@@ -162,12 +162,12 @@ def train_masks(
     interrupted = _run(task, config, None, "masks", on_stage, monitor)
     task.into(model)
     _remember(model, training)
-    textures = {
-        name: ground_of(category.normals or [pair.image for pair in category.pairs]) is None
+    finders = {
+        name: object_finder(category.normals or [pair.image for pair in category.pairs])
         for name, category in dataset.categories.items()
     }
     model.mask_places |= {
-        name: places_of(pairs, anywhere=textures[pairs[0].category]) for name, pairs in training.items()
+        name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
     model.training["mask"] = training_record(config, monitor.history)
     return interrupted
