@@ -210,9 +210,10 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def turned(marked: np.ndarray, degrees: float, scale: float) -> np.ndarray:
-    """What is marked in (h,w) bool, turned counter-clockwise and scaled, cut to its bounding box: it keeps
+    """What is marked in (h,w) bool, turned counter-clockwise and scaled, cut to its bounding box. It keeps
     its share of the area, and what hangs together does so afterwards.
     """
+    marked = _cut(marked)
     shrink = min(1.0, LARGEST_TURNED / max(marked.shape))
     picture = torch.from_numpy(marked.astype(np.float32))[None, None]
     if shrink < 1:
