@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .dataset.augmentation import MAX_ROTATION
-from .embeddings import AnomalyModel, Place
+from .embeddings import Place
 from .placement import PlaceMode, fit_mask, lay, place_mask, place_of, turned
 from .sampling import image_generator
 
@@ -47,11 +47,27 @@ def onto_photo(
     return lay(mask.shape, places, foreground, size, generator, share, mode)
 
 
-def known_places(model: AnomalyModel, defect_type: str, real: Sequence[np.ndarray] = ()) -> list[Place]:
-    """The artifact's places of a type, or those of real masks (H,W) bool, anywhere; none where neither is
-    known.
-    """
-    return model.mask_places.get(defect_type) or [place_of(mask, None) for mask in real if mask.any()]
+def masks_in_frame(
+    source: MaskSource,
+    count: int,
+    places: Sequence[Place],
+    size: tuple[int, int],
+    seed: int,
+    defect_type: str,
+) -> list[np.ndarray]:
+    """The first `count` masks of a source, each (H,W) bool, placed where no photo is at hand."""
+    masks = []
+    for number in range(count):
+        generator = image_generator(seed, number, f"{defect_type} places")
+        mask = onto_photo(source(number), places, None, size, generator)
+        assert mask is not None  # without a foreground anywhere will do
+        masks.append(mask)
+    return masks
+
+
+def known_places(places: Sequence[Place], real: Sequence[np.ndarray]) -> list[Place]:
+    """A type's `places`, or, where the artifact has none, those of real masks (H,W) bool, anywhere."""
+    return list(places) or [place_of(mask, None) for mask in real if mask.any()]
 
 
 def generated_masks(shapes: Callable[[int], np.ndarray]) -> MaskSource:

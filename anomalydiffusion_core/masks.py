@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import binary_closing, label
+from scipy.ndimage import binary_closing
 from torch import Tensor
 
 from .conditioning import empty_context, mask_context
 from .dataset.photos import write_png
 from .embeddings import AnomalyModel
 from .export.mvtec import DIGITS
+from .foreground import without_specks
 from .latent_diffusion import LatentDiffusion
 from .placement import PlaceMask, needed_share, placing
 from .reweighting import AARConfig, AARMode
@@ -78,11 +79,7 @@ def usable_for(config: MaskConfig, model: AnomalyModel, defect_type: str) -> Mas
 def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
     """Thresholds (H,W) float in [-1,1]; closes pin holes and drops specks beside the largest component."""
     mask = binary_closing(np.pad(values > config.threshold, 2), iterations=1)[2:-2, 2:-2]
-    labels = np.asarray(label(mask, structure=np.ones((3, 3)))[0])  # type: ignore[index]
-    if labels.max() < 2:
-        return mask
-    sizes = np.bincount(labels.ravel())[1:]
-    return np.isin(labels, 1 + np.flatnonzero(sizes >= config.speck * sizes.max()))
+    return without_specks(mask, config.speck)
 
 
 def mask_picture_size(base: LatentDiffusion, image_size: int) -> int:

@@ -17,7 +17,7 @@ from .dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
 from .dataset.layout import Pair
 from .dataset.views import read_pair
 from .embeddings import AnomalyModel, Place, Pose
-from .foreground import FindObject
+from .foreground import FindObject, object_foreground, plain_ground
 from .object_frame import frame_of, object_frame
 from .sampling import image_generator
 
@@ -110,6 +110,40 @@ def lay(
     if foreground is None or foreground[mask].mean() >= least:
         return mask
     return moved_onto(mask, foreground, least, generator)
+
+
+def lay_on_photos(
+    shapes: Sequence[np.ndarray],
+    photos: Sequence[np.ndarray],
+    places: Sequence[Place],
+    seed: int,
+    defect_type: str,
+    mode: PlaceMode = "learned",
+) -> list[np.ndarray]:
+    """Shapes (h,w) bool laid on photos (H,W,3) uint8 of one category, one on each; a single one serves all of
+    the others.
+
+    Raises ValueError where the numbers do not fit, or a shape finds no place on its photo's object.
+    """
+    count = max(len(shapes), len(photos))
+    if {len(shapes), len(photos)} - {1, count}:
+        raise ValueError(
+            f"There are {len(shapes)} masks for {len(photos)} photos: give one for each, or one for all."
+        )
+    ground = plain_ground(photos)
+    foregrounds = [object_foreground(pixels, ground) if ground else None for pixels in photos]
+    masks = []
+    for number in range(count):
+        foreground = foregrounds[number % len(photos)]
+        generator = image_generator(seed, number, f"{defect_type} places")
+        shape, size = shapes[number % len(shapes)], photos[number % len(photos)].shape[:2]
+        mask = lay(shape, places, foreground, size, generator, mode=mode)
+        if mask is None:
+            shown = foreground is not None and foreground.any()
+            reason = "no place on the object was found for it" if shown else "the photo shows no object"
+            raise ValueError(f"Mask {number + 1} was not placed, since {reason}: leave that photo out.")
+        masks.append(mask)
+    return masks
 
 
 def _lay_as_posed(

@@ -13,7 +13,15 @@ from scipy import ndimage
 
 from anomalydiffusion_core.embeddings import Place
 from anomalydiffusion_core.object_frame import frame_of
-from anomalydiffusion_core.placement import OVERHANG, fit_mask, lay, needed_share, place_of, turned
+from anomalydiffusion_core.placement import (
+    OVERHANG,
+    fit_mask,
+    lay,
+    lay_on_photos,
+    needed_share,
+    place_of,
+    turned,
+)
 
 Vector = tuple[float, float]
 
@@ -282,3 +290,21 @@ def test_a_place_says_how_its_mask_lies_on_the_object() -> None:
     assert place_of(disc(9, (100, 100)), foreground).pose.direction is None  # type: ignore[union-attr]
     nothing = place_of(mask, np.zeros((200, 200), bool))
     assert nothing == replace(place_of(mask, None), centre=nothing.centre) and nothing.centre is not None
+
+
+def test_masks_are_laid_on_photos_of_one_category() -> None:
+    photos = [np.where(screw(40 * i)[..., None], 60, 200).astype(np.uint8).repeat(3, 2) for i in range(3)]
+    places = [place_of(disc(11, (100, 40)), screw(0))]
+    masks = lay_on_photos([SHAPE], photos, places, 5, "screw/dent")
+    for number, mask in enumerate(masks):
+        assert screw_axes(40 * number)[0][mask].mean() == pytest.approx(-60, abs=12)
+    assert np.array_equal(lay_on_photos([SHAPE] * 3, photos, places, 5, "screw/dent")[2], masks[2])
+    free = lay_on_photos([SHAPE, LINE], photos[:1], places, 5, "screw/dent", "free")
+    assert len(free) == 2 and all(screw(0)[mask].mean() >= 0.9 for mask in free)
+    with pytest.raises(ValueError, match="There are 2 masks for 3 photos"):
+        lay_on_photos([SHAPE] * 2, photos, places, 5, "screw/dent")
+    empty = np.full((200, 200, 3), 200, np.uint8)
+    with pytest.raises(ValueError, match="Mask 4 was not placed, since the photo shows no object"):
+        lay_on_photos([SHAPE], [*photos, empty], places, 5, "screw/dent")
+    with pytest.raises(ValueError, match="Mask 1 was not placed, since no place on the object"):
+        lay_on_photos([SHAPE], photos, [replace(places[0], area=0.5, pose=None, extent=0.9)], 5, "screw/dent")

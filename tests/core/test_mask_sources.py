@@ -10,12 +10,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from anomalydiffusion_core.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.embeddings import Place
 from anomalydiffusion_core.mask_sources import (
     SOURCES,
     SourcedMask,
     known_places,
     mask_source,
+    masks_in_frame,
     mixed,
     onto_photo,
     own_masks,
@@ -101,11 +102,24 @@ def test_shapes_get_the_size_of_the_type_s_training_masks() -> None:
         assert laid.mean() <= 0.01 * 1.25**2 * 1.2
 
 
-def test_places_come_from_the_artifact_or_from_real_masks(model: AnomalyModel) -> None:
-    assert known_places(model, "thing/dent", [HOOK]) == model.mask_places["thing/dent"]
-    (place,) = known_places(model, "thing/scratch", [HOOK, np.zeros_like(HOOK)])
+def test_places_come_from_the_artifact_or_from_real_masks() -> None:
+    learned = [Place(0.5, 0.1, (0.5, 0.5))]
+    assert known_places(learned, [HOOK]) == learned
+    (place,) = known_places([], [HOOK, np.zeros_like(HOOK)])
     assert place.extent == pytest.approx(30 / 90) and place.centre is None
-    assert known_places(model, "thing/scratch") == []
+    assert known_places([], []) == []
+
+
+def test_masks_without_photos_are_placed_in_the_frame() -> None:
+    source = mask_source({"drawn": 1.0, "procedural": 1.0}, "thing/dent", 4, drawn=[HOOK])
+    masks = masks_in_frame(source, 12, [Place(0.1, 0.004, (0.25, 0.75))], (120, 180), 4, "thing/dent")
+    assert len(masks) == 12 and all(mask.shape == (120, 180) and mask.any() for mask in masks)
+    for number, mask in enumerate(masks):
+        middle = np.array(ndimage.center_of_mass(mask)) / mask.shape
+        if source(number).placed:
+            assert np.array_equal(mask, onto_photo(source(number), [], None, (120, 180), torch.Generator()))  # type: ignore[arg-type]
+        else:
+            assert abs(middle - (0.25, 0.75)).max() < 0.11
 
 
 def test_a_source_that_cannot_be_served_says_why() -> None:
