@@ -9,6 +9,7 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
-from .embeddings import AnomalyModel, Place
+from .embeddings import AnomalyModel, Place, Pose
 from .latent_diffusion import Fingerprint
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
@@ -148,10 +149,7 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         dataset_fingerprint=metadata["dataset_fingerprint"],
         mask_areas=json.loads(metadata.get("mask_areas", "{}")),
         mask_places={
-            name: [
-                Place(place["extent"], place["area"], place["centre"] and tuple(place["centre"]))
-                for place in places
-            ]
+            name: [_place_from(place) for place in places]
             for name, places in json.loads(metadata.get("mask_places", "{}")).items()
         },
         trained_on=json.loads(metadata.get("trained_on", "{}")),
@@ -171,6 +169,17 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         encoder.load_state_dict(state, assign=True)
         model.spatial_encoders[name] = encoder.eval()
     return model
+
+
+def _place_from(fields: dict[str, Any]) -> Place:
+    pose = fields.get("pose")
+    return Place(
+        fields["extent"],
+        fields["area"],
+        fields["centre"] and tuple(fields["centre"]),
+        fields.get("on_object", 1.0),
+        pose and Pose(tuple(pose["centre"]), pose["direction"], pose["length"]),
+    )
 
 
 def check_type(defect_type: str) -> None:

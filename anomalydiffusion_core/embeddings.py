@@ -18,14 +18,25 @@ TokensByEncoder = dict[str, Tensor]  # {"clip_l": (k, d)}
 
 
 @dataclass(frozen=True)
+class Pose:
+    """How a training mask lies in the frame of its object (`object_frame.Frame`)."""
+
+    centre: tuple[float, float]  # (along, across) of its centroid, in the object's half extents
+    direction: float | None  # radians from along towards across; None where it has no main direction
+    length: float  # along its main direction, in square roots of the photo's area
+
+
+@dataclass(frozen=True)
 class Place:
     """A training mask's longest side and its area, and its centre (y, x) or None for anywhere, in shares of
-    the photo.
+    the photo; the share of it that lies on the object, and its pose there, None where there is no object.
     """
 
     extent: float
     area: float
     centre: tuple[float, float] | None
+    on_object: float = 1.0
+    pose: Pose | None = None
 
 
 @dataclass

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 
 from .dataset.photos import read_photo
@@ -16,7 +18,12 @@ LEAST_DIFFERENCE = 24.0  # grey levels
 ACROSS_FRAME = 0.2  # share of the border from which on the object runs across the frame
 ONE_PIECE = 0.8  # share of such a foreground that must hang together: an object, not a texture's pattern
 LEAST_OBJECT = 0.01  # share of the photo
+SPECK = 0.02  # share of the largest piece of a foreground below which another is dust
+LONGEST = 512  # pixels per side at which objects are looked for, at most
 GROUND_PHOTOS = 16  # that a category's ground is read from, at most
+
+
+FindObject = Callable[[np.ndarray], np.ndarray]  # photo (H,W,3) uint8 -> foreground (H,W) bool
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ def plain_ground(photos: Sequence[np.ndarray]) -> Ground | None:
     """
     if not photos:
         return None
-    smoothed = [_smooth(pixels) for pixels in photos]
+    smoothed = [_smooth(reduced(pixels)) for pixels in photos]
     colour, spread = _densest_half(np.concatenate([_border(picture) for picture in smoothed]))
     distances = [_distance(picture, colour) for picture in smoothed]
     cut = otsu_threshold(np.concatenate([distance.ravel() for distance in distances]))
@@ -51,10 +58,42 @@ def ground_of(photos: Sequence[Path]) -> Ground | None:
     return plain_ground([read_photo(path).pixels for path in photos[::step]])
 
 
+def object_finder(photos: Sequence[Path]) -> FindObject | None:
+    """How the object is found in a category's photos; None where they are full-frame textures."""
+    ground = ground_of(photos)
+    return partial(object_foreground, ground=ground) if ground else None
+
+
 def object_foreground(pixels: np.ndarray, ground: Ground) -> np.ndarray:
-    """(H,W,3) uint8 -> (H,W) bool, True on the object; a photo may show none, or nothing else."""
-    distance = _distance(_smooth(pixels), ground.colour)
-    return np.asarray(binary_fill_holes(distance > ground.cut))
+    """(H,W,3) uint8 -> (H,W) bool, True on the object and its holes, not on dust; a photo may show none, or
+    nothing else. A cast shadow as dark as the object counts as object.
+    """
+    distance = _distance(_smooth(reduced(pixels)), ground.colour)
+    found = without_specks(np.asarray(binary_fill_holes(distance > ground.cut)), SPECK)
+    return enlarged(found, pixels.shape[:2])
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """(H,W,3) uint8 averaged to at most LONGEST pixels per side, by a whole factor."""
+    return np.asarray(Image.fromarray(pixels).reduce(_factor(pixels.shape)))
+
+
+def enlarged(found: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """What was found in a reduced photo, (h,w) bool, at the photo's size (H,W), with smooth outlines."""
+    height, width = size[:2]
+    factor = _factor(size)
+    picture = Image.fromarray(found.astype(np.uint8) * 255)
+    box = (0, 0, width / factor, height / factor)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)) > 127
+
+
+def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
+    """(H,W) bool less the components smaller than `share` of the largest."""
+    labels = np.asarray(label(mask, structure=np.ones((3, 3)))[0])  # type: ignore[index]
+    if labels.max() < 2:
+        return mask
+    sizes = np.bincount(labels.ravel())[1:]
+    return np.isin(labels, 1 + np.flatnonzero(sizes >= share * sizes.max()))
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
@@ -76,6 +115,10 @@ def _is_object(distance: np.ndarray, cut: float, least: float) -> bool:
         return True
     pieces = np.asarray(label(foreground)[0])  # type: ignore[index]
     return bool(np.bincount(pieces[foreground]).max() >= ONE_PIECE * foreground.sum())
+
+
+def _factor(size: tuple[int, ...]) -> int:
+    return -(-max(size[:2]) // LONGEST)
 
 
 def _smooth(pixels: np.ndarray) -> np.ndarray:

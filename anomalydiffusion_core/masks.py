@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import binary_closing, label
+from scipy.ndimage import binary_closing
 from torch import Tensor
 
 from .conditioning import empty_context, mask_context
 from .dataset.photos import write_png
 from .embeddings import AnomalyModel
 from .export.mvtec import DIGITS
+from .foreground import without_specks
 from .latent_diffusion import LatentDiffusion
-from .placement import PlaceMask, placing
+from .placement import PlaceMask, needed_share, placing
 from .reweighting import AARConfig, AARMode
 from .sampling import SamplingConfig, image_generator, sample
 from .templates import MASK_TEMPLATES
@@ -40,6 +41,7 @@ class MaskConfig:
 
 
 OFF_OBJECT = "off the object"
+NO_OBJECT = "no object"  # in the photo, that a mask could lie on
 MaskSource = Callable[[int], np.ndarray]  # number -> mask (H,W) bool, at any size
 
 
@@ -66,19 +68,18 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
 
 
 def usable_for(config: MaskConfig, model: AnomalyModel, defect_type: str) -> MaskConfig:
-    """`config` with `smallest` as low as the defect type's own training masks ask for."""
+    """`config` with `smallest` as low as the defect type's own training masks ask for, and `on_object` too,
+    where they overhang the object.
+    """
     own = model.mask_areas.get(defect_type, 2 * config.smallest)
-    return replace(config, smallest=min(config.smallest, own / 2))
+    on_object = needed_share(config.on_object, model.mask_places.get(defect_type, []))
+    return replace(config, smallest=min(config.smallest, own / 2), on_object=on_object)
 
 
 def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
     """Thresholds (H,W) float in [-1,1]; closes pin holes and drops specks beside the largest component."""
     mask = binary_closing(np.pad(values > config.threshold, 2), iterations=1)[2:-2, 2:-2]
-    labels = np.asarray(label(mask, structure=np.ones((3, 3)))[0])  # type: ignore[index]
-    if labels.max() < 2:
-        return mask
-    sizes = np.bincount(labels.ravel())[1:]
-    return np.isin(labels, 1 + np.flatnonzero(sizes >= config.speck * sizes.max()))
+    return without_specks(mask, config.speck)
 
 
 def mask_picture_size(base: LatentDiffusion, image_size: int) -> int:
@@ -122,28 +123,27 @@ DrawMasks = Callable[[list[int]], list[np.ndarray]]  # numbers of tries -> shape
 
 class DrawnMasks:
     """The accepted masks of one type, drawn as they are needed: number i is the same whatever was asked
-    before.
+    before. Without `place` they stay as drawn, for `placement.lay`.
     """
 
     def __init__(
         self,
         draw: DrawMasks,
-        place: PlaceMask,
+        place: PlaceMask | None,
         defect_type: str,
         config: MaskConfig = MaskConfig(),
-        foreground: np.ndarray | None = None,
         batch: int = 8,
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     ) -> None:
         self.draw, self.place, self.defect_type, self.config = draw, place, defect_type, config
-        self.foreground, self.batch, self.on_mask = foreground, batch, on_mask
+        self.batch, self.on_mask = batch, on_mask
         self.accepted: list[np.ndarray] = []
         self.tries = 0
         self.problems: Counter[str] = Counter()
 
     def __call__(self, number: int) -> np.ndarray:
-        """Mask (S,S) bool; raises TriesExhausted, saying what was wrong how often, when too few are
-        usable.
+        """Mask (S,S) bool, or shape (s,s) bool where unplaced. Raises TriesExhausted, saying what was wrong
+        how often, when too few are usable.
         """
         while len(self.accepted) <= number:
             if self.tries >= self.config.tries_per_mask * (number + 1):
@@ -166,9 +166,11 @@ class DrawnMasks:
         """Tries by number: masks, placed where their shapes are usable, and what is wrong with each."""
         results = []
         for number, shape in zip(numbers, self.draw(numbers), strict=True):
-            problem = mask_problem(shape, self.config)
-            mask = shape if problem else self.place(shape, number)
-            results.append((mask, problem or mask_problem(mask, self.config, self.foreground)))
+            mask, problem = shape, mask_problem(shape, self.config)
+            if self.place and not problem:
+                mask = self.place(shape, number)
+                problem = mask_problem(mask, self.config)
+            results.append((mask, problem))
         return results
 
 
@@ -178,15 +180,17 @@ def drawn_masks(
     defect_type: str,
     seed: int,
     config: MaskConfig = MaskConfig(),
-    foreground: np.ndarray | None = None,
     batch: int = 8,
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
+    in_frame: bool = True,
 ) -> DrawnMasks:
-    """Masks drawn by the base itself, and accepted by the measure of their own type."""
+    """Masks drawn by the base itself, and accepted by the measure of their own type: laid `in_frame` where
+    the training masks were in their photos, or left as drawn.
+    """
     config = usable_for(config, model, defect_type)
     draw = partial(draw_masks, base, model, defect_type, seed=seed, config=config)
-    place = placing(model, defect_type, seed)
-    return DrawnMasks(draw, place, defect_type, config, foreground, batch, on_mask)
+    place = placing(model, defect_type, seed) if in_frame else None
+    return DrawnMasks(draw, place, defect_type, config, batch, on_mask)
 
 
 def generate_masks(
@@ -196,14 +200,13 @@ def generate_masks(
     count: int,
     seed: int,
     config: MaskConfig = MaskConfig(),
-    foreground: np.ndarray | None = None,
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
 ) -> list[np.ndarray]:
     """Exactly `count` accepted masks (S,S) bool of one type.
 
     Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
     """
-    masks = drawn_masks(base, model, defect_type, seed, config, foreground, on_mask=on_mask)
+    masks = drawn_masks(base, model, defect_type, seed, config, on_mask=on_mask)
     return [masks(number) for number in range(count)]
 
 

@@ -14,7 +14,7 @@ from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
 from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
-from .foreground import ground_of
+from .foreground import object_finder
 from .latent_diffusion import LatentDiffusion
 from .masks import mask_picture_size
 from .placement import places_of
@@ -154,12 +154,12 @@ def train_masks(
     interrupted = _run(task, config, None, "masks", on_stage, monitor)
     task.into(model)
     _remember(model, training)
-    textures = {
-        name: ground_of(category.normals or [pair.image for pair in category.pairs]) is None
+    finders = {
+        name: object_finder(category.normals or [pair.image for pair in category.pairs])
         for name, category in dataset.categories.items()
     }
     model.mask_places |= {
-        name: places_of(pairs, anywhere=textures[pairs[0].category]) for name, pairs in training.items()
+        name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
     model.training["mask"] = training_record(config, monitor.history)
     return interrupted

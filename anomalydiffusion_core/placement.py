@@ -1,95 +1,338 @@
-"""Where masks lie and how large they are, learned from the training masks; invented shapes are laid there."""
+"""Where masks lie and how large they are, learned from the training masks; shapes are laid there, by the
+frame of the photo or of the object in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import label
+from scipy.ndimage import label, rotate
+from torch import Tensor
 
-from .dataset.augmentation import bounding_box
+from .dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
 from .dataset.layout import Pair
 from .dataset.views import read_pair
-from .embeddings import AnomalyModel, Place
+from .embeddings import AnomalyModel, Place, Pose
+from .foreground import FindObject, object_foreground, plain_ground
+from .object_frame import frame_of, object_frame
 from .sampling import image_generator
 
 MOVES = 64  # tries to bring a mask onto the object
+POSES, SHIFTS = 16, 8  # tries to lay a shape as a training mask lay on the object: poses, and places of each
 SIZES = (0.8, 1.25)  # how much smaller or larger than a training mask an invented one is
+OVERHANG = 0.1  # by this share of its area a mask may hang further over the object than a training mask
+LARGEST_TURNED = 1024  # pixels per side; larger shapes are turned at that size
+CANDIDATES = 2048  # pixels per side of the grid of places where a mask may be moved, at most
+
+PlaceMode = Literal["learned", "free"]
 
 
-def places_of(pairs: list[Pair], anywhere: bool) -> list[Place]:
-    """One place per pair: the mask's own size and centre; `anywhere` (on a texture) without the centre."""
-    places = []
-    for _, mask in map(read_pair, pairs):
-        height, width = mask.shape[-2:]
-        top, bottom, left, right = bounding_box(mask)
-        extent = max((bottom - top) / height, (right - left) / width)
-        centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
-        places.append(Place(extent, float(mask.float().mean()), None if anywhere else centre))
-    return places
+def places_of(pairs: list[Pair], find_object: FindObject | None) -> list[Place]:
+    """One place per pair: the mask's own size, its centre in the photo, and how it lies on the object found.
+
+    Without `find_object` (on a texture) masks may lie anywhere: no centre.
+    """
+    return [
+        place_of(mask[0].numpy() > 0, find_object(photo.pixels) if find_object else None)
+        for photo, mask in map(read_pair, pairs)
+    ]
 
 
-def place_mask(shape: np.ndarray, places: list[Place], size: int, generator: torch.Generator) -> np.ndarray:
-    """Lays what is marked in `shape` (h,w) bool into a mask (size,size) bool, where a training mask was, give
-    or take half its extent, and about as large: by length and by area at most a quarter longer.
+def place_of(mask: np.ndarray, foreground: np.ndarray | None) -> Place:
+    """The place of a mask (H,W) bool in a photo whose object is `foreground` (H,W) bool; None for a
+    texture.
+    """
+    height, width = mask.shape
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    extent, area = max((bottom - top) / height, (right - left) / width), float(mask.mean())
+    if foreground is None:
+        return Place(extent, area, None)
+    centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
+    frame = object_frame(foreground)
+    if frame is None:
+        return Place(extent, area, centre)
+    own = frame_of(mask)
+    along, across = frame.own(own.centre).tolist()
+    direction = None if own.round else frame.angle(own.axes[0])
+    length = 2 * float(own.half[0]) / mask.size**0.5
+    return Place(
+        extent, area, centre, float(foreground[mask].mean()), Pose((along, across), direction, length)
+    )
+
+
+def needed_share(share: float, places: Sequence[Place]) -> float:
+    """The share of a mask that must lie on the object: `share`, or a little less than the least of the
+    training masks', where they overhang it.
+    """
+    return max(0.0, min([share, *(place.on_object - OVERHANG for place in places if place.on_object < 1)]))
+
+
+def lay(
+    shape: np.ndarray,
+    places: Sequence[Place],
+    foreground: np.ndarray | None,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    share: float = 0.9,
+    mode: PlaceMode = "learned",
+) -> np.ndarray | None:
+    """Lays what is marked in `shape` (h,w) bool onto a photo of `size` (H,W): a mask (H,W) bool, wholly
+    inside.
+
+    `learned`: it gets the size of a training mask and lies as that lay on its object, wherever and however
+    turned the object is, give or take half the mask's own extent and 20 degrees. Where that fails or is not
+    known, it lies where the training mask was in the photo, or, off the object, at a random place on it.
+    `free`: as large as a training mask, turned anyhow, at a random place, on the object where there is one.
+    Without `places` the shape is taken for the whole photo's: it keeps its size and, where that is on the
+    object, its place.
+
+    `foreground` (H,W) bool is the photo's object, None for a texture, on which anywhere will do. At least
+    `needed_share(share, places)` of the mask lies on the object. None where that is impossible: the photo
+    shows no object (`not foreground.any()`), or none of the tries brought the mask onto it. Where nothing is
+    marked the mask is empty.
+    """
+    if not shape.any():
+        return np.zeros(size, bool)
+    if foreground is not None and not foreground.any():
+        return None
+    if mode == "free":
+        return _lay_freely(shape, places, foreground, size, generator, share)
+    if foreground is not None:
+        posed = _lay_as_posed(shape, [p for p in places if p.pose], foreground, generator, share)
+        if posed is not None:
+            return posed
+    mask = place_mask(shape, places, size, generator) if places else fit_mask(shape, size)
+    least = needed_share(share, places)
+    if foreground is None or foreground[mask].mean() >= least:
+        return mask
+    return moved_onto(mask, foreground, least, generator)
+
+
+def lay_on_photos(
+    shapes: Sequence[np.ndarray],
+    photos: Sequence[np.ndarray],
+    places: Sequence[Place],
+    seed: int,
+    defect_type: str,
+    mode: PlaceMode = "learned",
+) -> list[np.ndarray]:
+    """Shapes (h,w) bool laid on photos (H,W,3) uint8 of one category, one on each; a single one serves all of
+    the others.
+
+    Raises ValueError where the numbers do not fit, or a shape finds no place on its photo's object.
+    """
+    count = max(len(shapes), len(photos))
+    if {len(shapes), len(photos)} - {1, count}:
+        raise ValueError(
+            f"There are {len(shapes)} masks for {len(photos)} photos: give one for each, or one for all."
+        )
+    ground = plain_ground(photos)
+    foregrounds = [object_foreground(pixels, ground) if ground else None for pixels in photos]
+    masks = []
+    for number in range(count):
+        foreground = foregrounds[number % len(photos)]
+        generator = image_generator(seed, number, f"{defect_type} places")
+        shape, size = shapes[number % len(shapes)], photos[number % len(photos)].shape[:2]
+        mask = lay(shape, places, foreground, size, generator, mode=mode)
+        if mask is None:
+            shown = foreground is not None and foreground.any()
+            reason = "no place on the object was found for it" if shown else "the photo shows no object"
+            raise ValueError(f"Mask {number + 1} was not placed, since {reason}: leave that photo out.")
+        masks.append(mask)
+    return masks
+
+
+def _lay_as_posed(
+    shape: np.ndarray,
+    places: Sequence[Place],
+    foreground: np.ndarray,
+    generator: torch.Generator,
+    share: float,
+) -> np.ndarray | None:
+    frame = object_frame(foreground) if places else None
+    if frame is None:
+        return None
+    marked = _cut(shape)
+    own = frame_of(marked)
+    for _ in range(POSES):
+        place = places[_pick(len(places), generator)]
+        assert place.pose
+        here, least = frame.resolved(generator), needed_share(share, [place])
+        degrees = _uniform(generator, 0, 360)
+        if place.pose.direction is not None and not own.round:
+            either_way = 180 * (degrees > 180)
+            degrees = _degrees(here.direction(place.pose.direction)) - _degrees(own.axes[0]) + either_way
+            degrees += _uniform(generator, -MAX_ROTATION, MAX_ROTATION)
+        piece = turned(marked, degrees, _uniform(generator, *SIZES) * _scale(marked, place, foreground.shape))
+        centre, spread = here.point(np.array(place.pose.centre)), frame_of(piece)
+        for _ in range(SHIFTS):
+            shift = torch.rand(2, generator=generator).numpy() - 0.5
+            corner = centre + (shift * spread.half) @ spread.axes - spread.centre
+            mask = _laid_at(piece, corner, foreground, least)
+            if mask is not None:
+                return mask
+    return None
+
+
+def _lay_freely(
+    shape: np.ndarray,
+    places: Sequence[Place],
+    foreground: np.ndarray | None,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    share: float,
+) -> np.ndarray | None:
+    place = places[_pick(len(places), generator)] if places else place_of(shape, None)
+    marked, least = _cut(shape), needed_share(share, places)
+    scale = _uniform(generator, *SIZES) * _scale(marked, place, size)
+    for _ in range(POSES):
+        piece = turned(marked, _uniform(generator, 0, 360), scale)
+        if foreground is None:
+            corner = (np.array(size) - piece.shape) * torch.rand(2, generator=generator).numpy()
+            mask = _laid_at(piece, corner, np.ones(size, bool), 0)
+        else:
+            mask = _on_foreground(piece, foreground, least, generator, SHIFTS)
+        if mask is not None:
+            return mask
+    return None
+
+
+def place_mask(
+    shape: np.ndarray, places: Sequence[Place], size: tuple[int, int], generator: torch.Generator
+) -> np.ndarray:
+    """Lays what is marked in `shape` (h,w) bool into a mask of `size` (H,W) bool, where a training mask was,
+    give or take half its extent, and about as large: by length and by area at most a quarter longer.
 
     It keeps its proportions and lies wholly inside. Nothing marked gives an empty mask.
     """
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
-
-    mask = np.zeros((size, size), bool)
+    mask = np.zeros(size, bool)
     if not shape.any():
         return mask
-    place = places[int(torch.randint(len(places), (), generator=generator))]
-    top, bottom, left, right = bounding_box(torch.from_numpy(shape)[None])
-    by_extent = place.extent * size / max(bottom - top, right - left)
-    by_area = place.area**0.5 * size / float(shape.sum()) ** 0.5
-    scale = uniform(*SIZES) * min(by_extent, by_area)
-    height, width = (max(1, min(size, round(scale * side))) for side in (bottom - top, right - left))
-    free = size - np.array((height, width))
+    place = places[_pick(len(places), generator)]
+    marked = _cut(shape)
+    largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
+    scale = min(largest, _uniform(generator, *SIZES) * _scale(marked, place, size))
+    height, width = (max(1, round(scale * side)) for side in marked.shape)
+    free = np.array(size) - (height, width)
     if place.centre is None:
-        corner = free * [uniform(0, 1), uniform(0, 1)]
+        corner = free * [_uniform(generator, 0, 1), _uniform(generator, 0, 1)]
     else:
-        moved = [centre + place.extent * uniform(-0.5, 0.5) for centre in place.centre]
+        moved = [centre + place.extent * _uniform(generator, -0.5, 0.5) for centre in place.centre]
         corner = size * np.array(moved) - np.array((height, width)) / 2
     y, x = np.clip(np.rint(corner).astype(int), 0, free)
-    mask[y : y + height, x : x + width] = _scaled(shape[top:bottom, left:right], (height, width))
+    mask[y : y + height, x : x + width] = _scaled(marked, (height, width))
     return mask
 
 
-def _scaled(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h,w) bool at another size: as many of the most covered pixels as keep its share, or more where thin
-    parts would break.
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (h,w) bool at a photo's size (H,W), with smooth outlines where it grows; thin parts stay."""
+    if mask.shape == size:
+        return mask
+    if size[0] < mask.shape[0] or size[1] < mask.shape[1] or not mask.any():
+        return resize_mask(torch.from_numpy(mask)[None], size)[0].numpy()
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    rows, columns = size[0] / mask.shape[0], size[1] / mask.shape[1]
+    y, x = round(rows * top), round(columns * left)
+    height, width = round(rows * bottom) - y, round(columns * right) - x
+    fitted = np.zeros(size, bool)
+    fitted[y : y + height, x : x + width] = _scaled(mask[top:bottom, left:right], (height, width))
+    return fitted
+
+
+def turned(marked: np.ndarray, degrees: float, scale: float) -> np.ndarray:
+    """What is marked in (h,w) bool, turned counter-clockwise and scaled, cut to its bounding box. It keeps
+    its share of the area, and what hangs together does so afterwards.
     """
+    marked = _cut(marked)
+    shrink = min(1.0, LARGEST_TURNED / max(marked.shape))
     picture = torch.from_numpy(marked.astype(np.float32))[None, None]
-    covered = F.interpolate(picture, size, mode="bilinear", antialias=True)[0, 0].numpy()
-    count = max(1, round(float(marked.mean()) * covered.size))
+    if shrink < 1:
+        picture = _resized(picture, _sides(marked.shape, shrink))
+    # at twice the size, and with a rim, no thin line is missed between the pixels
+    large = np.pad(picture[0, 0].numpy().repeat(2, 0).repeat(2, 1), 2)
+    large = torch.from_numpy(rotate(large, degrees, order=1))[None, None]
+    covered = _resized(large, _sides(large.shape[-2:], scale / shrink / 2))[0, 0].numpy()
+    return _cut(_most_covered(covered, round(scale**2 * float(marked.sum())), _parts(marked), scale))
+
+
+def _scaled(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    picture = torch.from_numpy(marked.astype(np.float32))[None, None]
+    covered, scale = _resized(picture, size)[0, 0].numpy(), max(size) / max(marked.shape)
+    return _most_covered(covered, round(float(marked.mean()) * covered.size), _parts(marked), scale)
+
+
+def _most_covered(covered: np.ndarray, count: int, parts: int, scale: float) -> np.ndarray:
+    """The `count` most covered pixels of (h,w) float, or more where thin parts would break into more than
+    `parts` or lose their ends. Resizing by `scale` has blurred it.
+    """
+    count, reach = min(max(1, count), covered.size), _cut(covered > 1e-6).shape
     least = max(float(np.partition(covered, -count, None)[-count]), 1e-6)
-    for cut in (least, least / 2, least / 4):
-        scaled = covered >= cut
-        if _parts(scaled) <= _parts(marked):
+    blur = 2 + 3 * max(1, scale)  # both sides together
+    for part in (1, 0.7, 0.5, 0.35, 0.25, 0):
+        chosen = covered >= max(part * least, 1e-6)
+        whole = all(np.array(_cut(chosen).shape) >= np.array(reach) - blur)
+        if whole and _parts(chosen) <= parts:
             break
-    return scaled
+    return chosen
+
+
+def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(picture, size, mode="bilinear", antialias=True)
+
+
+def _sides(shape: Sequence[int], scale: float) -> tuple[int, int]:
+    return max(1, round(scale * shape[0])), max(1, round(scale * shape[1]))
 
 
 def _parts(marked: np.ndarray) -> int:
     return int(label(marked, structure=np.ones((3, 3)))[1])  # type: ignore[index]
 
 
+def _cut(mask: np.ndarray) -> np.ndarray:
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    return mask[top:bottom, left:right]
+
+
+def _scale(marked: np.ndarray, place: Place, size: tuple[int, ...]) -> float:
+    """How much larger (h,w) bool becomes in a photo of `size`: neither longer nor larger than at `place`."""
+    pixels = size[0] * size[1]
+    by_area = (place.area * pixels / float(marked.sum())) ** 0.5
+    if place.pose:
+        return min(by_area, place.pose.length * pixels**0.5 / (2 * float(frame_of(marked).half[0])))
+    return min(
+        by_area, *(place.extent * whole / side for whole, side in zip(size, marked.shape, strict=True))
+    )
+
+
+def _degrees(direction: np.ndarray) -> float:
+    """Of a direction (y, x), counter-clockwise as one sees it."""
+    return float(np.degrees(np.arctan2(-direction[0], direction[1])))
+
+
+def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _pick(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
 PlaceMask = Callable[[np.ndarray, int], np.ndarray]  # shape (h,w) bool, number of the try -> mask (S,S) bool
 
 
 def placing(model: AnomalyModel, defect_type: str, seed: int) -> PlaceMask:
-    """How a type's shapes are placed; where the artifact knows no places, they stay as drawn."""
-    places = model.mask_places.get(defect_type)
+    """How a type's shapes are placed where no photo is at hand; where the artifact knows no places, they stay
+    as drawn.
+    """
+    places, size = model.mask_places.get(defect_type), (model.image_size, model.image_size)
     if not places:
         return lambda shape, number: shape
     return lambda shape, number: place_mask(
-        shape, places, model.image_size, image_generator(seed, number, f"{defect_type} places")
+        shape, places, size, image_generator(seed, number, f"{defect_type} places")
     )
 
 
@@ -99,16 +342,37 @@ def moved_onto(
     """The mask (H,W) bool moved to a random place where at least `share` of it lies on the foreground (H,W)
     bool, or None where none of some tries does. It stays wholly inside.
     """
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    shape, (height, width) = mask[top:bottom, left:right], mask.shape
-    candidates = np.flatnonzero(foreground)
-    for _ in range(MOVES if candidates.size else 0):
-        centre = candidates[int(torch.randint(len(candidates), (), generator=generator))]
-        y = min(max(0, centre // width - shape.shape[0] // 2), height - shape.shape[0])
-        x = min(max(0, centre % width - shape.shape[1] // 2), width - shape.shape[1])
-        box = np.s_[y : y + shape.shape[0], x : x + shape.shape[1]]
-        if foreground[box][shape].mean() >= share:
-            moved = np.zeros_like(mask)
-            moved[box] = shape
-            return moved
+    return _on_foreground(_cut(mask), foreground, share, generator, MOVES)
+
+
+def _on_foreground(
+    piece: np.ndarray, foreground: np.ndarray, share: float, generator: torch.Generator, tries: int
+) -> np.ndarray | None:
+    step = -(-max(foreground.shape) // CANDIDATES)
+    grid = foreground[::step, ::step]
+    candidates = np.flatnonzero(grid)
+    for _ in range(tries if candidates.size else 0):
+        centre = divmod(int(candidates[_pick(len(candidates), generator)]), grid.shape[1])
+        corner = step * np.array(centre) - np.array(piece.shape) // 2
+        mask = _laid_at(piece, corner, foreground, share)
+        if mask is not None:
+            return mask
     return None
+
+
+def _laid_at(
+    piece: np.ndarray, corner: np.ndarray, foreground: np.ndarray, share: float
+) -> np.ndarray | None:
+    """The mask (H,W) with `piece` (h,w) bool at `corner` (y, x), or as near as it lies wholly inside; None
+    where it cannot, or less than `share` of it lies on the foreground (H,W).
+    """
+    free = np.array(foreground.shape) - piece.shape
+    if free.min() < 0:
+        return None
+    y, x = np.clip(np.rint(corner).astype(int), 0, free)
+    box = np.s_[y : y + piece.shape[0], x : x + piece.shape[1]]
+    if foreground[box][piece].mean() < share:
+        return None
+    mask = np.zeros_like(foreground)
+    mask[box] = piece
+    return mask

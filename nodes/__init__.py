@@ -11,7 +11,7 @@ from .embeddings import LoadEmbeddings, SaveEmbeddings
 from .evaluation import EvaluateLocalizer, GenerationMetrics, TrainClassifier, TrainLocalizer
 from .export import QualityGate, SaveDataset
 from .folders import register_model_folder
-from .masks import BinarizeMasks, GenerateMasks
+from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .sampling import AttentionReweighting, KSampler
 from .training import TrainAnomaly, TrainMasks
 
@@ -24,6 +24,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadEmbeddings,
     GenerateMasks,
     BinarizeMasks,
+    MixMasks,
+    PlaceMasks,
     MaskConditioning,
     EncodeMask,
     AnomalyConditioning,

@@ -8,9 +8,10 @@ from comfy_api.v0_0_2 import io, ui
 
 from .conditioning import chosen_type
 from .inputs import base_inputs, sampler_inputs, seed_input, type_input
-from .sockets import AnomalyEmbedding
+from .sockets import AnomalyEmbedding, FewShotDataset
 
 CATEGORY = "AnomalyDiffusion/masks"
+UNKNOWN_AREA = 0.01  # share of the picture that procedural masks cover, where no training mask tells
 
 
 class GenerateMasks(io.ComfyNode):
@@ -74,9 +75,6 @@ class BinarizeMasks(io.ComfyNode):
     def execute(
         cls, images: Any, threshold: float, embeddings: Any = None, defect_type: str = "", seed: int = 0
     ) -> io.NodeOutput:
-        import numpy as np
-        import torch
-
         from ..anomalydiffusion_core.masks import MaskConfig, masks_from_pictures
         from ..anomalydiffusion_core.placement import placing
         from .pixels import to_core
@@ -88,5 +86,129 @@ class BinarizeMasks(io.ComfyNode):
             embeddings.mask_tokens(name)
             place = placing(embeddings, name, seed)
             found = [place(shape, number) for number, shape in enumerate(found)]
-        masks = torch.from_numpy(np.stack(found)).float()
-        return io.NodeOutput(masks, ui=ui.PreviewMask(masks))
+        return _masks_output(found)
+
+
+class MixMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def weight(name: str, default: float, what: str) -> io.Input:
+            return io.Float.Input(
+                name, default=default, min=0.0, max=1000.0, step=0.1, tooltip=f"How often {what}; 0 = never."
+            )
+
+        return io.Schema(
+            node_id="ADiff_MixMasks",
+            display_name="Mix Masks",
+            category=CATEGORY,
+            description="Masks from several sources, as often as their weights say: invented, real ones "
+            "flipped and turned, your own, and procedural ones without any training. They get the size and "
+            "place of training masks where those are known; your own stay as they are.",
+            inputs=[
+                weight("generated", 1.0, "the masks of Generate Masks are taken"),
+                weight("real", 1.0, "the dataset's masks are taken, flipped and turned"),
+                weight("drawn", 0.0, "your own masks are taken, as they are"),
+                weight("procedural", 0.0, "scratches, cracks, blobs, specks and fibres are drawn"),
+                io.Int.Input("count", default=4, min=1, max=4096, tooltip="Masks."),
+                io.Int.Input("width", default=512, min=8, max=8192, tooltip="Of the photos, in pixels."),
+                io.Int.Input("height", default=512, min=8, max=8192, tooltip="Of the photos, in pixels."),
+                seed_input(changes=True),
+                type_input(),
+                io.Mask.Input("generated_masks", optional=True, tooltip="From Generate Masks."),
+                io.Mask.Input("drawn_masks", optional=True, tooltip="Your own: white = defect."),
+                FewShotDataset.Input("few_shot", optional=True, tooltip="Whose masks are the real ones."),
+                AnomalyEmbedding.Input(
+                    "embeddings",
+                    optional=True,
+                    tooltip="From Train Masks: knows where and how large the training masks are.",
+                ),
+            ],
+            outputs=[io.Mask.Output("masks", display_name="masks")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        count: int,
+        width: int,
+        height: int,
+        seed: int,
+        defect_type: str = "",
+        generated_masks: Any = None,
+        drawn_masks: Any = None,
+        few_shot: Any = None,
+        embeddings: Any = None,
+        **weights: float,
+    ) -> io.NodeOutput:
+        from ..anomalydiffusion_core.dataset.photos import read_mask
+        from ..anomalydiffusion_core.mask_sources import known_places, mask_source, masks_in_frame
+        from ..anomalydiffusion_core.masks import masks_in_turn
+
+        pairs = few_shot.by_type() if few_shot else {}
+        name = chosen_type(embeddings, defect_type, "mask") if embeddings else defect_type.strip()
+        name = name or next(iter(sorted(pairs)), "")
+        real = [read_mask(pair.mask) for pair in pairs.get(name, [])]
+        places = known_places(embeddings.mask_places.get(name, []) if embeddings else [], real)
+        invented = masks_in_turn(_marked(generated_masks)) if generated_masks is not None else None
+        drawn = _marked(drawn_masks) if drawn_masks is not None else []
+        area = None if places else UNKNOWN_AREA
+        source = mask_source(weights, name, seed, invented, real, drawn, area)
+        return _masks_output(masks_in_frame(source, count, places, (height, width), seed, name))
+
+
+class PlaceMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ADiff_PlaceMasks",
+            display_name="Place Masks on Objects",
+            category=CATEGORY,
+            description="Moves, turns and scales masks onto the objects in normal photos: where the training "
+            "masks lay on theirs, however the object lies, or anywhere on it. Photos without plain ground "
+            "are textures, on which masks may lie anywhere.",
+            inputs=[
+                io.Mask.Input("masks", tooltip="Their forms count, not their places. One serves all photos."),
+                io.Image.Input("normals", tooltip="The photos they are for, of one category."),
+                io.Combo.Input(
+                    "mode",
+                    options=["learned", "free"],
+                    default="learned",
+                    tooltip="learned: where the training masks lay (needs embeddings; without, masks stay "
+                    "where they are on the object). free: anywhere on the object, turned anyhow.",
+                ),
+                seed_input(changes=True),
+                AnomalyEmbedding.Input(
+                    "embeddings",
+                    optional=True,
+                    tooltip="From Train Masks. Without it masks keep their size.",
+                ),
+                type_input(),
+            ],
+            outputs=[io.Mask.Output("placed", display_name="masks")],
+        )
+
+    @classmethod
+    def execute(
+        cls, masks: Any, normals: Any, mode: Any, seed: int, embeddings: Any = None, defect_type: str = ""
+    ) -> io.NodeOutput:
+        from ..anomalydiffusion_core.placement import lay_on_photos
+        from .pixels import pixels_of
+
+        name = chosen_type(embeddings, defect_type, "mask") if embeddings else ""
+        places = embeddings.mask_places.get(name, []) if embeddings else []
+        photos = list(pixels_of(normals))
+        return _masks_output(lay_on_photos(_marked(masks), photos, places, seed, name, mode))
+
+
+def _marked(masks: Any) -> list[Any]:
+    """MASK (B,H,W) -> (H,W) bool each."""
+    return list(masks.cpu().numpy() > 0.5)
+
+
+def _masks_output(masks: list[Any]) -> io.NodeOutput:
+    """(H,W) bool each -> MASK (B,H,W), shown below the node."""
+    import numpy as np
+    import torch
+
+    batch = torch.from_numpy(np.stack(masks)).float()
+    return io.NodeOutput(batch, ui=ui.PreviewMask(batch))

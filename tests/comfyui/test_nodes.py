@@ -60,7 +60,7 @@ def generated(run: Run, trained: Any, masks: Tensor, **changed: Any) -> tuple:
 
 
 def test_every_node_explains_itself_and_every_input(run: Run) -> None:
-    assert len(run.nodes) == 19  # type: ignore[attr-defined]
+    assert len(run.nodes) == 21  # type: ignore[attr-defined]
     for node_id, node in run.nodes.items():  # type: ignore[attr-defined]
         schema = node.GET_SCHEMA()
         assert node_id.startswith("ADiff_") and schema.category.startswith("AnomalyDiffusion/")
@@ -305,6 +305,31 @@ def test_masks_are_invented_and_pictures_become_masks(run: Run, trained: Any) ->
     extents = [place.extent for place in trained.embeddings.mask_places["leather/burn"]]
     assert placed.shape == (1, 128, 128)
     assert 0.8 * min(extents) - 0.02 <= float(placed[0].any(0).float().mean()) <= 1.25 * max(extents) + 0.02
+
+
+def test_masks_of_several_sources_are_mixed(run: Run, trained: Any, masks: Tensor) -> None:
+    weights = {"generated": 1.0, "real": 1.0, "drawn": 1.0, "procedural": 1.0}
+    inputs = {"count": 12, "width": 160, "height": 128, "seed": 3, "defect_type": "leather/burn"}
+    given = {"generated_masks": masks[:1], "drawn_masks": masks[1:2], "few_shot": trained.dataset}
+    (mixed,) = run("ADiff_MixMasks", **weights, **inputs, **given, embeddings=trained.embeddings)
+    assert mixed.shape == (12, 128, 160) and set(mixed.unique().tolist()) == {0.0, 1.0}
+    assert all(mask.any() for mask in mixed) and len({mask.numpy().tobytes() for mask in mixed}) > 6
+    procedural = {**dict.fromkeys(weights, 0.0), "procedural": 1.0}
+    (drawn,) = run("ADiff_MixMasks", **procedural, **{**inputs, "defect_type": ""})
+    assert all(0.005 < float(mask.mean()) < 0.02 for mask in drawn)
+    with pytest.raises(ValueError, match="cannot come from source 'real', since no training masks"):
+        run("ADiff_MixMasks", **weights, **inputs, generated_masks=masks, drawn_masks=masks)
+
+
+def test_masks_are_placed_on_objects(run: Run, trained: Any, masks: Tensor) -> None:
+    photos = torch.full((3, 96, 128, 3), 0.8)
+    for photo, left in zip(photos, (10, 40, 60), strict=True):
+        photo[30:80, left : left + 60] = 0.1
+    for more in ({"mode": "free"}, {"mode": "learned", "embeddings": trained.embeddings}):
+        (placed,) = run("ADiff_PlaceMasks", masks=masks, normals=photos, seed=1, **more)
+        assert placed.shape == (3, 96, 128) and all(mask.any() for mask in placed)
+        for photo, mask in zip(photos, placed, strict=True):
+            assert (photo[..., 0][mask > 0] < 0.5).float().mean() >= 0.9
 
 
 def test_the_gate_keeps_what_shows_and_says_what_it_left_out(run: Run, trained: Any, masks: Tensor) -> None:

@@ -174,7 +174,7 @@ def test_declared_types_are_those_of_the_links(server: Any, name: str) -> None:
                 source = information[prompt[value[0]]["class_type"]]
                 # "*" takes anything: ComfyUI's own Preview as Text
                 assert declared[key][0] in (source["output"][value[1]], "*")
-    assert len([name for name in information if name.startswith("ADiff_")]) == 19
+    assert len([name for name in information if name.startswith("ADiff_")]) == 21
 
 
 def test_the_evaluation_s_graph_ends_in_figures_and_heat_maps(server: Any) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalydiffusion_core.diffusers_model import Codec, DiffusersModel
-from anomalydiffusion_core.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.embeddings import AnomalyModel, Place, Pose
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
 from anomalydiffusion_core.reweighting import (
     AARMode,
@@ -173,7 +173,13 @@ def model(fake_base: FakeBase) -> AnomalyModel:
         },
         dataset_fingerprint="feedfacecafebeef",
         mask_areas={"thing/scratch": 0.0125, "thing/stain": 0.25},
-        mask_places={"thing/dent": [Place(0.5, 0.1, None), Place(0.25, 0.02, (0.75, 0.5))]},
+        mask_places={
+            "thing/dent": [
+                Place(0.5, 0.1, None),
+                Place(0.25, 0.02, (0.75, 0.5), 0.5, Pose((0.9, -0.1), None, 0.125)),
+                Place(0.25, 0.02, (0.75, 0.5), 1.0, Pose((-0.5, 0.25), 1.25, 0.25)),
+            ]
+        },
         trained_on={"thing/scratch": ["0123456789abcdef"]},
     )
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from anomalydiffusion_core import __version__, artifact
 from anomalydiffusion_core.artifact import export_textual_inversion, load_artifact, save_artifact
-from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.embeddings import AnomalyModel, Place
 from anomalydiffusion_core.latent_diffusion import Fingerprint
 
 
@@ -77,6 +77,12 @@ def test_what_is_loaded_equals_what_was_saved(model: AnomalyModel, saved: Path) 
     with torch.no_grad():
         assert torch.equal(loaded.spatial_encoders["clip_l"](mask), model.spatial_encoders["clip_l"](mask))
     assert not loaded.spatial_encoders["clip_l"].training
+
+
+def test_places_of_older_artifacts_lie_wholly_on_the_object_in_no_pose(saved: Path) -> None:
+    old = {"thing/dent": [{"extent": 0.5, "area": 0.1, "centre": [0.75, 0.5]}]}
+    loaded = load_artifact(rewritten(saved, {"mask_places": json.dumps(old)}))
+    assert loaded.mask_places == {"thing/dent": [Place(0.5, 0.1, (0.75, 0.5), on_object=1.0, pose=None)]}
 
 
 def test_two_text_encoders_keep_their_tokens_apart(

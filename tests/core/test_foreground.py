@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from anomalydiffusion_core.foreground import ground_of, object_foreground, plain_ground
 
@@ -56,6 +57,29 @@ def test_holes_belong_to_the_object() -> None:
     photo[50:70, 50:70] = 200
     ground = plain_ground([photo])
     assert ground is not None and object_foreground(photo, ground)[60, 60]
+
+
+def test_dust_is_no_object_and_a_second_part_is() -> None:
+    photo = on_ground(np.s_[30:80, 20:100], 0)
+    photo[100:104, 40:44] = 40
+    photo[100:120, 70:90] = 40
+    ground = plain_ground([photo])
+    assert ground is not None
+    foreground = object_foreground(photo, ground)
+    assert not foreground[98:106, 38:46].any() and foreground[102:118, 72:88].all()
+
+
+@pytest.mark.parametrize("size", [(1300, 900), (700, 1023), (513, 2050)])
+def test_on_large_photos_the_outline_is_true_to_a_few_pixels(size: tuple[int, int]) -> None:
+    height, width = size
+    truth = np.zeros(size, bool)
+    truth[height // 4 : height // 2, width // 3 : width - 60] = True
+    photo = np.where(truth[..., None], np.uint8(60), np.uint8(200)).repeat(3, 2)
+    ground = plain_ground([photo])
+    assert ground is not None
+    wrong = object_foreground(photo, ground) ^ truth
+    rim = ndimage.binary_dilation(truth, iterations=10) & ~ndimage.binary_erosion(truth, iterations=10)
+    assert not wrong[~rim].any() and wrong.mean() < 0.008
 
 
 def test_textures_have_no_ground() -> None:

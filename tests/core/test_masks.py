@@ -74,6 +74,21 @@ def test_a_mask_must_lie_on_the_object_where_there_is_one() -> None:
     assert mask_problem(rectangle(40, 70, 10, 10), MaskConfig(), foreground) == "off the object"
 
 
+def test_types_that_overhang_the_object_may_do_so_a_little_further(model: AnomalyModel) -> None:
+    model.mask_places = {
+        "thing/tip": [Place(0.1, 0.01, None, on_object=0.6), Place(0.1, 0.01, None, on_object=0.8)],
+        "thing/gone": [Place(0.1, 0.01, None, on_object=0.02)],
+        "thing/on": [Place(0.1, 0.01, None)],
+    }
+    foreground = rectangle(0, 0, 100, 50)
+    tip = usable_for(MaskConfig(), model, "thing/tip")
+    assert mask_problem(rectangle(40, 45, 10, 10), tip, foreground) is None  # half of it, 0.1 below the least
+    assert mask_problem(rectangle(40, 46, 10, 10), tip, foreground) == "off the object"
+    gone = usable_for(MaskConfig(), model, "thing/gone")
+    assert mask_problem(rectangle(40, 70, 10, 10), gone, foreground) is None
+    assert usable_for(MaskConfig(), model, "thing/on") == MaskConfig()
+
+
 def test_thresholding_closes_pin_holes_and_drops_specks() -> None:
     wanted = rectangle(10, 10, 20, 20)
     values = np.where(wanted, 0.4, -0.4)
@@ -146,10 +161,12 @@ def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_bef
     assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
 
 
-def test_masks_off_the_object_are_drawn_again(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
-    foreground = rectangle(0, 0, 64, 34, 64)
-    for mask in generate_masks(painter, model, "thing/stain", 4, 3, CONFIG, foreground):
-        assert mask[foreground].sum() >= 0.9 * mask.sum()
+def test_unplaced_shapes_stay_as_they_were_drawn(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
+    model.mask_places = {"thing/stain": [Place(0.1, 1.0, (0.5, 0.5))]}
+    shapes = drawn_masks(painter, model, "thing/stain", 3, CONFIG, in_frame=False)
+    tries = [draw_masks(painter, model, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
+    usable = [shape for shape in tries if shape.any()]
+    assert all(np.array_equal(shapes(i), usable[i]) for i in range(4))
 
 
 def test_when_tries_run_out_the_error_says_how_many_were_usable_and_what_was_wrong(

@@ -24,7 +24,7 @@ def disc(diameter: int, at: tuple[int, int] = (64, 64), size: int = 128) -> np.n
 
 def placed(shape: np.ndarray, *places: Place, count: int = 60) -> list[np.ndarray]:
     generator = torch.Generator().manual_seed(0)
-    return [place_mask(shape, list(places), SIZE, generator) for _ in range(count)]
+    return [place_mask(shape, places, (SIZE, SIZE), generator) for _ in range(count)]
 
 
 def extent(mask: np.ndarray) -> int:
@@ -96,10 +96,10 @@ def test_places_are_read_off_the_training_pairs(
     mask[40:60, 60:80] = 255
     image = write_image(tmp_path / "a.png", np.zeros((100, 200, 3), np.uint8))
     pair = Pair("thing", "stain", "a", image, write_image(tmp_path / "a_mask.png", mask))
-    (place,) = places_of([pair], anywhere=False)
+    (place,) = places_of([pair], lambda pixels: pixels[..., 0] < 0)
     assert (place.extent, place.centre) == (0.2, (0.5, 0.35))
     assert place.area == pytest.approx(400 / 20000)
-    (place,) = places_of([pair], anywhere=True)
+    (place,) = places_of([pair], None)
     assert (place.extent, place.centre) == (0.2, None)
 
 

@@ -1,0 +1,148 @@
+"""Mask sources: what each hands out, and that a mixture is drawn by its weights whatever was asked before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from anomalydiffusion_core.embeddings import Place
+from anomalydiffusion_core.mask_sources import (
+    SOURCES,
+    SourcedMask,
+    known_places,
+    mask_source,
+    masks_in_frame,
+    mixed,
+    onto_photo,
+    own_masks,
+    parse_weights,
+    procedural_masks,
+    real_masks,
+)
+
+HOOK = np.zeros((60, 90), bool)
+HOOK[20:24, 30:60], HOOK[20:40, 56:60] = True, True
+ALL = dict.fromkeys(SOURCES, 1.0)
+
+
+def numbered(name: str) -> Any:
+    return lambda number: SourcedMask(np.full((1, number + 1), True), name)
+
+
+def test_a_mixture_follows_its_weights_and_asks_each_source_for_its_next_number() -> None:
+    weights = {"generated": 3.0, "real": 1.0, "drawn": 0.0}
+    source = mixed({name: numbered(name) for name in SOURCES}, weights, 5, "thing/dent")
+    asked = [source(number) for number in range(400)]
+    counts = Counter(mask.source for mask in asked)
+    assert set(counts) == {"generated", "real"} and counts["generated"] == pytest.approx(300, abs=30)
+    for name in counts:
+        own = [mask.shape.size - 1 for mask in asked if mask.source == name]
+        assert own == list(range(len(own)))
+    again = mixed({name: numbered(name) for name in SOURCES}, weights, 5, "thing/dent")
+    for number in (399, 7, 0, 120):
+        mask = again(number)
+        assert (mask.source, mask.shape.size) == (asked[number].source, asked[number].shape.size)
+    other = mixed({name: numbered(name) for name in SOURCES}, weights, 6, "thing/dent")
+    assert [other(number).source for number in range(40)] != [mask.source for mask in asked[:40]]
+
+
+def test_real_masks_are_cut_out_flipped_and_turned_a_little() -> None:
+    source = real_masks([HOOK, HOOK[:, ::-1]], 3, "thing/dent")
+    corners = set()
+    for number in range(40):
+        mask = source(number)
+        assert mask.source == "real" and not mask.placed
+        assert np.array_equal(mask.shape, source(number).shape)
+        assert mask.shape.sum() == pytest.approx(HOOK.sum(), rel=0.1)
+        assert mask.shape.any(0).all() and mask.shape.any(1).all()
+        height, width = mask.shape.shape
+        assert 19 <= height <= 31 and 28 <= width <= 37
+        middle = np.array(ndimage.center_of_mass(mask.shape)) / mask.shape.shape
+        corners.add(tuple((middle > 0.5).tolist()))
+    assert len(corners) == 4  # all flips
+
+
+def test_drawn_masks_are_used_as_they_are_in_turn() -> None:
+    masks = [HOOK, ~HOOK]
+    exact, loose = own_masks(masks), own_masks(masks, placed=False)
+    assert all(exact(n).shape is masks[n % 2] and exact(n).placed and not loose(n).placed for n in range(5))
+    generator = torch.Generator().manual_seed(0)
+    foreground = np.zeros((60, 90), bool)
+    assert onto_photo(exact(0), [], foreground, (60, 90), generator) is HOOK  # even off the object
+    assert onto_photo(loose(0), [], foreground, (60, 90), generator) is None
+    fitted = onto_photo(exact(0), [], None, (120, 180), generator)
+    assert fitted is not None and (fitted ^ HOOK.repeat(2, 0).repeat(2, 1)).mean() < 0.01
+
+
+def test_procedural_masks_need_no_training_and_vary() -> None:
+    source = procedural_masks(1, "thing/dent")
+    shapes = [source(number).shape for number in range(12)]
+    assert all(shape.any() and shape.dtype == bool for shape in shapes)
+    assert np.array_equal(procedural_masks(1, "thing/dent")(7).shape, shapes[7])
+    areas = np.array([shape.mean() for shape in shapes])
+    assert areas.max() > 3 * areas.min()  # lines and blobs
+    sized = procedural_masks(1, "thing/dent", area=0.02)
+    for number in range(12):
+        assert 0.6 * 0.02 <= sized(number).shape.mean() <= 1.25**2 * 0.02 * 1.2
+
+
+def test_shapes_get_the_size_of_the_type_s_training_masks() -> None:
+    places = [Place(0.2, 0.01, None)]
+    for number in range(6):
+        mask = procedural_masks(1, "thing/dent")(number)
+        laid = onto_photo(mask, places, None, (300, 200), torch.Generator().manual_seed(number))
+        assert laid is not None and laid.shape == (300, 200)
+        height, width = laid.any(1).sum() / 300, laid.any(0).sum() / 200
+        assert max(height, width) <= 0.2 * 1.25 + 0.01
+        assert laid.mean() <= 0.01 * 1.25**2 * 1.2
+
+
+def test_places_come_from_the_artifact_or_from_real_masks() -> None:
+    learned = [Place(0.5, 0.1, (0.5, 0.5))]
+    assert known_places(learned, [HOOK]) == learned
+    (place,) = known_places([], [HOOK, np.zeros_like(HOOK)])
+    assert place.extent == pytest.approx(30 / 90) and place.centre is None
+    assert known_places([], []) == []
+
+
+def test_masks_without_photos_are_placed_in_the_frame() -> None:
+    source = mask_source({"drawn": 1.0, "procedural": 1.0}, "thing/dent", 4, drawn=[HOOK])
+    masks = masks_in_frame(source, 12, [Place(0.1, 0.004, (0.25, 0.75))], (120, 180), 4, "thing/dent")
+    assert len(masks) == 12 and all(mask.shape == (120, 180) and mask.any() for mask in masks)
+    for number, mask in enumerate(masks):
+        middle = np.array(ndimage.center_of_mass(mask)) / mask.shape
+        if source(number).placed:
+            assert np.array_equal(mask, onto_photo(source(number), [], None, (120, 180), torch.Generator()))  # type: ignore[arg-type]
+        else:
+            assert abs(middle - (0.25, 0.75)).max() < 0.11
+
+
+def test_a_source_that_cannot_be_served_says_why() -> None:
+    for name, reason in (
+        ("generated", "no mask embedding"),
+        ("real", "no training masks"),
+        ("drawn", "no masks were given"),
+    ):
+        with pytest.raises(ValueError, match=f"thing/dent cannot .* source '{name}', since .*{reason}"):
+            mask_source({name: 1.0, "procedural": 1.0}, "thing/dent", 0)
+    mask_source({"generated": 0.0, "procedural": 1.0}, "thing/dent", 0)
+
+
+def test_all_sources_serve_together() -> None:
+    source = mask_source(ALL, "thing/dent", 0, lambda number: HOOK, [HOOK], [HOOK])
+    masks = [source(number) for number in range(40)]
+    assert {mask.source for mask in masks} == set(SOURCES)
+    assert all(mask.placed == (mask.source == "drawn") for mask in masks)
+
+
+def test_weights_are_read_from_text() -> None:
+    assert parse_weights("generated=2, real=0.5") == {"generated": 2, "real": 0.5}
+    assert parse_weights("procedural") == {"procedural": 1}
+    for wrong in ("imagined=1", "real=x", "real=-1", "real=nan", "real=inf", "real=0", "", "=1"):
+        with pytest.raises(ValueError, match="of generated, real, drawn, procedural: got"):
+            parse_weights(wrong)
