@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter
 from torch import Tensor
 
 
@@ -20,11 +20,14 @@ def widened(m_z: Tensor, share: float) -> Tensor:
 
 
 def soft_mask(mask: np.ndarray, feather: float) -> np.ndarray:
-    """(H,W) bool -> (H,W) float32: ramps from the mask's edge up to 1 over `feather` pixels, 0 outside."""
+    """(H,W) bool -> (H,W) float32: ramps from the mask's edge up to 1 over `feather` pixels, or up to its
+    middle where it is thinner than that; 0 outside.
+    """
     if feather <= 0 or mask.all():  # without any outside there is no distance to it
         return mask.astype(np.float32)
     inside = np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]
-    return np.clip(inside / (feather + 1), 0, 1).astype(np.float32)
+    ridge = maximum_filter(inside, 2 * int(np.ceil(feather)) + 1)
+    return np.clip(inside / np.clip(ridge, 1, feather + 1), 0, 1).astype(np.float32)
 
 
 def paste(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,24 @@ def generate(
             "One that misses the object is moved onto it.",
         ),
     ] = None,
+    mask_sources: Annotated[
+        str | None,
+        typer.Option(
+            help="Where masks come from, mixed by weights, such as generated=2,real=1,procedural=1 (real: "
+            "the training masks, turned and scaled). Default: --masks (drawn) where given, else generated."
+        ),
+    ] = None,
+    foreground: Annotated[
+        str,
+        typer.Option(
+            help="How the object is found: auto (by the photos' plain ground), none (masks lie anywhere), "
+            "or a segmentation model of transformers (folder or hub id)."
+        ),
+    ] = "auto",
+    placement: Annotated[
+        Literal["learned", "free"],
+        typer.Option(help="Where on the object masks lie: as the training masks did, or anywhere."),
+    ] = "learned",
     aar: Annotated[AARMode, typer.Option(help="Attention re-weighting.")] = AARMode.ADAPTIVE,
     aar_strength: Annotated[
         list[str] | None,
@@ -38,10 +56,22 @@ def generate(
             help="0 = exactly the plain sampler; a number for all types, or category/defect=number (repeat)."
         ),
     ] = None,
+    aar_start: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps after which it begins.")
+    ] = 0.0,
+    aar_end: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps where it stops.")] = 1.0,
+    aar_maximum: Annotated[float, typer.Option(min=1, help="Greatest weight of mode adaptive.")] = 3.0,
+    aar_decoder: Annotated[
+        Path | None,
+        typer.Option(help="A tiny decoder (TAESD, as in ComfyUI's vae_approx): makes mode paper faster."),
+    ] = None,
     scheduler: Annotated[
-        str, typer.Option(help="ddim, euler, heun, dpmpp_2m, unipc, or a diffusers class.")
+        str,
+        typer.Option(
+            help="ddim, euler, euler_ancestral, heun, dpmpp_2m, dpmpp_sde, unipc, lcm, or a diffusers class."
+        ),
     ] = "ddim",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps; lcm takes at most 50.")] = 25,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.5,
     vary_strength: Annotated[
         float, typer.Option(min=0, max=0.9, help="Scale the anomaly embedding by 1 give or take up to this.")
@@ -61,6 +91,9 @@ def generate(
     keep_rejected: Annotated[
         bool, typer.Option("--keep-rejected", help="Keep what the gate stops, in OUT/rejected.")
     ] = False,
+    attention_maps: Annotated[
+        int, typer.Option(min=0, help="Show what the tokens looked at, for so many pairs of each type.")
+    ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Regions at a time.")] = 4,
     base: Base = None,
     seed: Seed = 0,
@@ -70,41 +103,36 @@ def generate(
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from .export.mvtec import check_output
     from .gate import GateConfig, named_checks
-    from .generated_dataset import generate_all
+    from .generated_dataset import GenerationRun, generate_all
     from .generation import GenerationConfig
+    from .mask_sources import parse_weights
     from .reweighting import AARConfig
     from .sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         strength, strengths = _strengths(aar_strength or [])
+        weights = parse_weights(mask_sources) if mask_sources else None
         gate = GateConfig(named_checks(names_in(checks)), smallest_fill)
         check_output(out)
         check_writable(out)
         host, model = load_with_base(artifact, base, device)
+        aar_config = AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)
         config = GenerationConfig(
-            SamplingConfig(scheduler, steps, guidance=guidance, aar=AARConfig(aar, strength)),
+            SamplingConfig(scheduler, steps, guidance=guidance, aar=aar_config),
             gate=gate,
             seed=seed,
+            foreground=foreground,
+            placement=placement,
             aar_strengths=strengths,
             vary_strength=vary_strength,
             vary_guidance=vary_guidance,
+            attention_maps=attention_maps,
             tries_per_pair=tries,
             batch_size=batch,
         )
+        run = GenerationRun(artifact, config, host, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
         with progress() as on_stage:
-            made = generate_all(
-                host,
-                model,
-                artifact,
-                dataset,
-                defect_type,
-                mask_folder,
-                count,
-                out,
-                config,
-                keep_rejected,
-                on_stage,
-            )
+            made = generate_all(run, model, dataset, count, out, defect_type, mask_folder, weights, on_stage)
         say(f"Dataset: {out} ({len(made.rows)} pairs, mean fill {made.mean_fill:.2f})")
         return {
             "out": str(out),

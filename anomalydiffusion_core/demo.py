@@ -17,7 +17,7 @@ from .dataset.layout import find_dataset
 from .diffusers_model import load_base
 from .embeddings import AnomalyModel
 from .export.mvtec import read_manifest
-from .generated_dataset import generate_all
+from .generated_dataset import GenerationRun, generate_all
 from .generation import GenerationConfig
 from .latent_diffusion import LatentDiffusion
 from .pipeline import OnStage, TrainingOutcome, train_model
@@ -49,8 +49,9 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)
     config = GenerationConfig(seed=seed)
-    generate_all(base, model, artifact, few_shot, None, None, count, generated, config, on_stage=on_stage)
-    return _summary(few_shot, artifact, generated, model)
+    run = GenerationRun(artifact, config, base)
+    made = generate_all(run, model, few_shot, count, generated, on_stage=on_stage)
+    return {**_summary(few_shot, artifact, generated, model), "shortfall": " ".join(made.shortfalls.values())}
 
 
 def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:

@@ -27,6 +27,9 @@ from .quality import (
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
 SPOTS = 24  # on normal photos, to calibrate with
+ENOUGH = (
+    3  # real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
+)
 
 
 class Check(str, Enum):
@@ -143,14 +146,15 @@ class Gate:
         self.earlier: list[Look] = []
         self._set_features(real, spots)
         self.limits = Scores(config.smallest_fill)
+        self.usual_seam: float | None = None  # of real pairs, however few, to fit the feather to
         if regions and spots:
+            known = len(real) >= ENOUGH
+            self.usual_seam = _most_seam(regions, spots)
             self.limits = Scores(
                 max(config.smallest_fill, _least_fill(regions, spots)),
-                _at_least(
-                    [contrast(c.pixels, c.mask) for c in regions], [contrast(c.pixels, c.mask) for c in spots]
-                ),
-                _most_seam(regions, spots),
-                self._farthest(spots),
+                _least_contrast(regions, spots),
+                self.usual_seam if known else None,
+                self._farthest() if known else None,
                 _nearest_look(self.looks),
             )
 
@@ -187,19 +191,14 @@ class Gate:
         known = [f for pair in self._real for f in pair] + self._spots
         # a feature that hardly varies here must not count for all the others
         self._deviation = np.std(known, 0) + 1e-3 * np.abs(known).mean() if known else np.ones(1)
-        mirrored = [Canvas(c.pixels[::-1].copy(), c.mask[::-1].copy()) for pair in real for c in pair]
-        self._mirrored = [self.backbone.features(c.pixels, c.mask) for c in mirrored]
 
     def _distances(self, features: np.ndarray, without: int | None = None) -> np.ndarray:
         """Root mean square differences (N,) to the real pairs' regions, those of pair `without` left out."""
         real = np.stack([f for i, pair in enumerate(self._real) if i != without for f in pair])
         return np.sqrt(np.square((real - features) / self._deviation).mean(-1))
 
-    def _farthest(self, spots: list[Canvas]) -> float:
-        if len(self._real) > 1:
-            own = [self._distances(f, i).min() for i, pair in enumerate(self._real) for f in pair]
-        else:
-            own = [self._distances(f).min() for f in self._mirrored]
+    def _farthest(self) -> float:
+        own = [self._distances(f, i).min() for i, pair in enumerate(self._real) for f in pair]
         worst = float(np.quantile(own, 1 - WEAKEST))
         typical = float(np.median([self._distances(f).min() for f in self._spots]))
         return max(worst, (worst + typical) / 2)
@@ -215,8 +214,10 @@ def _least_fill(regions: list[Canvas], spots: list[Canvas]) -> float:
     return (1 - NOISE_QUANTILE + float(np.quantile(shown, WEAKEST))) / 2
 
 
-def _at_least(real: list[float], spots: list[float]) -> float | None:
-    weakest, typical = float(np.quantile(real, WEAKEST)), float(np.median(spots))
+def _least_contrast(regions: list[Canvas], spots: list[Canvas]) -> float | None:
+    """Halfway between the weakest real defect and nothing at all; None where these do not differ."""
+    real, nothing = ([contrast(c.pixels, c.mask) for c in part] for part in (regions, spots))
+    weakest, typical = float(np.quantile(real, WEAKEST)), float(np.median(nothing))
     return (weakest + typical) / 2 if weakest > typical else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
 from .generation import BOTH, GeneratedPair, GenerationConfig, PairGenerator
 from .latent_diffusion import LatentDiffusion
-from .masks import MaskSource, TriesExhausted, drawn_masks, masks_in_turn
+from .mask_sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
+from .masks import TriesExhausted, drawn_masks
 from .pipeline import OnStage
 from .sampling import OnStep
+from .tiny_decoder import decoder_file, load_tiny_decoder
 
+DEFAULT_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
 
 
@@ -35,8 +38,9 @@ class GenerationRun:
     artifact: Path
     config: GenerationConfig
     base: LatentDiffusion
-    mask_source: str = "drawn"  # or a hash of the masks given
+    mask_sources: str = GENERATED  # their weights, and a hash of masks that were given
     keep_rejected: bool = False
+    aar_decoder: Path | None = None  # of AAR mode `paper`, instead of the base's own
 
     def settings(self) -> dict[str, object]:
         """Everything but the seed's index that makes a pair what it is."""
@@ -47,8 +51,9 @@ class GenerationRun:
             "base_weights": self.base.fingerprint.weights,
             "package_version": __version__,
             "torch": torch.__version__,
-            "mask_source": self.mask_source,
+            "mask_sources": self.mask_sources,
             "config": config,
+            **({"aar_decoder_sha256": file_hash(decoder_file(self.aar_decoder))} if self.aar_decoder else {}),
         }
 
     def identity(self) -> str:
@@ -76,21 +81,23 @@ def generate_dataset(
     masks: dict[str, dict[str, MaskSource]],
     count: int,
     out: Path,
+    real: dict[str, list[Pair]] | None = None,
     on_stage: OnStage = lambda *_: None,
     on_step: OnStep | None = None,
 ) -> GenerationOutcome:
     """Brings each defect of `masks` to `count` accepted pairs under `out`.
 
-    `masks` says for each defect where the masks of its types (`category/defect`, or both of `a+b`) come from.
-    Pairs of the same run that exist already count; a repeated call continues. Types that fall short do not
-    keep the others from being made.
+    `masks` says for each defect where the masks of its types (`category/defect`, or both of `a+b`) come from,
+    `real` holds the pairs that trained them, for the gate. Pairs of the same run that exist already count; a
+    repeated call continues. Types that fall short do not keep the others from being made.
     """
     generator = PairGenerator(
         run.base,
         model,
         list(category.normals),
         run.config,
-        {kind: training_pairs(category, model, kind) for sources in masks.values() for kind in sources},
+        real,
+        load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None,
     )
     output = _Output(run, generator, category, out)
     outcome = GenerationOutcome()
@@ -167,8 +174,10 @@ class _Output:
             "normal": self.normals[pair.normal],
             "normal_sha256": self.sources[pair.normal],
             "template": pair.template,
+            "masks_from": {part.defect_type: part.source for part in pair.parts},
             "strength": round(pair.strength, 4),
             "guidance": round(pair.guidance, 4),
+            "feather": pair.feather,
             "fill": round(pair.fill, 4),
             "noise": round(pair.noise, 3),
             "scores": pair.scores.rounded(),
@@ -195,39 +204,32 @@ def training_pairs(category: Category, model: AnomalyModel, defect_type: str) ->
 
 
 def generate_all(
-    base: LatentDiffusion,
+    run: GenerationRun,
     model: AnomalyModel,
-    artifact: Path,
     dataset: Path,
-    defect_types: list[str] | None,
-    mask_folder: Path | None,
     count: int,
     out: Path,
-    config: GenerationConfig,
-    keep_rejected: bool = False,
+    defect_types: list[str] | None = None,
+    mask_folder: Path | None = None,
+    weights: dict[str, float] | None = None,
     on_stage: OnStage = lambda *_: None,
 ) -> GenerationOutcome:
     """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
     photos. `category/a+b` puts both defects into every image.
+
+    `weights` says which sources masks come from (default: those of `mask_folder`, or generated ones).
     """
     types = defect_types or sorted(model.anomaly)
     if not types:
-        raise ValueError(f"{artifact} holds no anomaly embedding: give a file written by 'train'.")
+        raise ValueError(f"{run.artifact} holds no anomaly embedding: give a file written by 'train'.")
     kinds = {name: kinds_of(name, model) for name in types}
     found = find_dataset(dataset)
     if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
-    single = dict.fromkeys(kind for own in kinds.values() for kind in own)
-    given = (
-        {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in single} if mask_folder else {}
-    )
-    sources = {name: masks_in_turn(masks) for name, masks in given.items()} or {
-        name: drawn_masks(
-            base, model, name, config.seed, config.masks, on_mask=_stage_of(on_stage, name, count)
-        )
-        for name in single
-    }
-    run = GenerationRun(artifact, config, base, _hash_masks(given) if given else "drawn", keep_rejected)
+    single = list(dict.fromkeys(kind for own in kinds.values() for kind in own))
+    given = {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in single if mask_folder}
+    weights = checked_weights(weights or {DRAWN if given else GENERATED: 1.0})
+    run = replace(run, mask_sources=_sources_label(weights, given))
     outcome = GenerationOutcome()
     for category_name in sorted({name.partition("/")[0] for name in types}):
         if category_name not in found.categories:
@@ -235,15 +237,41 @@ def generate_all(
                 f"There is no category {category_name!r} in {dataset}: it has "
                 f"{', '.join(found.categories)}; name the types wanted with --type."
             )
+        category = found.categories[category_name]
+        real = {name: training_pairs(category, model, name) for name in single}
         masks = {
-            name.partition("/")[2]: {kind: sources[kind] for kind in own}
+            name.partition("/")[2]: {
+                kind: _source(run, model, kind, weights, real[kind], given.get(kind, []), count, on_stage)
+                for kind in own
+            }
             for name, own in kinds.items()
             if name.partition("/")[0] == category_name
         }
-        made = generate_dataset(run, model, found.categories[category_name], masks, count, out, on_stage)
+        made = generate_dataset(run, model, category, masks, count, out, real, on_stage)
         outcome.rows += made.rows
         outcome.shortfalls |= made.shortfalls
     return outcome
+
+
+def _source(
+    run: GenerationRun,
+    model: AnomalyModel,
+    kind: str,
+    weights: dict[str, float],
+    real: list[Pair],
+    drawn: list[np.ndarray],
+    count: int,
+    on_stage: OnStage,
+) -> MaskSource:
+    generated = None
+    if weights.get(GENERATED):
+        on_mask = _stage_of(on_stage, kind, count)
+        generated = drawn_masks(
+            run.base, model, kind, run.config.seed, run.config.masks, on_mask=on_mask, in_frame=False
+        )
+    real_masks = [read_mask(pair.mask) for pair in real] if weights.get(REAL) else []
+    area = None if model.mask_places.get(kind) or real_masks else model.mask_areas.get(kind, DEFAULT_AREA)
+    return mask_source(weights, kind, run.config.seed, generated, real_masks, drawn, area)
 
 
 def kinds_of(name: str, model: AnomalyModel) -> list[str]:
@@ -260,11 +288,15 @@ def kinds_of(name: str, model: AnomalyModel) -> list[str]:
     return kinds
 
 
-def _hash_masks(given: dict[str, list[np.ndarray]]) -> str:
+def _sources_label(weights: dict[str, float], given: dict[str, list[np.ndarray]]) -> str:
+    """What a manifest says of where masks come from: weights, and a hash of those given."""
+    label = ",".join(f"{name}={weight:g}" for name, weight in sorted(weights.items()))
+    if not given:
+        return label
     digest = hashlib.sha256()
     for name, masks in sorted(given.items()):
         digest.update(name.encode() + b"".join(np.packbits(mask).tobytes() for mask in masks))
-    return digest.hexdigest()[:16]
+    return f"{label} {digest.hexdigest()[:16]}"
 
 
 def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:

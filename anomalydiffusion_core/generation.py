@@ -12,26 +12,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .backbone import find_backbone
-from .dataset.augmentation import resize_mask
 from .dataset.layout import Pair
 from .dataset.photos import Photo, read_photo
 from .dataset.views import read_pair
-from .embeddings import AnomalyModel
-from .foreground import ground_of, object_foreground
+from .embeddings import AnomalyModel, Place
+from .foreground import FindObject, object_finder
 from .gate import SPOTS, Canvas, Gate, GateConfig, Made, Scores
 from .latent_diffusion import LatentDiffusion
-from .masks import OFF_OBJECT, MaskConfig, MaskSource, TriesExhausted, mask_problem, usable_for
-from .placement import moved_onto
-from .quality import change
+from .mask_sources import REAL, MaskSource, SourcedMask, known_places, onto_photo
+from .masks import NO_OBJECT, OFF_OBJECT, MaskConfig, TriesExhausted, mask_problem, usable_for
+from .placement import PlaceMode, moved_onto
+from .quality import change, seam
 from .sampling import Decode, OnStep, SamplingConfig, image_generator
+from .segmentation import segmented_foreground
 from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
 from .windows import regions_of
 
 MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
+LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 TOO_LARGE = "too large for the model's canvas"
+AUTO, NONE = "auto", "none"
 BOTH = "+"  # joins two defects that share an image
 
 
@@ -43,8 +45,10 @@ class GenerationConfig:
     masks: MaskConfig = MaskConfig()
     gate: GateConfig = GateConfig()
     seed: int = 0
-    feather: float = 1.0  # pixels over which the paste ramps up, inside the mask
-    on_object: bool = True  # where the photos have a plain ground, masks are moved onto the object
+    feather: float = 1.0  # pixels over which the paste ramps up, inside the mask, at least
+    softest: float = 16.0  # and at most, where the real pairs' outlines show less
+    foreground: str = AUTO  # how objects are found: by their plain ground, `none`, or a segmentation model
+    placement: PlaceMode = "learned"  # or `free`: anywhere on the object
     aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
     vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
     vary_guidance: float = 0.0  # so is the guidance
@@ -64,6 +68,7 @@ class Part:
 
     defect_type: str
     mask: np.ndarray
+    source: str  # of the mask
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class GeneratedPair:
     result: Photo
     mask: np.ndarray
     parts: tuple[Part, ...]
+    feather: float  # pixels over which the softest outline fades in
     regions: tuple[tuple[str, Made], ...]  # with the defect type of each
     scores: Scores = Scores()
     problems: tuple[str, ...] = ()  # what the gate found wrong
@@ -142,13 +148,18 @@ class PairGenerator:
         self.maker = RegionMaker(base, model, config.batch_size, decode)
         self.real = real or {}
         self._normal = lru_cache(maxsize=config.batch_size)(self._read_normal)
+        self._real_pairs = lru_cache(maxsize=None)(self._read_real)
         self.gate = lru_cache(maxsize=None)(self._calibrated_gate)
-        self.ground = ground_of(normals) if config.on_object else None
+        self.find_object = _finder(config.foreground, normals, str(base.device))
         self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
 
     def _read_normal(self, number: int) -> _Normal:
         photo = read_photo(self.normals[number])
-        return _Normal(photo, object_foreground(photo.pixels, self.ground) if self.ground else None)
+        return _Normal(photo, self.find_object(photo.pixels) if self.find_object else None)
+
+    def _read_real(self, defect_type: str) -> list[tuple[Photo, np.ndarray]]:
+        pairs = [read_pair(pair) for pair in self.real.get(defect_type, [])]
+        return [(photo, mask[0].numpy() > 0) for photo, mask in pairs]
 
     def accepted(
         self,
@@ -219,12 +230,13 @@ class PairGenerator:
         normal = self._turn(defect_type, index)
         parts: list[Part] = []
         for kind, source in masks.items():
-            mask, problem = self._mask(kind, source(index), self._normal(normal), generator)
+            sourced = source(index)
+            mask, problem = self._mask(kind, sourced, self._normal(normal), generator)
             if mask is None:
                 return None, problem
             if any((mask & part.mask).any() for part in parts):
                 return None, "overlapping"
-            parts.append(Part(kind, mask))
+            parts.append(Part(kind, mask, sourced.source))
         guidance *= self.config.sampling.guidance
         return _Draft(index, normal, self.model.templates[template], tuple(parts), strength, guidance), None
 
@@ -235,20 +247,37 @@ class PairGenerator:
         return int(torch.randperm(len(self.normals), generator=generator)[place])
 
     def _mask(
-        self, kind: str, mask: np.ndarray, known: _Normal, generator: torch.Generator
+        self, kind: str, sourced: SourcedMask, known: _Normal, generator: torch.Generator
     ) -> tuple[np.ndarray | None, str | None]:
         """The mask at the photo's size, on its object, or what is wrong with it."""
-        mask = _fit_mask(mask, known.photo.size)
-        usable = usable_for(self.config.masks, self.model, kind)
-        problem = mask_problem(mask, usable, known.foreground)
-        if problem == OFF_OBJECT and known.foreground is not None:
-            moved = moved_onto(mask, known.foreground, usable.on_object, generator)
-            if moved is not None:
-                mask, problem = moved, mask_problem(moved, usable, known.foreground)
-        if problem is None:
+        size, foreground, config = known.photo.size, known.foreground, self.config
+        usable = usable_for(config.masks, self.model, kind)
+        mask = onto_photo(
+            sourced,
+            self.places(kind),
+            foreground,
+            size,
+            generator,
+            config.masks.on_object,
+            config.placement,
+        )
+        if foreground is not None and not foreground.any():
+            return None, NO_OBJECT
+        problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
+        if problem == OFF_OBJECT and sourced.placed and mask is not None and foreground is not None:
+            mask = moved_onto(mask, foreground, usable.on_object, generator)
+            problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
+        if mask is not None and problem is None:
             widest = max(region.window.side for region in regions_of(mask, self.model.image_size))
             problem = TOO_LARGE if widest > MAX_SHRINK * self.model.image_size else None
         return (None, problem) if problem else (mask, None)
+
+    def places(self, defect_type: str) -> list[Place]:
+        """Where the type's training masks lay."""
+        return known_places(self.model.mask_places.get(defect_type, []), self._real_masks(defect_type))
+
+    def _real_masks(self, defect_type: str) -> list[np.ndarray]:
+        return [mask for _, mask in self._real_pairs(defect_type)]
 
     def make(
         self,
@@ -288,10 +317,10 @@ class PairGenerator:
         self, defect_type: str, draft: _Draft, jobs: list[RegionJob], made: list[MadeRegion]
     ) -> GeneratedPair:
         photo = self._normal(draft.normal).photo
-        result = photo
-        for region in made:
-            result = stitched(result, region, self.config.feather)
-        regions = []
+        result, feathers, regions = photo, [], []
+        for job, region in zip(jobs, made, strict=True):
+            result, feather = self._softened(result, region, job.defect_type)
+            feathers.append(feather)
         for job, region in zip(jobs, made, strict=True):
             after, inside = in_window(result, region.region.window).levels(), region.region.mask
             canvas = on_canvas(after, inside, self.model.image_size)
@@ -307,9 +336,30 @@ class PairGenerator:
             result,
             np.any([part.mask for part in draft.parts], 0),
             draft.parts,
+            max(feathers),
             tuple(regions),
             attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
         )
+
+    def _softened(self, photo: Photo, region: MadeRegion, kind: str) -> tuple[Photo, float]:
+        """The photo with a region laid into it, with the least feather at which its outline shows no more than
+        those of the type's real pairs, or as little as it can; and that feather.
+        """
+        usual, feather = self.gate(kind).usual_seam, self.config.feather
+        result, strength = self._laid(photo, region, feather)
+        while usual is not None and strength > usual and feather < self.config.softest:
+            softer = max(1.0, 2 * feather)
+            again, weaker = self._laid(photo, region, softer)
+            if weaker > LEAST_SOFTER * strength:
+                break
+            result, strength, feather = again, weaker, softer
+        return result, feather
+
+    def _laid(self, photo: Photo, region: MadeRegion, feather: float) -> tuple[Photo, float]:
+        result = stitched(photo, region, feather)
+        after = in_window(result, region.region.window).levels()
+        canvas = on_canvas(after, region.region.mask, self.model.image_size)
+        return result, seam(canvas.pixels, canvas.mask)
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""
@@ -342,17 +392,23 @@ class PairGenerator:
 
     def _calibrated_gate(self, defect_type: str) -> Gate:
         size = self.model.image_size
-        pairs = [read_pair(pair) for pair in self.real.get(defect_type, [])]
-        real = [regions_on_canvas(photo.pixels, mask[0].numpy() > 0, size) for photo, mask in pairs]
+        pairs = self._real_pairs(defect_type)
+        real = [regions_on_canvas(photo.pixels, mask, size) for photo, mask in pairs]
         spots: list[Canvas] = []
         for number in range(SPOTS if pairs else 0):
             known = self._normal(number % len(self.normals))
-            mask = pairs[number % len(pairs)][1][0].numpy() > 0
+            mask = SourcedMask(pairs[number % len(pairs)][1], REAL, placed=True)
             generator = image_generator(0, number, f"{defect_type} spots")
             laid, _ = self._mask(defect_type, mask, known, generator)
             if laid is not None:
                 spots += regions_on_canvas(known.photo.pixels, laid, size)[:1]
         return Gate(real, spots, self.backbone, self.config.gate)
+
+
+def _finder(foreground: str, normals: list[Path], device: str) -> FindObject | None:
+    if foreground == NONE:
+        return None
+    return object_finder(normals) if foreground == AUTO else segmented_foreground(foreground, device)
 
 
 def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:
@@ -361,13 +417,3 @@ def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Co
         f"Only {done} of {count} pairs of {defect_type} were accepted in {tries} tries ({reasons}): train "
         "longer, raise the AAR strength or the tries, give other masks, or leave checks out."
     )
-
-
-def _fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at the photo's size, with smooth outlines where it grows."""
-    if mask.shape == size:
-        return mask
-    tensor = torch.from_numpy(mask.astype(np.float32))[None]
-    if size[0] > mask.shape[0] and size[1] > mask.shape[1]:
-        return (F.interpolate(tensor[None], size, mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
-    return resize_mask(tensor, size)[0].numpy() > 0

@@ -25,7 +25,7 @@ def load_tiny_decoder(path: Path, base: LatentDiffusion) -> Decode:
     """
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-    file = next((path / name for name in FILES if (path / name).is_file()), path)
+    file = decoder_file(path)
     state = _decoder_state(file)
     channels = state["0.weight"].shape[1] if "0.weight" in state else 0
     if channels and (channels, FACTOR) != (base.latent_channels, base.factor):
@@ -40,6 +40,11 @@ def load_tiny_decoder(path: Path, base: LatentDiffusion) -> Decode:
         raise ValueError(f"{file} is no TAESD decoder: give one, such as {FILES[0]}.") from None
     decoder.to(base.device).eval().requires_grad_(False)
     return decoder
+
+
+def decoder_file(path: Path) -> Path:
+    """The file of weights that `path` names, or that lies in it."""
+    return next((path / name for name in FILES if (path / name).is_file()), path)
 
 
 def _decoder_state(file: Path) -> dict[str, Tensor]:

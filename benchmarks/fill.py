@@ -17,7 +17,7 @@ from trained import load_trained, trained_parser
 from anomalydiffusion_core.dataset.layout import split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask
 from anomalydiffusion_core.generation import GenerationConfig, PairGenerator
-from anomalydiffusion_core.masks import masks_in_turn
+from anomalydiffusion_core.mask_sources import own_masks
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.sampling import SamplingConfig
 
@@ -34,7 +34,7 @@ def main() -> None:
     rows: dict[str, list[np.ndarray]] = {"photo": [], "mask": []}
     for mode in map(AARMode, arguments.modes):
         sampling = SamplingConfig(steps=arguments.steps, guidance=arguments.guidance, aar=AARConfig(mode))
-        config = GenerationConfig(sampling, on_object=False)
+        config = GenerationConfig(sampling, foreground="none")
         fills[mode.value] = []
         for category in dataset.categories.values():
             generator = PairGenerator(base, model, list(category.normals), replace(config, seed=7))
@@ -42,7 +42,7 @@ def main() -> None:
                 if not name.startswith(category.name + "/") or name not in model.anomaly:
                     continue
                 held_out = split_pairs(pairs, arguments.share)[1] or pairs
-                masks = masks_in_turn([read_mask(pair.mask) for pair in held_out])
+                masks = own_masks([read_mask(pair.mask) for pair in held_out])
                 made = generator.try_indices(name, range(arguments.count), masks)
                 fills[mode.value] += [pair.fill for pair in made]
                 rows.setdefault(mode.value, []).extend(pair.pixels for pair in made[:2])

@@ -33,7 +33,7 @@ from anomalydiffusion_core.dataset.views import latent_mask, read_pair
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
-from anomalydiffusion_core.masks import masks_in_turn
+from anomalydiffusion_core.mask_sources import own_masks
 from anomalydiffusion_core.sampling import SCHEDULERS, SamplingConfig
 
 SEED = 7
@@ -67,7 +67,7 @@ def main() -> None:
         shown.append([])
         for steps in arguments.steps:
             config = GenerationConfig(
-                SamplingConfig(sampler, steps, guidance=arguments.guidance), seed=SEED, on_object=False
+                SamplingConfig(sampler, steps, guidance=arguments.guidance), seed=SEED, foreground="none"
             )
             try:
                 figures, picture = measure(base, model, subjects, config, arguments.count, arguments.repeats)
@@ -105,11 +105,11 @@ def measure(
     for subject in subjects:
         generator = PairGenerator(base, model, subject.normals, config)
         start = busy_seconds("cpu")
-        pairs = generator.try_indices(subject.name, range(count), masks_in_turn(subject.masks))
+        pairs = generator.try_indices(subject.name, range(count), own_masks(subject.masks))
         seconds += busy_seconds("cpu") - start
         made += pairs
         one_photo = PairGenerator(base, model, subject.normals[:1], config)
-        again = one_photo.try_indices(subject.name, range(repeats), masks_in_turn(subject.masks[:1]))
+        again = one_photo.try_indices(subject.name, range(repeats), own_masks(subject.masks[:1]))
         diversity.append(mean_difference(again))
         views = [(Photo(pair.pixels, pair.photo.gray), pair.mask) for pair in pairs]
         distance.append(frechet(statistics(base, model.image_size, views), subject.real))

@@ -26,7 +26,8 @@ from anomalydiffusion_core.generated_dataset import (
 )
 from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.masks import TriesExhausted, masks_in_turn
+from anomalydiffusion_core.mask_sources import own_masks
+from anomalydiffusion_core.masks import TriesExhausted
 from anomalydiffusion_core.pipeline import train_model
 from anomalydiffusion_core.sampling import SamplingConfig
 from anomalydiffusion_core.stitching import restored, to_pixels
@@ -56,7 +57,7 @@ def make_pairs(
     base: LatentDiffusion, model: AnomalyModel, dataset: Path, config: GenerationConfig, count: int
 ) -> list[GeneratedPair]:
     generator = PairGenerator(base, model, normals_of(dataset), config)
-    return list(generator.accepted("thing/scratch", {"thing/scratch": masks_in_turn(given_masks())}, count))
+    return list(generator.accepted("thing/scratch", {"thing/scratch": own_masks(given_masks())}, count))
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def run(
         GenerationRun(artifact, config, base),
         load_artifact(artifact, base.fingerprint),
         find_dataset(dataset).categories["thing"],
-        {d: {f"thing/{d}": masks_in_turn(given_masks())} for d in ("scratch", "stain")},
+        {d: {f"thing/{d}": own_masks(given_masks())} for d in ("scratch", "stain")},
         count,
         out,
     )
@@ -207,7 +208,7 @@ def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
     fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
 ) -> None:
     generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
-    empty = {"thing/scratch": masks_in_turn([np.zeros((64, 64), bool)])}
+    empty = {"thing/scratch": own_masks([np.zeros((64, 64), bool)])}
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs of thing/scratch .*\d+ empty"):
         list(generator.accepted("thing/scratch", empty, 2))
 
@@ -228,7 +229,7 @@ def test_masks_are_moved_onto_the_object_where_most_photos_show_one(
             assert (pair.photo.pixels[..., 0][pair.mask] == 180).mean() >= 0.9
         else:
             assert np.array_equal(pair.mask, given)
-    anywhere = make_pairs(fake_base, model, dataset, replace(CONFIG, on_object=False), 3)
+    anywhere = make_pairs(fake_base, model, dataset, replace(CONFIG, foreground="none"), 3)
     assert all(np.array_equal(p.mask, given_masks()[p.index % 3]) for p in anywhere)
     assert any((p.photo.pixels[..., 0][p.mask] == 10).any() for p in anywhere)
     Image.open(normals_of(dataset)[2]).save(normals_of(dataset)[0])  # now most are textures
@@ -241,22 +242,13 @@ def test_masks_are_moved_onto_the_object_where_most_photos_show_one(
 def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
     fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    rows = generate_all(
-        fake_base,
-        load_artifact(artifact),
-        artifact,
-        dataset,
-        None,
-        dataset / "thing/ground_truth",
-        2,
-        tmp_path / "out",
-        CONFIG,
-    ).rows
+    run = GenerationRun(artifact, CONFIG, fake_base)
+    masks = dataset / "thing/ground_truth"
+    learned = load_artifact(artifact)
+    rows = generate_all(run, learned, dataset, 2, tmp_path / "out", mask_folder=masks).rows
     assert [row["defect"] for row in rows] == ["scratch", "scratch", "stain", "stain"]
     with pytest.raises(ValueError, match="lies inside the dataset"):
-        generate_all(
-            fake_base, load_artifact(artifact), artifact, dataset, None, None, 2, dataset / "x", CONFIG
-        )
+        generate_all(run, learned, dataset, 2, dataset / "x")
 
 
 def test_a_generator_needs_normal_photos(fake_base: LatentDiffusion, model: AnomalyModel) -> None:
@@ -297,7 +289,7 @@ def test_a_pair_is_the_same_whichever_pairs_were_made_before(
     fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
 ) -> None:
     generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
-    masks = {"thing/scratch": masks_in_turn(given_masks())}
+    masks = {"thing/scratch": own_masks(given_masks())}
     whole = list(generator.accepted("thing/scratch", masks, 5))
     later = list(generator.accepted("thing/scratch", masks, 2, first_index=3))
     for a, b in zip(whole[3:], later, strict=True):
@@ -311,7 +303,7 @@ def test_gray_photos_give_gray_pixels_at_their_own_size(
     pixels = np.random.default_rng(0).integers(90, 160, (80, 100), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "gray.png")
     generator = PairGenerator(fake_base, model, [tmp_path / "gray.png"], CONFIG)
-    pair = next(generator.accepted("thing/stain", {"thing/stain": masks_in_turn(given_masks())}, 1))
+    pair = next(generator.accepted("thing/stain", {"thing/stain": own_masks(given_masks())}, 1))
     assert pair.pixels.shape == (80, 100, 3)
     assert pair.mask.shape == (80, 100)
     assert (pair.pixels == pair.pixels[..., :1]).all()
