@@ -104,7 +104,7 @@ def generate(
     from .export.mvtec import check_output
     from .gate import GateConfig, named_checks
     from .generated_dataset import GenerationRun, generate_all
-    from .generation import GenerationConfig
+    from .generation_config import GenerationConfig
     from .mask_sources import parse_weights
     from .reweighting import AARConfig
     from .sampling import SamplingConfig

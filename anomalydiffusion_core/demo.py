@@ -18,7 +18,7 @@ from .diffusers_model import load_base
 from .embeddings import AnomalyModel
 from .export.mvtec import read_manifest
 from .generated_dataset import GenerationRun, generate_all
-from .generation import GenerationConfig
+from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
 from .pipeline import OnStage, TrainingOutcome, train_model
 from .report import write_report

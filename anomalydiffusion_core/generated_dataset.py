@@ -19,7 +19,8 @@ from .dataset.layout import Category, Pair, find_dataset
 from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
 from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
-from .generation import BOTH, GeneratedPair, GenerationConfig, PairGenerator
+from .generation import BOTH, GeneratedPair, PairGenerator
+from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
 from .mask_sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
 from .masks import TriesExhausted, drawn_masks

@@ -11,64 +11,24 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .backbone import find_backbone
 from .dataset.layout import Pair
-from .dataset.photos import Photo, read_photo
-from .dataset.views import read_pair
-from .embeddings import AnomalyModel, Place
-from .foreground import FindObject, object_finder
-from .gate import SPOTS, Canvas, Gate, GateConfig, Made, Scores
+from .dataset.photos import Photo
+from .drafting import Draft, Drafter, Part
+from .embeddings import AnomalyModel
+from .gate import SPOTS, Canvas, Gate, Made, Scores
+from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
-from .mask_sources import REAL, MaskSource, SourcedMask, known_places, onto_photo
-from .masks import NO_OBJECT, OFF_OBJECT, MaskConfig, TriesExhausted, mask_problem, usable_for
-from .placement import PlaceMode, moved_onto
+from .mask_sources import REAL, MaskSource, SourcedMask
+from .masks import TriesExhausted
 from .quality import change, seam
-from .sampling import Decode, OnStep, SamplingConfig, image_generator
-from .segmentation import segmented_foreground
+from .sampling import Decode, OnStep, image_generator
 from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
 from .windows import regions_of
 
-MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
-TOO_LARGE = "too large for the model's canvas"
-AUTO, NONE = "auto", "none"
 BOTH = "+"  # joins two defects that share an image
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How pairs are made and which are accepted."""
-
-    sampling: SamplingConfig = SamplingConfig(guidance=2.5)
-    masks: MaskConfig = MaskConfig()
-    gate: GateConfig = GateConfig()
-    seed: int = 0
-    feather: float = 1.0  # pixels over which the paste ramps up, inside the mask, at least
-    softest: float = 16.0  # and at most, where the real pairs' outlines show less
-    foreground: str = AUTO  # how objects are found: by their plain ground, `none`, or a segmentation model
-    placement: PlaceMode = "learned"  # or `free`: anywhere on the object
-    aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
-    vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
-    vary_guidance: float = 0.0  # so is the guidance
-    attention_maps: int = 0  # accepted pairs of each type with a picture of what the tokens looked at
-    tries_per_pair: int = 8
-    batch_size: int = 4
-
-    def sampling_of(self, defect_type: str) -> SamplingConfig:
-        """The sampling of one defect type, with its own strength of AAR."""
-        strength = dict(self.aar_strengths).get(defect_type, self.sampling.aar.strength)
-        return replace(self.sampling, aar=replace(self.sampling.aar, strength=strength))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One defect of a pair: its type, and its mask (H,W) bool."""
-
-    defect_type: str
-    mask: np.ndarray
-    source: str  # of the mask
 
 
 @dataclass(frozen=True)
@@ -110,22 +70,6 @@ class GeneratedPair:
         return max(made.noise for _, made in self.regions)
 
 
-@dataclass(frozen=True)
-class _Draft:
-    index: int
-    normal: int
-    template: str
-    parts: tuple[Part, ...]
-    strength: float
-    guidance: float
-
-
-@dataclass(frozen=True)
-class _Normal:
-    photo: Photo
-    foreground: np.ndarray | None
-
-
 class PairGenerator:
     """Makes pairs of one category on its normal photos, which are read as they are needed.
 
@@ -142,24 +86,11 @@ class PairGenerator:
         real: dict[str, list[Pair]] | None = None,
         decode: Decode | None = None,
     ) -> None:
-        if not normals:
-            raise ValueError("There are no normal photos: give a folder with photos of good parts.")
-        self.model, self.config, self.normals = model, config, normals
+        self.model, self.config = model, config
+        self.drafter = Drafter(model, normals, config, real or {}, str(base.device))
         self.maker = RegionMaker(base, model, config.batch_size, decode)
-        self.real = real or {}
-        self._normal = lru_cache(maxsize=config.batch_size)(self._read_normal)
-        self._real_pairs = lru_cache(maxsize=None)(self._read_real)
         self.gate = lru_cache(maxsize=None)(self._calibrated_gate)
-        self.find_object = _finder(config.foreground, normals, str(base.device))
         self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
-
-    def _read_normal(self, number: int) -> _Normal:
-        photo = read_photo(self.normals[number])
-        return _Normal(photo, self.find_object(photo.pixels) if self.find_object else None)
-
-    def _read_real(self, defect_type: str) -> list[tuple[Photo, np.ndarray]]:
-        pairs = [read_pair(pair) for pair in self.real.get(defect_type, [])]
-        return [(photo, mask[0].numpy() > 0) for photo, mask in pairs]
 
     def accepted(
         self,
@@ -180,9 +111,9 @@ class PairGenerator:
         problems: Counter[str] = Counter()
         limit = self.config.tries_per_pair * count
         while done < count and tries < limit:
-            drafts: list[_Draft] = []
+            drafts: list[Draft] = []
             while len(drafts) < self.config.batch_size and tries < limit:
-                draft, problem = self._draft(defect_type, index, masks)
+                draft, problem = self.drafter.draft(defect_type, index, masks)
                 index, tries = index + 1, tries + (draft is not None)
                 if draft:
                     drafts.append(draft)
@@ -210,7 +141,7 @@ class PairGenerator:
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
         """One pair per index whose mask is usable, good or not: for comparing settings."""
-        found = [self._draft(defect_type, index, {defect_type: masks})[0] for index in indices]
+        found = [self.drafter.draft(defect_type, index, {defect_type: masks})[0] for index in indices]
         drafts, size = [draft for draft in found if draft], self.config.batch_size
         return [
             self.judged(pair)
@@ -218,71 +149,10 @@ class PairGenerator:
             for pair in self.make(defect_type, drafts[start : start + size])
         ]
 
-    def _draft(
-        self, defect_type: str, index: int, masks: dict[str, MaskSource]
-    ) -> tuple[_Draft | None, str | None]:
-        generator = image_generator(self.config.seed, index, defect_type)
-        template = int(torch.randint(len(self.model.templates), (), generator=generator))
-        strength, guidance = (
-            1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)
-            for spread in (self.config.vary_strength, self.config.vary_guidance)
-        )
-        normal = self._turn(defect_type, index)
-        parts: list[Part] = []
-        for kind, source in masks.items():
-            sourced = source(index)
-            mask, problem = self._mask(kind, sourced, self._normal(normal), generator)
-            if mask is None:
-                return None, problem
-            if any((mask & part.mask).any() for part in parts):
-                return None, "overlapping"
-            parts.append(Part(kind, mask, sourced.source))
-        guidance *= self.config.sampling.guidance
-        return _Draft(index, normal, self.model.templates[template], tuple(parts), strength, guidance), None
-
-    def _turn(self, defect_type: str, index: int) -> int:
-        """Which normal photo is tried: every one once, in random order, before any comes again."""
-        turn, place = divmod(index, len(self.normals))
-        generator = image_generator(self.config.seed, turn, f"{defect_type} normals")
-        return int(torch.randperm(len(self.normals), generator=generator)[place])
-
-    def _mask(
-        self, kind: str, sourced: SourcedMask, known: _Normal, generator: torch.Generator
-    ) -> tuple[np.ndarray | None, str | None]:
-        """The mask at the photo's size, on its object, or what is wrong with it."""
-        size, foreground, config = known.photo.size, known.foreground, self.config
-        usable = usable_for(config.masks, self.model, kind)
-        mask = onto_photo(
-            sourced,
-            self.places(kind),
-            foreground,
-            size,
-            generator,
-            config.masks.on_object,
-            config.placement,
-        )
-        if foreground is not None and not foreground.any():
-            return None, NO_OBJECT
-        problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
-        if problem == OFF_OBJECT and sourced.placed and mask is not None and foreground is not None:
-            mask = moved_onto(mask, foreground, usable.on_object, generator)
-            problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
-        if mask is not None and problem is None:
-            widest = max(region.window.side for region in regions_of(mask, self.model.image_size))
-            problem = TOO_LARGE if widest > MAX_SHRINK * self.model.image_size else None
-        return (None, problem) if problem else (mask, None)
-
-    def places(self, defect_type: str) -> list[Place]:
-        """Where the type's training masks lay."""
-        return known_places(self.model.mask_places.get(defect_type, []), self._real_masks(defect_type))
-
-    def _real_masks(self, defect_type: str) -> list[np.ndarray]:
-        return [mask for _, mask in self._real_pairs(defect_type)]
-
     def make(
         self,
         defect_type: str,
-        drafts: list[_Draft],
+        drafts: list[Draft],
         on_step: OnStep | None = None,
         record: bool = False,
     ) -> list[GeneratedPair]:
@@ -295,8 +165,8 @@ class PairGenerator:
             for draft, own in zip(drafts, jobs, strict=True)
         ]
 
-    def _jobs(self, draft: _Draft) -> list[RegionJob]:
-        photo, jobs = self._normal(draft.normal).photo, []
+    def _jobs(self, draft: Draft) -> list[RegionJob]:
+        photo, jobs = self.drafter.normal(draft.normal).photo, []
         for part in draft.parts:
             for number, region in enumerate(regions_of(part.mask, self.model.image_size)):
                 noise = image_generator(self.config.seed, draft.index, f"{part.defect_type} region {number}")
@@ -314,9 +184,9 @@ class PairGenerator:
         return jobs
 
     def _stitched(
-        self, defect_type: str, draft: _Draft, jobs: list[RegionJob], made: list[MadeRegion]
+        self, defect_type: str, draft: Draft, jobs: list[RegionJob], made: list[MadeRegion]
     ) -> GeneratedPair:
-        photo = self._normal(draft.normal).photo
+        photo = self.drafter.normal(draft.normal).photo
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
             result, feather = self._softened(result, region, job.defect_type)
@@ -342,8 +212,8 @@ class PairGenerator:
         )
 
     def _softened(self, photo: Photo, region: MadeRegion, kind: str) -> tuple[Photo, float]:
-        """The photo with a region laid into it, with the least feather at which its outline shows no more than
-        those of the type's real pairs, or as little as it can; and that feather.
+        """The photo with a region laid into it, with the least feather at which its outline shows no more
+        than those of the type's real pairs, or as little as it can; and that feather.
         """
         usual, feather = self.gate(kind).usual_seam, self.config.feather
         result, strength = self._laid(photo, region, feather)
@@ -392,23 +262,17 @@ class PairGenerator:
 
     def _calibrated_gate(self, defect_type: str) -> Gate:
         size = self.model.image_size
-        pairs = self._real_pairs(defect_type)
+        pairs = self.drafter.real_pairs(defect_type)
         real = [regions_on_canvas(photo.pixels, mask, size) for photo, mask in pairs]
         spots: list[Canvas] = []
         for number in range(SPOTS if pairs else 0):
-            known = self._normal(number % len(self.normals))
+            known = self.drafter.normal(number % len(self.drafter.normals))
             mask = SourcedMask(pairs[number % len(pairs)][1], REAL, placed=True)
             generator = image_generator(0, number, f"{defect_type} spots")
-            laid, _ = self._mask(defect_type, mask, known, generator)
+            laid, _ = self.drafter.mask(defect_type, mask, known, generator)
             if laid is not None:
                 spots += regions_on_canvas(known.photo.pixels, laid, size)[:1]
         return Gate(real, spots, self.backbone, self.config.gate)
-
-
-def _finder(foreground: str, normals: list[Path], device: str) -> FindObject | None:
-    if foreground == NONE:
-        return None
-    return object_finder(normals) if foreground == AUTO else segmented_foreground(foreground, device)
 
 
 def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:

@@ -16,7 +16,8 @@ from trained import load_trained, trained_parser
 
 from anomalydiffusion_core.dataset.layout import split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask
-from anomalydiffusion_core.generation import GenerationConfig, PairGenerator
+from anomalydiffusion_core.generation import PairGenerator
+from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.mask_sources import own_masks
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.sampling import SamplingConfig

@@ -32,7 +32,8 @@ from anomalydiffusion_core.dataset.photos import Photo, read_mask
 from anomalydiffusion_core.dataset.views import latent_mask, read_pair
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.generation import GeneratedPair, GenerationConfig, PairGenerator
+from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
+from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.mask_sources import own_masks
 from anomalydiffusion_core.sampling import SCHEDULERS, SamplingConfig
 

@@ -43,12 +43,11 @@ def test_every_pixel_of_a_mask_takes_part_whatever_the_feather(mask: np.ndarray,
     assert ((result > 0).all(-1) == mask).all()
 
 
-def test_a_one_pixel_mask_changes_its_pixel_by_half_under_the_default_feather() -> None:
+def test_a_one_pixel_mask_changes_its_pixel_wholly_however_soft_the_outline() -> None:
     mask = np.zeros((5, 5), bool)
     mask[2, 3] = True
     result = paste(np.full((5, 5, 3), 100, np.uint8), np.full((5, 5, 3), 201, np.float32), mask)
-    # halfway from 100 to 201 is 150.5, rounded up
-    assert result[2, 3].tolist() == [151, 151, 151]
+    assert result[2, 3].tolist() == [201, 201, 201]
     assert (np.delete(result.reshape(25, 3), 13, 0) == 100).all()
 
 
@@ -59,6 +58,11 @@ def test_the_soft_mask_ramps_with_the_distance_to_the_edge_inside() -> None:
     row = soft_mask(mask, 2.0)[3]
     np.testing.assert_allclose(row, [0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0], rtol=1e-6)
     assert np.array_equal(soft_mask(mask, 0), mask.astype(np.float32))
+    # the middle is three from the outside: a wider feather ramps up to it
+    np.testing.assert_allclose(soft_mask(mask, 5.0)[3], row, rtol=1e-6)
+    line = np.zeros((7, 7), bool)
+    line[2, 1:6] = True
+    assert np.array_equal(soft_mask(line, 3.0), line.astype(np.float32))
 
 
 def test_the_soft_mask_does_not_ramp_towards_the_picture_s_border() -> None:
@@ -86,7 +90,10 @@ def test_levels_are_laid_in_on_the_scale_of_the_photo(dtype: type, white: int) -
     assert result.dtype == dtype and result[1].tolist() == [100, white, white // 5, white, 100]
     assert (result[[0, 2]] == 100).all()
     # at the rim of a feathered mask, halfway between the photo's 100 and white
-    assert paste(photo, generated, mask, feather=1.0, white=white)[1, 1] == (100 + white + 1) // 2
+    photo, mask = np.full((5, 5), 100, dtype), np.zeros((5, 5), bool)
+    mask[1:4, 1:4] = True
+    white_square = np.full((5, 5), 255, np.float32)
+    assert paste(photo, white_square, mask, feather=1.0, white=white)[1, 1] == (100 + white + 1) // 2
 
 
 @pytest.mark.parametrize(

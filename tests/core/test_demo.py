@@ -11,7 +11,7 @@ import pytest
 from anomalydiffusion_core import demo
 from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.gate import GateConfig
-from anomalydiffusion_core.generation import GenerationConfig
+from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.masks import MaskConfig
 from anomalydiffusion_core.sampling import SamplingConfig
 

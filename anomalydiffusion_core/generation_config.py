@@ -1,0 +1,37 @@
+"""How pairs are made and which are accepted: the settings of a generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .gate import GateConfig
+from .masks import MaskConfig
+from .placement import PlaceMode
+from .sampling import SamplingConfig
+
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How pairs are made and which are accepted."""
+
+    sampling: SamplingConfig = SamplingConfig(guidance=2.5)
+    masks: MaskConfig = MaskConfig()
+    gate: GateConfig = GateConfig()
+    seed: int = 0
+    feather: float = 1.0  # pixels over which the paste ramps up, inside the mask, at least
+    softest: float = 16.0  # and at most, where the real pairs' outlines show less
+    foreground: str = AUTO  # how objects are found: by their plain ground, `none`, or a segmentation model
+    placement: PlaceMode = "learned"  # or `free`: anywhere on the object
+    aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
+    vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
+    vary_guidance: float = 0.0  # so is the guidance
+    attention_maps: int = 0  # accepted pairs of each type with a picture of what the tokens looked at
+    tries_per_pair: int = 8
+    batch_size: int = 4
+
+    def sampling_of(self, defect_type: str) -> SamplingConfig:
+        """The sampling of one defect type, with its own strength of AAR."""
+        strength = dict(self.aar_strengths).get(defect_type, self.sampling.aar.strength)
+        return replace(self.sampling, aar=replace(self.sampling.aar, strength=strength))
