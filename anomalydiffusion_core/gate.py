@@ -6,7 +6,7 @@ halfway between the two where they differ, nothing where they do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 import numpy as np
@@ -160,10 +160,15 @@ class Gate:
 
     def score(self, made: Made) -> Scores:
         """What a generated region scores."""
-        pixels, mask = made.canvas.pixels, made.canvas.mask
+        least = min(component_fills(made.before, made.after, made.mask, made.noise))
+        return replace(self.score_seen(made.canvas), fill=least)
+
+    def score_seen(self, canvas: Canvas) -> Scores:
+        """What a region scores, generated or real, but for fill, which needs the photo before."""
+        pixels, mask = canvas.pixels, canvas.mask
         look, real = look_of(pixels, mask), [x for pair in self.looks for x in pair]
         return Scores(
-            min(component_fills(made.before, made.after, made.mask, made.noise)),
+            None,
             contrast(pixels, mask),
             seam(pixels, mask),
             float(self._distances(self.backbone.features(pixels, mask)).min()) if real else None,
