@@ -189,8 +189,8 @@ class PairGenerator:
         photo = self.drafter.normal(draft.normal).photo
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
-            result, feather = self._softened(result, region, job.defect_type)
-            feathers.append(feather)
+            feathers.append(self._fitting_feather(job.photo, region, job.defect_type))
+            result = stitched(result, region, feathers[-1])
         for job, region in zip(jobs, made, strict=True):
             after, inside = in_window(result, region.region.window).levels(), region.region.mask
             canvas = on_canvas(after, inside, self.model.image_size)
@@ -211,25 +211,26 @@ class PairGenerator:
             attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
         )
 
-    def _softened(self, photo: Photo, region: MadeRegion, kind: str) -> tuple[Photo, float]:
-        """The photo with a region laid into it, with the least feather at which its outline shows no more
-        than those of the type's real pairs, or as little as it can; and that feather.
+    def _fitting_feather(self, photo: Photo, made: MadeRegion, kind: str) -> float:
+        """The least feather at which a region's outline, laid into its window's photo, shows no more than
+        those of the type's real pairs, or as little as it can.
         """
         usual, feather = self.gate(kind).usual_seam, self.config.feather
-        result, strength = self._laid(photo, region, feather)
-        while usual is not None and strength > usual and feather < self.config.softest:
+        if usual is None:
+            return feather
+        shown = self._seam(photo, made, feather)
+        while shown > usual and feather < self.config.softest:
             softer = max(1.0, 2 * feather)
-            again, weaker = self._laid(photo, region, softer)
-            if weaker > LEAST_SOFTER * strength:
+            weaker = self._seam(photo, made, softer)
+            if weaker > LEAST_SOFTER * shown:
                 break
-            result, strength, feather = again, weaker, softer
-        return result, feather
+            feather, shown = softer, weaker
+        return feather
 
-    def _laid(self, photo: Photo, region: MadeRegion, feather: float) -> tuple[Photo, float]:
-        result = stitched(photo, region, feather)
-        after = in_window(result, region.region.window).levels()
-        canvas = on_canvas(after, region.region.mask, self.model.image_size)
-        return result, seam(canvas.pixels, canvas.mask)
+    def _seam(self, photo: Photo, made: MadeRegion, feather: float) -> float:
+        after = photo.pasted(made.values, made.region.mask, feather=feather)
+        canvas = on_canvas(after.levels(), made.region.mask, self.model.image_size)
+        return seam(canvas.pixels, canvas.mask)
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""
@@ -249,7 +250,7 @@ class PairGenerator:
     def recall(self, masks: dict[str, np.ndarray], photo: Photo) -> None:
         """Takes note of a pair that an earlier call accepted: masks (H,W) bool by defect type."""
         for kind, mask in masks.items():
-            for canvas in regions_on_canvas(photo.pixels, mask, self.model.image_size):
+            for canvas in regions_on_canvas(photo, mask, self.model.image_size):
                 self.gate(kind).remember(canvas)
 
     def limits(self, pair: GeneratedPair) -> Scores:
@@ -263,7 +264,7 @@ class PairGenerator:
     def _calibrated_gate(self, defect_type: str) -> Gate:
         size = self.model.image_size
         pairs = self.drafter.real_pairs(defect_type)
-        real = [regions_on_canvas(photo.pixels, mask, size) for photo, mask in pairs]
+        real = [regions_on_canvas(photo, mask, size) for photo, mask in pairs]
         spots: list[Canvas] = []
         for number in range(SPOTS if pairs else 0):
             known = self.drafter.normal(number % len(self.drafter.normals))
@@ -271,7 +272,7 @@ class PairGenerator:
             generator = image_generator(0, number, f"{defect_type} spots")
             laid, _ = self.drafter.mask(defect_type, mask, known, generator)
             if laid is not None:
-                spots += regions_on_canvas(known.photo.pixels, laid, size)[:1]
+                spots += regions_on_canvas(known.photo, laid, size)[:1]
         return Gate(real, spots, self.backbone, self.config.gate)
 
 
