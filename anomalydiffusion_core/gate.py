@@ -26,7 +26,6 @@ from .quality import (
 )
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
-SPOTS = 24  # on normal photos, to calibrate with
 ENOUGH = (
     3  # real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
 )
@@ -128,6 +127,12 @@ class Scores:
             if values:
                 result[check.value] = max(values) if (check in AT_MOST) == worst else min(values)
         return Scores(**result)
+
+
+def shown_share(regions: list[Made]) -> float:
+    """Share of a pair's whole mask that shows: where the change exceeds the noise of its region."""
+    shown = [change(made.before, made.after)[made.mask] > made.noise for made in regions]
+    return float(np.concatenate(shown).mean())
 
 
 class Gate:

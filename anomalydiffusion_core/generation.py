@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from .backbone import find_backbone
+from .calibration import calibrated_gate
 from .dataset.layout import Pair
 from .dataset.photos import Photo
 from .drafting import Draft, Drafter, Part
 from .embeddings import AnomalyModel
-from .gate import SPOTS, Canvas, Gate, Made, Scores
+from .gate import Made, Scores, shown_share
 from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
-from .mask_sources import REAL, MaskSource, SourcedMask
+from .mask_sources import MaskSource
 from .masks import TriesExhausted
-from .quality import change, seam
+from .quality import seam
 from .sampling import Decode, OnStep, image_generator
 from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
 from .windows import regions_of
@@ -61,8 +62,7 @@ class GeneratedPair:
     @property
     def fill(self) -> float:
         """Share of the whole mask that shows."""
-        shown = [change(made.before, made.after)[made.mask] > made.noise for _, made in self.regions]
-        return float(np.concatenate(shown).mean())
+        return shown_share([made for _, made in self.regions])
 
     @property
     def noise(self) -> float:
@@ -89,8 +89,10 @@ class PairGenerator:
         self.model, self.config = model, config
         self.drafter = Drafter(model, normals, config, real or {}, str(base.device))
         self.maker = RegionMaker(base, model, config.batch_size, decode)
-        self.gate = lru_cache(maxsize=None)(self._calibrated_gate)
         self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
+        self.gate = lru_cache(maxsize=None)(
+            lambda defect_type: calibrated_gate(self.drafter, defect_type, self.backbone)
+        )
 
     def accepted(
         self,
@@ -260,20 +262,6 @@ class PairGenerator:
     def trained_on(self, pair: GeneratedPair) -> list[str]:
         """Short hashes of the photos that taught the pair's defect types."""
         return sorted({h for part in pair.parts for h in self.model.trained_on.get(part.defect_type, [])})
-
-    def _calibrated_gate(self, defect_type: str) -> Gate:
-        size = self.model.image_size
-        pairs = self.drafter.real_pairs(defect_type)
-        real = [regions_on_canvas(photo, mask, size) for photo, mask in pairs]
-        spots: list[Canvas] = []
-        for number in range(SPOTS if pairs else 0):
-            known = self.drafter.normal(number % len(self.drafter.normals))
-            mask = SourcedMask(pairs[number % len(pairs)][1], REAL, placed=True)
-            generator = image_generator(0, number, f"{defect_type} spots")
-            laid, _ = self.drafter.mask(defect_type, mask, known, generator)
-            if laid is not None:
-                spots += regions_on_canvas(known.photo, laid, size)[:1]
-        return Gate(real, spots, self.backbone, self.config.gate)
 
 
 def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:
