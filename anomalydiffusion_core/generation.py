@@ -23,12 +23,10 @@ from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
 from .mask_sources import MaskSource
 from .masks import TriesExhausted
-from .quality import seam
 from .sampling import Decode, OnStep, image_generator
-from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
+from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
 from .windows import regions_of
 
-LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 BOTH = "+"  # joins two defects that share an image
 
 
@@ -191,7 +189,10 @@ class PairGenerator:
         photo = self.drafter.normal(draft.normal).photo
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
-            result, feather = self._softened(result, region, job.defect_type)
+            usual = self.gate(job.defect_type).usual_seam
+            result, feather = softened(
+                result, region, self.config.feather, self.config.softest, usual, self.model.image_size
+            )
             feathers.append(feather)
         for job, region in zip(jobs, made, strict=True):
             after, inside = in_window(result, region.region.window).levels(), region.region.mask
@@ -212,26 +213,6 @@ class PairGenerator:
             tuple(regions),
             attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
         )
-
-    def _softened(self, photo: Photo, region: MadeRegion, kind: str) -> tuple[Photo, float]:
-        """The photo with a region laid into it, with the least feather at which its outline shows no more
-        than those of the type's real pairs, or as little as it can; and that feather.
-        """
-        usual, feather = self.gate(kind).usual_seam, self.config.feather
-        result, strength = self._laid(photo, region, feather)
-        while usual is not None and strength > usual and feather < self.config.softest:
-            softer = max(1.0, 2 * feather)
-            again, weaker = self._laid(photo, region, softer)
-            if weaker > LEAST_SOFTER * strength:
-                break
-            result, strength, feather = again, weaker, softer
-        return result, feather
-
-    def _laid(self, photo: Photo, region: MadeRegion, feather: float) -> tuple[Photo, float]:
-        result = stitched(photo, region, feather)
-        after = in_window(result, region.region.window).levels()
-        canvas = on_canvas(after, region.region.mask, self.model.image_size)
-        return result, seam(canvas.pixels, canvas.mask)
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""

@@ -20,9 +20,11 @@ from .embeddings import AnomalyModel
 from .gate import Canvas
 from .inpainting import Inpainting
 from .latent_diffusion import Context, LatentDiffusion
-from .quality import NOISE_QUANTILE, change
+from .quality import NOISE_QUANTILE, change, seam
 from .sampling import Decode, OnStep, SamplingConfig, inpaint
 from .windows import Region, Window, regions_of
+
+LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,29 @@ def stitched(photo: Photo, made: MadeRegion, feather: float) -> Photo:
     window = made.region.window
     within = window.within(photo.size)
     return photo.pasted(made.values[within], made.region.mask[within], window.box(photo.size), feather)
+
+
+def softened(
+    photo: Photo, made: MadeRegion, feather: float, softest: float, usual_seam: float | None, size: int
+) -> tuple[Photo, float]:
+    """The photo with a region laid into it, and the feather of that: from `feather` up to `softest`, the
+    least at which the outline shows no more than `usual_seam` on a canvas of `size`, or as little as it can.
+    """
+    result = stitched(photo, made, feather)
+    strength = _seam(result, made.region, size)
+    while usual_seam is not None and strength > usual_seam and feather < softest:
+        softer = max(1.0, 2 * feather)
+        again = stitched(photo, made, softer)
+        weaker = _seam(again, made.region, size)
+        if weaker > LEAST_SOFTER * strength:
+            break
+        result, strength, feather = again, weaker, softer
+    return result, feather
+
+
+def _seam(photo: Photo, region: Region, size: int) -> float:
+    canvas = on_canvas(in_window(photo, region.window).levels(), region.mask, size)
+    return seam(canvas.pixels, canvas.mask)
 
 
 def regions_on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[Canvas]:
