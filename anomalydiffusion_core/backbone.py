@@ -42,7 +42,8 @@ class Backbone:
     def _cells(marked: np.ndarray, cells: Tensor) -> Tensor:
         """(D,K) of the cells that what is marked touches; all cells where nothing is."""
         touched = (
-            F.adaptive_max_pool2d(torch.from_numpy(marked)[None, None].float(), cells.shape[-2:])[0, 0] > 0
+            F.adaptive_max_pool2d(torch.from_numpy(marked.copy())[None, None].float(), cells.shape[-2:])[0, 0]
+            > 0
         )
         return cells[:, touched] if touched.any() else cells.flatten(1)
 

@@ -21,9 +21,8 @@ from .masks import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
 from .placement import moved_onto
 from .sampling import image_generator
 from .segmentation import segmented_foreground
-from .windows import regions_of
+from .windows import MAX_SHRINK, regions_of
 
-MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"
 

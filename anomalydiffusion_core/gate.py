@@ -6,7 +6,7 @@ halfway between the two where they differ, nothing where they do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 import numpy as np
@@ -26,7 +26,6 @@ from .quality import (
 )
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
-SPOTS = 24  # on normal photos, to calibrate with
 ENOUGH = (
     3  # real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
 )
@@ -130,6 +129,12 @@ class Scores:
         return Scores(**result)
 
 
+def shown_share(regions: list[Made]) -> float:
+    """Share of a pair's whole mask that shows: where the change exceeds the noise of its region."""
+    shown = [change(made.before, made.after)[made.mask] > made.noise for made in regions]
+    return float(np.concatenate(shown).mean())
+
+
 class Gate:
     """The gate of one defect type, calibrated on `real` defects, one list of regions for each pair, and on
     `spots` of normal photos marked as if there were one. It remembers what it let through.
@@ -160,10 +165,15 @@ class Gate:
 
     def score(self, made: Made) -> Scores:
         """What a generated region scores."""
-        pixels, mask = made.canvas.pixels, made.canvas.mask
+        least = min(component_fills(made.before, made.after, made.mask, made.noise))
+        return replace(self.score_seen(made.canvas), fill=least)
+
+    def score_seen(self, canvas: Canvas) -> Scores:
+        """What a region scores, generated or real, but for fill, which needs the photo before."""
+        pixels, mask = canvas.pixels, canvas.mask
         look, real = look_of(pixels, mask), [x for pair in self.looks for x in pair]
         return Scores(
-            min(component_fills(made.before, made.after, made.mask, made.noise)),
+            None,
             contrast(pixels, mask),
             seam(pixels, mask),
             float(self._distances(self.backbone.features(pixels, mask)).min()) if real else None,

@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from .backbone import find_backbone
+from .calibration import calibrated_gate
 from .dataset.layout import Pair
-from .dataset.photos import Photo, read_mask
+from .dataset.photos import Photo
 from .drafting import Draft, Drafter, Part
 from .embeddings import AnomalyModel
-from .gate import SPOTS, Canvas, Gate, Made, Scores
+from .gate import Made, Scores, shown_share
 from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
-from .mask_sources import REAL, MaskSource, SourcedMask
+from .mask_sources import MaskSource
 from .masks import TriesExhausted
-from .quality import change, seam
+from .quality import seam
 from .sampling import Decode, OnStep, image_generator
 from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
 from .windows import regions_of
@@ -61,8 +62,7 @@ class GeneratedPair:
     @property
     def fill(self) -> float:
         """Share of the whole mask that shows."""
-        shown = [change(made.before, made.after)[made.mask] > made.noise for _, made in self.regions]
-        return float(np.concatenate(shown).mean())
+        return shown_share([made for _, made in self.regions])
 
     @property
     def noise(self) -> float:
@@ -89,8 +89,10 @@ class PairGenerator:
         self.model, self.config = model, config
         self.drafter = Drafter(model, normals, config, real or {}, str(base.device))
         self.maker = RegionMaker(base, model, config.batch_size, decode)
-        self.gate = lru_cache(maxsize=None)(self._calibrated_gate)
         self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
+        self.gate = lru_cache(maxsize=None)(
+            lambda defect_type: calibrated_gate(self.drafter, defect_type, self.backbone)
+        )
 
     def accepted(
         self,
@@ -189,8 +191,8 @@ class PairGenerator:
         photo = self.drafter.photo(draft.normal)
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
-            result, feather = self._softened(result, region, job.defect_type)
-            feathers.append(feather)
+            feathers.append(self._fitting_feather(job.photo, region, job.defect_type))
+            result = stitched(result, region, feathers[-1])
         for job, region in zip(jobs, made, strict=True):
             after, inside = in_window(result, region.region.window).levels(), region.region.mask
             canvas = on_canvas(after, inside, self.model.image_size)
@@ -211,25 +213,26 @@ class PairGenerator:
             attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
         )
 
-    def _softened(self, photo: Photo, region: MadeRegion, kind: str) -> tuple[Photo, float]:
-        """The photo with a region laid into it, with the least feather at which its outline shows no more
-        than those of the type's real pairs, or as little as it can; and that feather.
+    def _fitting_feather(self, photo: Photo, made: MadeRegion, kind: str) -> float:
+        """The least feather at which a region's outline, laid into its window's photo, shows no more than
+        those of the type's real pairs, or as little as it can.
         """
         usual, feather = self.gate(kind).usual_seam, self.config.feather
-        result, strength = self._laid(photo, region, feather)
-        while usual is not None and strength > usual and feather < self.config.softest:
+        if usual is None:
+            return feather
+        shown = self._seam(photo, made, feather)
+        while shown > usual and feather < self.config.softest:
             softer = max(1.0, 2 * feather)
-            again, weaker = self._laid(photo, region, softer)
-            if weaker > LEAST_SOFTER * strength:
+            weaker = self._seam(photo, made, softer)
+            if weaker > LEAST_SOFTER * shown:
                 break
-            result, strength, feather = again, weaker, softer
-        return result, feather
+            feather, shown = softer, weaker
+        return feather
 
-    def _laid(self, photo: Photo, region: MadeRegion, feather: float) -> tuple[Photo, float]:
-        result = stitched(photo, region, feather)
-        after = in_window(result, region.region.window).levels()
-        canvas = on_canvas(after, region.region.mask, self.model.image_size)
-        return result, seam(canvas.pixels, canvas.mask)
+    def _seam(self, photo: Photo, made: MadeRegion, feather: float) -> float:
+        after = photo.pasted(made.values, made.region.mask, feather=feather)
+        canvas = on_canvas(after.levels(), made.region.mask, self.model.image_size)
+        return seam(canvas.pixels, canvas.mask)
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""
@@ -249,7 +252,7 @@ class PairGenerator:
     def recall(self, masks: dict[str, np.ndarray], photo: Photo) -> None:
         """Takes note of a pair that an earlier call accepted: masks (H,W) bool by defect type."""
         for kind, mask in masks.items():
-            for canvas in regions_on_canvas(photo.pixels, mask, self.model.image_size):
+            for canvas in regions_on_canvas(photo, mask, self.model.image_size):
                 self.gate(kind).remember(canvas)
 
     def limits(self, pair: GeneratedPair) -> Scores:
@@ -259,24 +262,6 @@ class PairGenerator:
     def trained_on(self, pair: GeneratedPair) -> list[str]:
         """Short hashes of the photos that taught the pair's defect types."""
         return sorted({h for part in pair.parts for h in self.model.trained_on.get(part.defect_type, [])})
-
-    def _calibrated_gate(self, defect_type: str) -> Gate:
-        size = self.model.image_size
-        real = [
-            regions_on_canvas(photo.pixels, mask, size)
-            for photo, mask in self.drafter.real_pairs(defect_type)
-        ]
-        masks, normals = self.drafter.real_masks(defect_type), len(self.drafter.normals)
-        spots: list[Canvas] = []
-        # photo by photo, so that each is read once
-        for number in sorted(range(SPOTS if masks else 0), key=lambda number: number % normals):
-            known = self.drafter.normal(number % normals)
-            mask = SourcedMask(read_mask(masks[number % len(masks)]), REAL, placed=True)
-            generator = image_generator(0, number, f"{defect_type} spots")
-            laid, _ = self.drafter.mask(defect_type, mask, known, generator)
-            if laid is not None:
-                spots += regions_on_canvas(known.photo.pixels, laid, size)[:1]
-        return Gate(real, spots, self.backbone, self.config.gate)
 
 
 def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:

@@ -76,7 +76,7 @@ def surroundings(mask: np.ndarray) -> np.ndarray:
     inside = np.asarray(distance_transform_edt(np.pad(mask, 1)))[1:-1, 1:-1]
     width = max(LEAST_RING, RING * 4 * float(inside[mask].mean()))  # of a band, the mean is a fourth
     outside = np.asarray(distance_transform_edt(~mask))
-    return (outside > 1) & (outside <= 1 + width)
+    return (outside >= 2) & (outside <= 1 + width)
 
 
 def edges(pixels: np.ndarray) -> np.ndarray:

@@ -160,9 +160,12 @@ def stitched(photo: Photo, made: MadeRegion, feather: float) -> Photo:
     return photo.pasted(made.values[within], made.region.mask[within], window.box(photo.size), feather)
 
 
-def regions_on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[Canvas]:
+def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[Canvas]:
     """The regions of a photo's mask (H,W) bool, each in its window at the canvas's size."""
-    return [on_canvas(region.window.cut(pixels), region.mask, size) for region in regions_of(mask, size)]
+    return [
+        on_canvas(in_window(photo, region.window).levels(), region.mask, size)
+        for region in regions_of(mask, size)
+    ]
 
 
 def on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> Canvas:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import find_objects, label
 
 CONTEXT = 1.5  # a window is at least so many times as long as its region
+MAX_SHRINK = 8  # pixels of the photo for one of the canvas: what is coarser would come out as a blur
 LABEL_SIZE = 1024  # cells per side at which regions are told apart, at most
 EIGHT = np.ones((3, 3))  # neighbours
 

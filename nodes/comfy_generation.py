@@ -19,12 +19,12 @@ from torch import Tensor
 from ..anomalydiffusion_core import __version__
 from ..anomalydiffusion_core.artifact import check_type, learned_hash
 from ..anomalydiffusion_core.attention_maps import AttentionMaps, heat_maps
+from ..anomalydiffusion_core.blending import paste
 from ..anomalydiffusion_core.conditioning import empty_context, mask_context
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ..anomalydiffusion_core.dataset.views import latent_mask
 from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
-from ..anomalydiffusion_core.generation import autoencoder_noise, finished
 from ..anomalydiffusion_core.masks import (
     DrawnMasks,
     MaskConfig,
@@ -36,6 +36,7 @@ from ..anomalydiffusion_core.placement import placing
 from ..anomalydiffusion_core.quality import fill
 from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
+from ..anomalydiffusion_core.stitching import autoencoder_noise, restored
 from ..anomalydiffusion_core.templates import MASK_TEMPLATES
 from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting, sample_images
@@ -148,11 +149,10 @@ def paste_back(
     decoded, again = (255 * vae.decode(z)[:, :height, :width].cpu().numpy() for z in (latent, normal))
     photos = pixels_of(image)
     marked = mask[:, 0].cpu().numpy() > 0
-    # the autoencoder's noise of each photo by itself, so that a picture does not depend on its batch
-    results = [
-        finished(photo, reconstruction, generated, m, autoencoder_noise([(photo, reconstruction)]), feather)
-        for photo, reconstruction, generated, m in zip(photos, again, decoded, marked, strict=True)
-    ]
+    results = []
+    for photo, reconstruction, generated, m in zip(photos, again, decoded, marked, strict=True):
+        noise = autoencoder_noise(photo, reconstruction)
+        results.append(paste(photo, restored(photo, reconstruction, generated, noise), m, feather))
     made = torch.from_numpy(np.stack(results)).float() / 255
     # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were
     return torch.where(torch.from_numpy(marked)[..., None], made, image.cpu())
@@ -247,7 +247,7 @@ def pair_scores(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> lis
     shown = marked[:, 0].cpu().numpy() > 0.5
     scores = []
     for photo, image, mask, reconstruction in zip(before, made, shown, reconstructed, strict=True):
-        noise = autoencoder_noise([(photo, reconstruction)])
+        noise = autoencoder_noise(photo, reconstruction)
         scores.append({"fill": round(fill(photo, image, mask, noise), 4), "noise": round(noise, 3)})
     return scores
 

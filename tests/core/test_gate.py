@@ -1,0 +1,187 @@
+"""The gate: limits learned from real pairs and from nothing at all, and what they let through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anomalydiffusion_core.backbone import IMAGENET, Backbone, find_backbone
+from anomalydiffusion_core.gate import ENOUGH, Canvas, Check, Gate, GateConfig, Made, Scores, named_checks
+from anomalydiffusion_core.quality import contrast, look_distance, look_of, seam, surroundings
+
+POOLING = Backbone("pooling", lambda image: F.avg_pool2d(image, 8))
+
+
+def surface(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(100, 140, (64, 64, 3)).astype(np.float32)
+
+
+def marked(seed: int) -> np.ndarray:
+    mask, (y, x) = np.zeros((64, 64), bool), np.random.default_rng(seed).integers(16, 30, 2)
+    mask[y : y + 18, x : x + 18] = True
+    return mask
+
+
+def spots(count: int = 8) -> list[Canvas]:
+    return [Canvas(surface(100 + i), marked(100 + i)) for i in range(count)]
+
+
+def stain(seed: int, strength: float = 60.0) -> Canvas:
+    """A darker square; every one a little darker than the one before."""
+    mask, pixels = marked(seed), surface(seed)
+    pixels[mask] -= strength + 5 * seed
+    return Canvas(pixels, mask)
+
+
+def gate_of(count: int, config: GateConfig = GateConfig()) -> Gate:
+    return Gate([[stain(i)] for i in range(count)], spots() if count else [], POOLING, config)
+
+
+def made(canvas: Canvas, before: np.ndarray) -> Made:
+    return Made(canvas, before, canvas.pixels, canvas.mask, 5.0)
+
+
+def test_limits_lie_between_what_real_defects_score_and_what_nothing_does() -> None:
+    gate, real, nothing = gate_of(5), [stain(i) for i in range(5)], spots()
+    contrasts = [[contrast(c.pixels, c.mask) for c in part] for part in (real, nothing)]
+    assert gate.limits.contrast == pytest.approx(
+        (np.quantile(contrasts[0], 0.1) + np.median(contrasts[1])) / 2
+    )
+    seams = [[seam(c.pixels, c.mask) for c in part] for part in (real, nothing)]
+    spread = np.quantile(seams[1], 0.9) - np.median(seams[1])
+    assert gate.limits.seam == gate.usual_seam == pytest.approx(np.quantile(seams[0], 0.9) + spread)
+    looks = [look_of(c.pixels, c.mask) for c in real]
+    nearest = min(look_distance(a, b) for i, a in enumerate(looks) for b in looks[:i])
+    assert gate.limits.duplicate == pytest.approx(nearest / 2)
+
+
+def test_the_farthest_plausible_defect_is_measured_from_pair_to_pair() -> None:
+    gate = gate_of(5)
+    real = [POOLING.features(c.pixels, c.mask) for c in (stain(i) for i in range(5))]
+    nothing = [POOLING.features(c.pixels, c.mask) for c in spots()]
+    every = np.array(real + nothing)
+    deviation = every.std(0) + 1e-3 * np.abs(every).mean()
+
+    def nearest(one: np.ndarray, others: list[np.ndarray]) -> float:
+        return min(float(np.sqrt(np.mean(((one - other) / deviation) ** 2))) for other in others)
+
+    own = [nearest(f, real[:i] + real[i + 1 :]) for i, f in enumerate(real)]
+    worst, typical = np.quantile(own, 0.9), np.median([nearest(f, real) for f in nothing])
+    assert typical > worst
+    assert gate.limits.plausibility == pytest.approx((worst + typical) / 2)
+    assert gate.score_seen(spots(1)[0]).plausibility == pytest.approx(nearest(nothing[0], real))
+
+
+def test_features_are_mean_deviation_and_difference_from_the_surroundings() -> None:
+    canvas = stain(0)
+    cells = torch.from_numpy(canvas.pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    cells = F.avg_pool2d(cells, 8)[0].numpy()
+
+    def touched(mask: np.ndarray) -> np.ndarray:
+        return mask.reshape(8, 8, 8, 8).any((1, 3))
+
+    inside, around = cells[:, touched(canvas.mask)], cells[:, touched(surroundings(canvas.mask))]
+    expected = [*inside.mean(1), *inside.std(1), *(inside.mean(1) - around.mean(1))]
+    np.testing.assert_allclose(POOLING.features(canvas.pixels, canvas.mask), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_few_real_pairs_do_not_say_how_much_they_differ() -> None:
+    few, enough = gate_of(ENOUGH - 1), gate_of(ENOUGH)
+    assert few.limits.seam is None and few.limits.plausibility is None and few.usual_seam is not None
+    assert enough.limits.seam is not None and enough.limits.plausibility is not None
+    alone = gate_of(1)
+    assert alone.limits.duplicate is None and alone.limits.contrast is not None
+
+
+def test_without_real_pairs_only_fill_is_asked_for() -> None:
+    gate = gate_of(0, GateConfig(smallest_fill=0.4))
+    assert gate.limits == Scores(0.4) and gate.usual_seam is None
+    scores = gate.score(made(stain(3), surface(3)))
+    assert scores.fill == 1 and scores.plausibility is None and scores.duplicate is None
+
+
+def test_contrast_is_not_asked_where_real_pairs_have_none() -> None:
+    gate = Gate([[c] for c in spots(4)], spots(), POOLING, GateConfig())
+    assert gate.limits.contrast is None or gate.limits.contrast < 0.3
+    flat = [Canvas(np.full((64, 64, 3), 120.0), marked(i)) for i in range(4)]
+    assert Gate([[c] for c in flat], flat, POOLING, GateConfig()).limits.contrast is None
+
+
+def test_real_pairs_may_ask_for_more_fill_not_for_less() -> None:
+    asked = gate_of(5, GateConfig(smallest_fill=0.01)).limits.fill
+    assert asked == pytest.approx((0.05 + 1) / 2, abs=0.01)  # these stains show all over
+    assert gate_of(5, GateConfig(smallest_fill=0.9)).limits.fill == 0.9
+
+
+@pytest.mark.parametrize(
+    ("check", "word", "worse"),
+    [
+        ("fill", "unfilled", -0.1),
+        ("contrast", "faint", -0.1),
+        ("seam", "seam", 0.1),
+        ("plausibility", "implausible", 0.1),
+        ("duplicate", "duplicate", -0.1),
+    ],
+)
+def test_a_score_at_its_limit_passes_and_one_beyond_it_is_named(check: str, word: str, worse: float) -> None:
+    gate = gate_of(5)
+    limit = getattr(gate.limits, check)
+    assert gate.problems(Scores(**{check: limit})) == []
+    assert gate.problems(Scores(**{check: limit - worse})) == []
+    assert gate.problems(Scores(**{check: limit + worse})) == [word]
+    others = tuple(c for c in Check if c.value != check)
+    gate.config = GateConfig(others)
+    assert gate.problems(Scores(**{check: limit + worse})) == []
+
+
+def test_the_worst_region_counts_and_of_two_limits_the_stricter() -> None:
+    a, b = Scores(0.5, 0.9, 2.0, None, 10.0), Scores(0.7, 0.1, 3.0, 1.5, None)
+    assert Scores.worst([a, b]) == Scores(0.5, 0.1, 3.0, 1.5, 10.0)
+    assert Scores.strictest([a, b]) == Scores(0.7, 0.9, 2.0, 1.5, 10.0)
+    assert Scores(0.123456, None, 2.0).rounded() == {"fill": 0.1235, "seam": 2.0}
+
+
+def test_copies_of_training_defects_and_of_earlier_pairs_are_duplicates() -> None:
+    gate = gate_of(4)
+    copy = Canvas(stain(2).pixels[:, ::-1], stain(2).mask[:, ::-1])
+    assert gate.score_seen(copy).duplicate == 0
+    new = stain(9)
+    first = gate.score_seen(new).duplicate
+    assert first is not None and first > 0
+    gate.remember(new)
+    assert gate.score_seen(Canvas(np.rot90(new.pixels), np.rot90(new.mask))).duplicate == 0
+
+
+def test_the_least_filled_part_counts() -> None:
+    gate, before = gate_of(4), surface(7)
+    mask, after = np.zeros((64, 64), bool), surface(7)
+    mask[10:20, 10:20] = mask[40:42, 40:45] = True
+    after[10:20, 10:20] = 20
+    after[40, 40:45] = 20
+    assert gate.score(Made(Canvas(after, mask), before, after, mask, 5.0)).fill == 0.5
+
+
+def test_checks_are_named_and_others_refused() -> None:
+    assert named_checks(("seam", "fill")) == (Check.SEAM, Check.FILL)
+    with pytest.raises(ValueError, match="no check 'looks': choose from fill, contrast, seam, plausibility"):
+        named_checks(("fill", "looks"))
+
+
+def test_imagenet_s_features_are_taken_where_their_weights_lie_and_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    assert find_backbone(POOLING.embed, "tiny").name == "tiny autoencoder"
+    weights = tmp_path / "checkpoints" / Path(ResNet50_Weights.IMAGENET1K_V2.url).name
+    weights.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), weights)
+    found = find_backbone(POOLING.embed, "tiny")
+    assert found.name == IMAGENET
+    assert found.features(stain(0).pixels, stain(0).mask).shape == (3 * 512,)
