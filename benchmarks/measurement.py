@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import SimpleQueue
+from typing import Literal
 
 import torch
 
@@ -60,12 +61,14 @@ def busy_seconds(device: str) -> float:
     return time.process_time()
 
 
-def peak_memory(job: Callable[[], object], device: str) -> float:
+def peak_memory(job: Callable[[], object], device: str, start: Literal["fork", "spawn"] = "fork") -> float:
     """MiB at the peak of `job` in a process of its own: resident, or allocated on the GPU.
 
-    `job` loads what it needs; the parent must not have used CUDA yet. Raises RuntimeError when it fails.
+    `job` loads what it needs; the parent must not have used CUDA yet. Libraries that the parent has loaded
+    count only for a process that is spawned, which `job` must be picklable for. Raises RuntimeError when it
+    fails.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(start)
     answer = context.SimpleQueue()
     process = context.Process(target=_report_peak, args=(job, device, answer))
     process.start()
