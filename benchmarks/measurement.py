@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.queues import SimpleQueue
 from typing import Literal
 
@@ -28,7 +28,7 @@ class Options:
     device: str
 
 
-def read_options(description: str, steps: int, rounds: int, steps_help: str) -> Options:
+def options_parser(description: str, steps: int, rounds: int, steps_help: str) -> argparse.ArgumentParser:
     """The command line of a benchmark, with its own default `steps` and `rounds`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,10 +39,16 @@ def read_options(description: str, steps: int, rounds: int, steps_help: str) -> 
     parser.add_argument("--steps", type=int, default=steps, help=steps_help)
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each variant")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    options = Options(**vars(parser.parse_args()))
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser) -> tuple[Options, argparse.Namespace]:
+    """What `options_parser`'s command line was given, and all else that a benchmark added to it."""
+    arguments = parser.parse_args()
+    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
     if min(options.batch, options.steps, options.rounds) < 1:
         parser.error("--batch, --steps and --rounds must be at least 1")
-    return options
+    return options, arguments
 
 
 def use_one_thread() -> None:
