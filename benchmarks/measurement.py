@@ -8,11 +8,12 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from multiprocessing.queues import SimpleQueue
 from typing import Literal
 
+import numpy as np
 import torch
 
 
@@ -112,6 +113,22 @@ def paired_ratio(variant: list[float], reference: list[float]) -> Ratio:
     ratios = sorted(a / b for a, b in zip(variant, reference, strict=True))
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Ratio(statistics.median(ratios), (low, high), (ratios[0], ratios[-1]), len(ratios))
+
+
+def paired_difference(
+    values: Sequence[float | None], reference: Sequence[float | None], resamples: int = 4000
+) -> dict[str, object] | None:
+    """Mean of value - reference, with its 95 % bootstrap interval, over the pairs where both are known."""
+    known = [a - b for a, b in zip(values, reference, strict=True) if a is not None and b is not None]
+    if not known:
+        return None
+    differences = np.asarray(known)
+    rows = np.random.default_rng(0).integers(0, len(differences), (resamples, len(differences)))
+    low, high = np.quantile(differences[rows].mean(1), [0.025, 0.975])
+    return {
+        "mean": round(float(differences.mean()), 4),
+        "interval_95": [round(float(low), 4), round(float(high), 4)],
+    }
 
 
 def _rounded(value: object) -> object:
