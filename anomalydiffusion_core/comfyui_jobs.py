@@ -29,7 +29,13 @@ TRIES = 20  # connections in a row that may fail
 
 
 class JobFailed(ValueError):
-    """Raised when a server refuses a job or a node of it fails, with the server's own words."""
+    """Raised when a server refuses a job or a node of it fails, with the server's own words; `node` is that
+    node's type.
+    """
+
+    def __init__(self, words: str, node: str = "") -> None:
+        super().__init__(words)
+        self.node = node
 
 
 @dataclass
@@ -227,7 +233,8 @@ class ComfyUIServer:
         for kind, message in history["status"]["messages"]:
             if kind == "execution_error":
                 words = str(message["exception_message"]).strip()
-                raise JobFailed(f"Node {message['node_id']} ({message['node_type']}) failed: {words}")
+                node = message["node_type"]
+                raise JobFailed(f"Node {message['node_id']} ({node}) failed: {words}", node)
             if kind == "execution_interrupted":
                 raise JobFailed("The job was cancelled on the server.")
         return Job(prompt_id, _files(history["outputs"]))

@@ -23,12 +23,10 @@ from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
 from .mask_sources import MaskSource
 from .masks import TriesExhausted
-from .quality import seam
 from .sampling import Decode, OnStep, image_generator
-from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, stitched
+from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
 from .windows import regions_of
 
-LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 BOTH = "+"  # joins two defects that share an image
 
 
@@ -191,8 +189,11 @@ class PairGenerator:
         photo = self.drafter.photo(draft.normal)
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
-            feathers.append(self._fitting_feather(job.photo, region, job.defect_type))
-            result = stitched(result, region, feathers[-1])
+            usual = self.gate(job.defect_type).usual_seam
+            result, feather = softened(
+                result, region, self.config.feather, self.config.softest, usual, self.model.image_size
+            )
+            feathers.append(feather)
         for job, region in zip(jobs, made, strict=True):
             after, inside = in_window(result, region.region.window).levels(), region.region.mask
             canvas = on_canvas(after, inside, self.model.image_size)
@@ -212,27 +213,6 @@ class PairGenerator:
             tuple(regions),
             attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
         )
-
-    def _fitting_feather(self, photo: Photo, made: MadeRegion, kind: str) -> float:
-        """The least feather at which a region's outline, laid into its window's photo, shows no more than
-        those of the type's real pairs, or as little as it can.
-        """
-        usual, feather = self.gate(kind).usual_seam, self.config.feather
-        if usual is None:
-            return feather
-        shown = self._seam(photo, made, feather)
-        while shown > usual and feather < self.config.softest:
-            softer = max(1.0, 2 * feather)
-            weaker = self._seam(photo, made, softer)
-            if weaker > LEAST_SOFTER * shown:
-                break
-            feather, shown = softer, weaker
-        return feather
-
-    def _seam(self, photo: Photo, made: MadeRegion, feather: float) -> float:
-        after = photo.pasted(made.values, made.region.mask, feather=feather)
-        canvas = on_canvas(after.levels(), made.region.mask, self.model.image_size)
-        return seam(canvas.pixels, canvas.mask)
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""

@@ -20,9 +20,11 @@ from .embeddings import AnomalyModel
 from .gate import Canvas
 from .inpainting import Inpainting
 from .latent_diffusion import Context, LatentDiffusion
-from .quality import NOISE_QUANTILE, change
+from .quality import NOISE_QUANTILE, change, seam
 from .sampling import Decode, OnStep, SamplingConfig, inpaint
 from .windows import Region, Window, regions_of
+
+LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,30 @@ def stitched(photo: Photo, made: MadeRegion, feather: float) -> Photo:
     window = made.region.window
     within = window.within(photo.size)
     return photo.pasted(made.values[within], made.region.mask[within], window.box(photo.size), feather)
+
+
+def softened(
+    photo: Photo, made: MadeRegion, feather: float, softest: float, usual_seam: float | None, size: int
+) -> tuple[Photo, float]:
+    """The photo with a region laid into it, and the feather of that: from `feather` up to `softest`, the
+    least at which the outline shows no more than `usual_seam` on a canvas of `size`, or as little as it can.
+    """
+    before = in_window(photo, made.region.window)
+    shown = 0.0 if usual_seam is None else _seam(before, made, feather, size)
+    while usual_seam is not None and shown > usual_seam and feather < softest:
+        softer = max(1.0, 2 * feather)
+        weaker = _seam(before, made, softer, size)
+        if weaker > LEAST_SOFTER * shown:
+            break
+        feather, shown = softer, weaker
+    return stitched(photo, made, feather), feather
+
+
+def _seam(before: Photo, made: MadeRegion, feather: float, size: int) -> float:
+    """The seam of a region that is laid into its window's photo."""
+    after = before.pasted(made.values, made.region.mask, feather=feather)
+    canvas = on_canvas(after.levels(), made.region.mask, size)
+    return seam(canvas.pixels, canvas.mask)
 
 
 def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[Canvas]:

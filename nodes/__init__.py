@@ -12,6 +12,7 @@ from .evaluation import EvaluateLocalizer, GenerationMetrics, TrainClassifier, T
 from .export import QualityGate, SaveDataset
 from .folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
+from .regions import CropRegions, StitchRegions
 from .sampling import AttentionReweighting, KSampler
 from .training import TrainAnomaly, TrainMasks
 
@@ -26,11 +27,13 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     BinarizeMasks,
     MixMasks,
     PlaceMasks,
+    CropRegions,
     MaskConditioning,
     EncodeMask,
     AnomalyConditioning,
     AttentionReweighting,
     KSampler,
+    StitchRegions,
     QualityGate,
     SaveDataset,
     GenerationMetrics,

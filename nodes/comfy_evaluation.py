@@ -35,7 +35,8 @@ from ..anomalydiffusion_core.evaluation.localizer import (
     train_localizer,
 )
 from ..anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
-from .comfy_generation import match_batch, pair_scores
+from .comfy_gate import canvas_size, made_regions
+from .comfy_generation import match_batch
 from .conditioning import binary_masks
 from .pixels import pixels_of, to_core
 
@@ -98,9 +99,10 @@ def generation_metrics(
 ) -> tuple[str, float, float]:
     """Mean fill, change outside and IoU, and the share of copies: as text; fill and copies as numbers."""
     before, shown = match_batch(normals, binary_masks(masks))  # first, so that empty masks are told
-    scores = pair_scores(images, masks, normals, vae)
+    regions = made_regions(images, masks, normals, vae, canvas_size(None, normals, vae))
+    noises = [max(made.noise for made in pair) for pair in regions]
     made, good, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
-    found = [pair_quality(good[i], made[i], marked[i], scores[i]["noise"]) for i in range(len(images))]
+    found = [pair_quality(good[i], made[i], marked[i], noises[i]) for i in range(len(images))]
     fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in found], 0)
     known = defect_patches(real_split(dataset, category, share).few_shot_pairs)
     copies = memorisation_rate([defect_patch(*pair) for pair in zip(made, marked, strict=True)], known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from torch import Tensor
 from ..anomalydiffusion_core import __version__
 from ..anomalydiffusion_core.artifact import check_type, learned_hash
 from ..anomalydiffusion_core.attention_maps import AttentionMaps, heat_maps
-from ..anomalydiffusion_core.blending import paste
 from ..anomalydiffusion_core.conditioning import empty_context, mask_context
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ..anomalydiffusion_core.dataset.views import latent_mask
 from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
+from ..anomalydiffusion_core.generation_config import GenerationConfig
 from ..anomalydiffusion_core.masks import (
     DrawnMasks,
     MaskConfig,
@@ -33,11 +34,11 @@ from ..anomalydiffusion_core.masks import (
     usable_for,
 )
 from ..anomalydiffusion_core.placement import placing
-from ..anomalydiffusion_core.quality import fill
 from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
-from ..anomalydiffusion_core.stitching import autoencoder_noise, restored
+from ..anomalydiffusion_core.stitching import MadeRegion, autoencoder_noise, restored, softened
 from ..anomalydiffusion_core.templates import MASK_TEMPLATES
+from ..anomalydiffusion_core.windows import regions_of
 from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting, sample_images
 from .conditioning import COLUMNS
@@ -45,6 +46,17 @@ from .folders import graph_folder
 from .pixels import pixels_of, to_core
 
 WIDENING = SamplingConfig().widening
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """How defects fade into their photos: over `feather` pixels, or more where on a canvas of `size` pixels
+    their outlines show more than `usual_seam`.
+    """
+
+    feather: float
+    size: int
+    usual_seam: float | None = None
 
 
 def reweighted(
@@ -142,7 +154,7 @@ def sample_latents(
 
 
 def paste_back(
-    image: Tensor, mask: Tensor, normal: Tensor, vae: Any, latent: Tensor, feather: float
+    image: Tensor, mask: Tensor, normal: Tensor, vae: Any, latent: Tensor, outlines: Outlines
 ) -> Tensor:
     """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
     height, width = image.shape[1:3]
@@ -152,10 +164,22 @@ def paste_back(
     results = []
     for photo, reconstruction, generated, m in zip(photos, again, decoded, marked, strict=True):
         noise = autoencoder_noise(photo, reconstruction)
-        results.append(paste(photo, restored(photo, reconstruction, generated, noise), m, feather))
+        values = restored(photo, reconstruction, generated, noise)
+        results.append(_laid(photo, values, m, noise, outlines))
     made = torch.from_numpy(np.stack(results)).float() / 255
     # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were
     return torch.where(torch.from_numpy(marked)[..., None], made, image.cpu())
+
+
+def _laid(
+    photo: np.ndarray, values: np.ndarray, mask: np.ndarray, noise: float, outlines: Outlines
+) -> np.ndarray:
+    """Photo (H,W,3) uint8 with values (H,W,3) float laid into it, region by region."""
+    result, softest = Photo(photo, gray=False), GenerationConfig().softest
+    for region in regions_of(mask, outlines.size):
+        made = MadeRegion(region, region.window.cut(values), noise)
+        result, _ = softened(result, made, outlines.feather, softest, outlines.usual_seam, outlines.size)
+    return result.pixels
 
 
 def attention_pictures(image: Tensor, vae: Any, maps: AttentionMaps | None) -> Tensor:
@@ -234,31 +258,13 @@ def invented_masks(
     return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()
 
 
-def pair_scores(images: Tensor, masks: Tensor, normals: Tensor, vae: Any) -> list[dict[str, float]]:
-    """`fill` of each pair, the share of its mask that shows, and the autoencoder's `noise` (grey levels) on
-    its normal photo, which a change must exceed.
-    """
-    normals, marked = match_batch(normals, masks[:, None])
-    if len(images) != len(marked):
-        raise ValueError(f"There are {len(images)} images for {len(marked)} masks: give one for each.")
-    height, width = normals.shape[1:3]
-    again = vae.decode(encode_photos(normals, vae))[:, :height, :width]
-    before, made, reconstructed = (255 * x.cpu().numpy() for x in (normals, images, again))
-    shown = marked[:, 0].cpu().numpy() > 0.5
-    scores = []
-    for photo, image, mask, reconstruction in zip(before, made, shown, reconstructed, strict=True):
-        noise = autoencoder_noise(photo, reconstruction)
-        scores.append({"fill": round(fill(photo, image, mask, noise), 4), "noise": round(noise, 3)})
-    return scores
-
-
 def save_pairs(
     images: Tensor,
     masks: Tensor,
     defect_type: str,
     folder: str,
     normals: Tensor | None,
-    scores: list[dict[str, float]] | None,
+    scores: list[dict[str, Any]] | None,
     learned: AnomalyModel | None,
     prompt: Any,
 ) -> Path:

@@ -11,6 +11,7 @@ from .sockets import AnomalyEmbedding, SpatialTokens
 
 CATEGORY = "AnomalyDiffusion/conditioning"
 COLUMNS = "anomalydiffusion_columns"  # in a conditioning's options: where the inserted vectors stand
+LEARNED = "anomalydiffusion_learned"  # and whose they are: embeddings, defect type
 
 
 def chosen_type(embeddings: Any, defect_type: str, kind: str) -> str:
@@ -100,7 +101,8 @@ class AnomalyConditioning(io.ComfyNode):
         if (mask is None) == (spatial_tokens is None):
             raise ValueError("Connect either a mask, or the tokens of Encode Mask: they say where.")
         base = load_for(embeddings, model, clip, vae)
-        look = embeddings.anomaly_tokens(chosen_type(embeddings, defect_type, "anomaly"))
+        name = chosen_type(embeddings, defect_type, "anomaly")
+        look = embeddings.anomaly_tokens(name)
         with torch.no_grad():
             if spatial_tokens is None:
                 marked = binary_masks(mask)
@@ -109,7 +111,8 @@ class AnomalyConditioning(io.ComfyNode):
                 place, count = spatial_tokens, len(next(iter(spatial_tokens.values())))
             context = placed_context(base, template, look, place, count)
             empty = empty_context(base, len(context.hidden))
-        return io.NodeOutput(conditioning(context, **{COLUMNS: context.columns}), conditioning(empty))
+        known = {COLUMNS: context.columns, LEARNED: (embeddings, name)}
+        return io.NodeOutput(conditioning(context, **known), conditioning(empty))
 
 
 class MaskConditioning(io.ComfyNode):

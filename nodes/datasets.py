@@ -51,6 +51,15 @@ class LoadDataset(io.ComfyNode):
                     max=4096,
                     tooltip="How many normal photos to give out, evenly chosen, of the first category.",
                 ),
+                io.Int.Input(
+                    "demo_size",
+                    optional=True,
+                    default=DEMO_SIZE,
+                    min=64,
+                    max=2048,
+                    step=64,
+                    tooltip="Pixels per side of the demo set's photos. Not used for a folder.",
+                ),
             ],
             outputs=[
                 FewShotDataset.Output("few_shot", display_name="dataset"),
@@ -67,14 +76,22 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: str, folder: str, category: str, defects: str, normal_count: int
+        cls,
+        source: str,
+        folder: str,
+        category: str,
+        defects: str,
+        normal_count: int,
+        demo_size: int = DEMO_SIZE,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.layout import find_dataset
         from ..anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 
-        root = graph_folder(DEMO_FOLDER if source == DEMO else folder)
         if source == DEMO:
-            write_few_shot_dataset(root, DEMO_SIZE)
+            folder = DEMO_FOLDER if demo_size == DEMO_SIZE else f"{DEMO_FOLDER}_{demo_size}"
+        root = graph_folder(folder)
+        if source == DEMO:
+            write_few_shot_dataset(root, demo_size)
         chosen = [name.strip() for name in defects.split(",") if name.strip()]
         dataset = find_dataset(root, category.strip() or None, chosen or None)
         normals = next(iter(dataset.categories.values())).normals

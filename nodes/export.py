@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from .sockets import AnomalyEmbedding, PairScores
+from .inputs import type_input
+from .sockets import AnomalyEmbedding, FewShotDataset, PairScores
 
 CATEGORY = "AnomalyDiffusion/export"
 
@@ -14,12 +15,15 @@ CATEGORY = "AnomalyDiffusion/export"
 class QualityGate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        def check(name: str, what: str) -> io.Input:
+            return io.Boolean.Input(name, optional=True, default=True, tooltip=f"Leave out {what}.")
+
         return io.Schema(
             node_id="ADiff_QualityGate",
             display_name="Quality Gate",
             category=CATEGORY,
-            description="Keeps the pairs whose defect shows: fill is the share of the mask whose change "
-            "exceeds the autoencoder's own noise.",
+            description="Keeps the pairs whose defect shows, stands out, fits in, looks like its kind and is "
+            "new, by the measure of the real pairs of a dataset. Without one only fill is asked for.",
             inputs=[
                 io.Image.Input("images", tooltip="Generated photos, from KSampler (Anomaly)."),
                 io.Mask.Input("masks", tooltip="Their masks."),
@@ -31,8 +35,26 @@ class QualityGate(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Pairs that show less are left out.",
+                    tooltip="Pairs of which a part of the mask shows less are left out. Real pairs may ask "
+                    "for more.",
                 ),
+                FewShotDataset.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="The one that the embeddings were trained on: its real pairs and normal photos "
+                    "say what to ask for.",
+                ),
+                AnomalyEmbedding.Input(
+                    "embeddings",
+                    optional=True,
+                    tooltip="To know which of the dataset's pairs trained: only those count. Without it all.",
+                ),
+                type_input(optional=True),
+                check("fill", "pairs of which a part of the mask does not show"),
+                check("contrast", "defects that cannot be told from their surroundings"),
+                check("seam", "pairs in which the mask's outline shows"),
+                check("plausibility", "defects that resemble no real one"),
+                check("duplicate", "defects too much like a real one, or like one accepted before"),
             ],
             outputs=[
                 io.Image.Output("accepted_images", display_name="accepted images"),
@@ -44,32 +66,43 @@ class QualityGate(io.ComfyNode):
                 ),
                 PairScores.Output("scores", display_name="scores", tooltip="For Save Anomaly Dataset."),
                 io.String.Output(
-                    "report", display_name="report", tooltip="Fill of every pair, and which were left out."
+                    "report",
+                    display_name="report",
+                    tooltip="What was asked for, the scores of every pair, and which were left out why.",
+                ),
+                io.Image.Output(
+                    "rejected_images",
+                    display_name="rejected images",
+                    tooltip="Those left out; one black picture where there are none.",
+                ),
+                io.Mask.Output(
+                    "rejected_masks",
+                    display_name="rejected masks",
+                    tooltip="Of those left out; one empty mask where there are none.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, images: Any, masks: Any, normals: Any, vae: Any, smallest_fill: float) -> io.NodeOutput:
-        from .comfy_generation import pair_scores
+    def execute(
+        cls, images: Any, masks: Any, normals: Any, vae: Any, smallest_fill: float, dataset: Any = None,
+        embeddings: Any = None, defect_type: str = "", **checks: bool,
+    ) -> io.NodeOutput:  # fmt: skip
+        import torch
 
-        scores = pair_scores(images, masks, normals, vae)
-        shown = [score["fill"] for score in scores]
-        kept = [i for i, value in enumerate(shown) if value >= smallest_fill]
-        lines = [f"{i}: fill {v:.2f}" + ("" if i in kept else "  left out") for i, v in enumerate(shown)]
-        if not kept:
-            raise ValueError(
-                f"None of {len(shown)} pairs fills {smallest_fill:.0%} of its mask (best {max(shown):.0%}): "
-                "train longer, raise the attention strength, or lower smallest_fill."
-            )
-        report = f"{len(kept)} of {len(shown)} pairs accepted\n" + "\n".join(lines)
-        shown_darker = images.clone()
-        shown_darker[[i for i in range(len(images)) if i not in kept]] *= 0.25
-        normals = normals.expand(len(images), -1, -1, -1)[kept]
-        scores = [scores[i] for i in kept]
-        return io.NodeOutput(
-            images[kept], masks[kept], normals, scores, report, ui=ui.PreviewImage(shown_darker, cls=cls)
-        )
+        from ..anomalydiffusion_core.gate import Check, GateConfig
+        from .comfy_gate import judge_batch
+
+        config = GateConfig(tuple(check for check in Check if checks.get(check.value, True)), smallest_fill)
+        pairs, report = judge_batch(images, masks, normals, vae, config, dataset, embeddings, defect_type)
+        good = [i for i, pair in enumerate(pairs) if not pair.problems]
+        left = [i for i, pair in enumerate(pairs) if pair.problems]
+        # no node can take a batch of none
+        rejected = (images[left], masks[left]) if left else map(torch.zeros_like, (images[:1], masks[:1]))
+        shown, normals = images.clone(), normals.expand(len(images), -1, -1, -1)
+        shown[left] *= 0.25
+        outputs = images[good], masks[good], normals[good], [pairs[i].row for i in good], report, *rejected
+        return io.NodeOutput(*outputs, ui=ui.PreviewImage(shown, cls=cls))
 
 
 class SaveDataset(io.ComfyNode):

@@ -31,9 +31,10 @@ def seed_input(changes: bool) -> io.Input:
     )
 
 
-def type_input() -> io.Input:
+def type_input(optional: bool = False) -> io.Input:
     return io.String.Input(
         "defect_type",
+        optional=optional,
         default="",
         tooltip="Which defect, as category/defect, such as leather/burn. Empty: the first one learned.",
     )

@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from .conditioning import binary_masks
 from .inputs import reweighting, reweighting_inputs, sampler_inputs
+from .sockets import FewShotDataset
 
 CATEGORY = "AnomalyDiffusion/sampling"
 
@@ -78,7 +79,7 @@ class KSampler(io.ComfyNode):
                     min=0.0,
                     max=64.0,
                     step=0.5,
-                    tooltip="Pixels inside the mask's edge over which the defect fades in.",
+                    tooltip="Pixels inside the mask's edge over which the defect fades in, at least.",
                 ),
                 io.Boolean.Input(
                     "attention_maps",
@@ -90,6 +91,12 @@ class KSampler(io.ComfyNode):
                     "aar_vae",
                     optional=True,
                     tooltip="A tiny decoder (Load VAE: taesd) makes mode paper faster.",
+                ),
+                FewShotDataset.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="The one that the embeddings were trained on: defects fade in over more pixels "
+                    "than feather says, where else their outlines would show more than in its real pairs.",
                 ),
             ],
             outputs=[
@@ -108,9 +115,11 @@ class KSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, image: Any, mask: Any, vae: Any, feather: float, mode: str, strength: float, start: float = 0.0,
-        end: float = 1.0, maximum: float = 3.0, attention_maps: bool = False, **sampler: Any,
+        end: float = 1.0, maximum: float = 3.0, attention_maps: bool = False, dataset: Any = None,
+        **sampler: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.attention_maps import AttentionMaps
+        from .comfy_gate import outlines_of
         from .comfy_generation import (
             attention_pictures,
             encode_photos,
@@ -124,7 +133,8 @@ class KSampler(io.ComfyNode):
         maps = AttentionMaps(len(normal), normal.shape[-2:]) if attention_maps else None
         aar = reweighting(mode, strength, start, end, maximum)
         latent = sample_latents(image, mask, normal, vae, aar=aar, maps=maps, **sampler)
-        images = paste_back(image, mask, normal, vae, latent, feather)
+        outlines = outlines_of(sampler["positive"], dataset, image, vae, feather)
+        images = paste_back(image, mask, normal, vae, latent, outlines)
         heat = attention_pictures(image, vae, maps)
         shown = [*images, *heat] if attention_maps else images
         outputs = images, mask[:, 0], {"samples": latent}, heat

@@ -24,7 +24,7 @@ def short_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if node["type"] in SHORT:
             node["widgets_values"][0] = SHORT[node["type"]]  # steps
         if node["type"] == "ADiff_QualityGate":
-            node["widgets_values"] = [0.0]
+            node["widgets_values"] = [0.0, "", *[False] * 5]
     path = tmp_path / "short.json"
     path.write_text(json.dumps(workflow))
     monkeypatch.setattr(demo, "WORKFLOW", path)
@@ -35,7 +35,7 @@ def test_the_demo_ends_in_a_dataset_and_a_report_and_goes_on_where_it_was(
 ) -> None:
     stages: list[str] = []
     summary = demo.run_demo_in_comfyui(comfyui, tmp_path, 2, 0, lambda stage, *_: stages.append(stage))
-    assert summary["changed_outside"] == 0 and summary["pairs"] == 4 * (2 + demo.SPARE_PAIRS)
+    assert summary["changed_outside"] == 0 and summary["pairs"] == 4 * (3 + demo.SPARE_PAIRS)
     assert sorted(find_dataset(Path(summary["generated"])).by_type()) == TYPES
     assert "data:image/png" in Path(summary["report"]).read_text()
     trained = [stage for stage in dict.fromkeys(stages) if "Train Anomaly" in stage]
