@@ -152,6 +152,14 @@ def make_fake_base() -> type[FakeBase]:
 
 
 @pytest.fixture
+def calm_base(fake_base: FakeBase) -> FakeBase:
+    """A base whose estimate of z0 stays small: what its tokens add is not cut off at black or white."""
+    fake_base.of_latent, fake_base.of_time = torch.eye(4), torch.zeros(4, 2)
+    fake_base.to_out = 0.03 * fake_base.to_out
+    return fake_base
+
+
+@pytest.fixture
 def model(fake_base: FakeBase) -> AnomalyModel:
     """A model of `fake_base` with types thing/scratch and thing/stain: e_a (3,16), e_m (2,16), and E."""
     random = torch.Generator().manual_seed(1)
