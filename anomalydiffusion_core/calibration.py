@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .backbone import Backbone
+from .dataset.photos import read_mask
 from .drafting import Drafter
 from .gate import Canvas, Gate
 from .mask_sources import REAL, SourcedMask
@@ -15,12 +16,13 @@ SPOTS = 24  # on normal photos, to calibrate with
 def calibrated_gate(drafter: Drafter, defect_type: str, backbone: Backbone) -> Gate:
     """The gate of a type by the drafter's real pairs; spots are these pairs' masks on its normal photos."""
     size = drafter.model.image_size
-    pairs = drafter.real_pairs(defect_type)
-    real = [regions_on_canvas(photo, mask, size) for photo, mask in pairs]
+    real = [regions_on_canvas(photo, mask, size) for photo, mask in drafter.real_pairs(defect_type)]
+    masks, normals = drafter.real_masks(defect_type), len(drafter.normals)
     spots: list[Canvas] = []
-    for number in range(SPOTS if pairs else 0):
-        known = drafter.normal(number % len(drafter.normals))
-        mask = SourcedMask(pairs[number % len(pairs)][1], REAL, placed=True)
+    # photo by photo, so that each is read once
+    for number in sorted(range(SPOTS if masks else 0), key=lambda number: number % normals):
+        known = drafter.normal(number % normals)
+        mask = SourcedMask(read_mask(masks[number % len(masks)]), REAL, placed=True)
         generator = image_generator(0, number, f"{defect_type} spots")
         laid, _ = drafter.mask(defect_type, mask, known, generator)
         if laid is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from .dataset.layout import Pair
-from .dataset.photos import Photo, read_photo
+from .dataset.photos import Photo, read_mask, read_photo
 from .dataset.views import read_pair
 from .embeddings import AnomalyModel, Place
 from .foreground import FindObject, object_finder
@@ -56,8 +57,9 @@ class Normal:
 
 
 class Drafter:
-    """Drafts pairs on a category's normal photos, which are read as they are needed. `real` are the pairs, by
-    defect type, that trained the model.
+    """Drafts pairs on a category's normal photos, which are read one at a time, as they are needed.
+
+    `real` are the pairs, by defect type, that trained the model.
     """
 
     def __init__(
@@ -71,17 +73,30 @@ class Drafter:
         if not normals:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
         self.model, self.config, self.normals, self._real = model, config, normals, real
-        self.normal = lru_cache(maxsize=config.batch_size)(self._read_normal)
-        self.real_pairs = lru_cache(maxsize=None)(self._read_real)
+        self.photo = lru_cache(maxsize=1)(self._read_photo)
+        self.foreground = lru_cache(maxsize=1)(self._find_foreground)
+        self.places = lru_cache(maxsize=None)(self._known_places)
         self.find_object = _finder(config.foreground, normals, device)
 
-    def _read_normal(self, number: int) -> Normal:
-        photo = read_photo(self.normals[number])
-        return Normal(photo, self.find_object(photo.pixels) if self.find_object else None)
+    def normal(self, number: int) -> Normal:
+        """A normal photo with its object."""
+        return Normal(self.photo(number), self.foreground(number))
 
-    def _read_real(self, defect_type: str) -> list[tuple[Photo, np.ndarray]]:
-        pairs = [read_pair(pair) for pair in self._real.get(defect_type, [])]
-        return [(photo, mask[0].numpy() > 0) for photo, mask in pairs]
+    def _read_photo(self, number: int) -> Photo:
+        return read_photo(self.normals[number])
+
+    def _find_foreground(self, number: int) -> np.ndarray | None:
+        return self.find_object(self.photo(number).pixels) if self.find_object else None
+
+    def real_pairs(self, defect_type: str) -> Iterator[tuple[Photo, np.ndarray]]:
+        """Photos and masks (H,W) bool of the type's training pairs."""
+        for pair in self._real.get(defect_type, []):
+            photo, mask = read_pair(pair)
+            yield photo, mask[0].numpy() > 0
+
+    def real_masks(self, defect_type: str) -> list[Path]:
+        """The files of their masks."""
+        return [pair.mask for pair in self._real.get(defect_type, [])]
 
     def draft(
         self, defect_type: str, index: int, masks: dict[str, MaskSource]
@@ -138,11 +153,10 @@ class Drafter:
             problem = TOO_LARGE if widest > MAX_SHRINK * self.model.image_size else None
         return (None, problem) if problem else (mask, None)
 
-    def places(self, defect_type: str) -> list[Place]:
+    def _known_places(self, defect_type: str) -> list[Place]:
         """Where the type's training masks lay."""
-        return known_places(
-            self.model.mask_places.get(defect_type, []), [mask for _, mask in self.real_pairs(defect_type)]
-        )
+        known = self.model.mask_places.get(defect_type, [])
+        return known_places(known, map(read_mask, self.real_masks(defect_type)))
 
 
 def _finder(foreground: str, normals: list[Path], device: str) -> FindObject | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,16 +34,16 @@ class Ground:
     cut: float  # grey levels by which the object differs from it, at least
 
 
-def plain_ground(photos: Sequence[np.ndarray]) -> Ground | None:
+def plain_ground(photos: Iterable[np.ndarray]) -> Ground | None:
     """Photos of one category, each (H,W,3) uint8 -> their ground; None where they are full-frame textures.
 
     The ground's colour is where the borders' pixels are densest, so that an object which runs across the
     frame does not mislead; the cut between ground and object is Otsu's (1979) over all photos. Most photos
     must show an object.
     """
-    if not photos:
-        return None
     smoothed = [_smooth(reduced(pixels)) for pixels in photos]
+    if not smoothed:
+        return None
     colour, spread = _densest_half(np.concatenate([_border(picture) for picture in smoothed]))
     distances = [_distance(picture, colour) for picture in smoothed]
     cut = otsu_threshold(np.concatenate([distance.ravel() for distance in distances]))
@@ -55,7 +55,7 @@ def plain_ground(photos: Sequence[np.ndarray]) -> Ground | None:
 def ground_of(photos: Sequence[Path]) -> Ground | None:
     """The plain ground of a category's photos, spread over the whole list."""
     step = max(1, -(-len(photos) // GROUND_PHOTOS))
-    return plain_ground([read_photo(path).pixels for path in photos[::step]])
+    return plain_ground(read_photo(path).pixels for path in photos[::step])
 
 
 def object_finder(photos: Sequence[Path]) -> FindObject | None:

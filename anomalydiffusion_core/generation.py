@@ -132,10 +132,7 @@ class PairGenerator:
             if not drafts:
                 break
             record = done < self.config.attention_maps
-            for pair in self.make(defect_type, drafts, on_step, record):
-                if done == count:
-                    break
-                pair = self.judged(pair)
+            for pair in map(self.judged, self.make(defect_type, drafts, on_step, record)):
                 if pair.problems:
                     problems.update(pair.problems)
                     on_rejected(pair)
@@ -143,6 +140,9 @@ class PairGenerator:
                     done += 1
                     self.remember(pair)
                     yield pair
+                if done == count:
+                    break
+                del pair  # else it would stay in memory while the next is made
             on_pair(done, tries)
         if done < count:
             raise TriesExhausted(_shortfall(defect_type, done, count, tries, problems))
@@ -163,18 +163,18 @@ class PairGenerator:
         drafts: list[Draft],
         on_step: OnStep | None = None,
         record: bool = False,
-    ) -> list[GeneratedPair]:
-        """Generates drafts, not judged yet; `record` adds what the tokens looked at."""
+    ) -> Iterator[GeneratedPair]:
+        """Generates drafts together, and yields them stitched, one at a time, not judged yet; `record` adds
+        what the tokens looked at.
+        """
         jobs = [self._jobs(draft) for draft in drafts]
         sampling = {part.defect_type: self.config.sampling_of(part.defect_type) for part in drafts[0].parts}
         made = iter(self.maker.make(sum(jobs, []), sampling, on_step, record))
-        return [
-            self._stitched(defect_type, draft, own, [next(made) for _ in own])
-            for draft, own in zip(drafts, jobs, strict=True)
-        ]
+        for draft, own in zip(drafts, jobs, strict=True):
+            yield self._stitched(defect_type, draft, own, [next(made) for _ in own])
 
     def _jobs(self, draft: Draft) -> list[RegionJob]:
-        photo, jobs = self.drafter.normal(draft.normal).photo, []
+        photo, jobs = self.drafter.photo(draft.normal), []
         for part in draft.parts:
             for number, region in enumerate(regions_of(part.mask, self.model.image_size)):
                 noise = image_generator(self.config.seed, draft.index, f"{part.defect_type} region {number}")
@@ -194,7 +194,7 @@ class PairGenerator:
     def _stitched(
         self, defect_type: str, draft: Draft, jobs: list[RegionJob], made: list[MadeRegion]
     ) -> GeneratedPair:
-        photo = self.drafter.normal(draft.normal).photo
+        photo = self.drafter.photo(draft.normal)
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
             usual = self.gate(job.defect_type).usual_seam

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ def masks_in_frame(
     return masks
 
 
-def known_places(places: Sequence[Place], real: Sequence[np.ndarray]) -> list[Place]:
+def known_places(places: Sequence[Place], real: Iterable[np.ndarray]) -> list[Place]:
     """A type's `places`, or, where the artifact has none, those of real masks (H,W) bool, anywhere."""
     return list(places) or [place_of(mask, None) for mask in real if mask.any()]
 

@@ -53,13 +53,15 @@ class Window:
         )
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
-        """(H,W) or (H,W,C) -> (side,side) or (side,side,C), mirrored beyond the picture's edges."""
+        """(H,W) or (H,W,C) -> (side,side) or (side,side,C), mirrored beyond the picture's edges; a copy, so
+        that whoever keeps it does not keep the whole picture.
+        """
         height, width = picture.shape[:2]
         part = picture[self.box((height, width))]
         before = (max(0, -self.top), max(0, -self.left))
         missing = (self.side - part.shape[0], self.side - part.shape[1])
         if not any(missing):
-            return part
+            return part.copy()
         padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
         return np.pad(part, padding + [(0, 0)] * (picture.ndim - 2), mode="symmetric")
 

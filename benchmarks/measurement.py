@@ -8,10 +8,12 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.queues import SimpleQueue
+from typing import Literal
 
+import numpy as np
 import torch
 
 
@@ -27,7 +29,7 @@ class Options:
     device: str
 
 
-def read_options(description: str, steps: int, rounds: int, steps_help: str) -> Options:
+def options_parser(description: str, steps: int, rounds: int, steps_help: str) -> argparse.ArgumentParser:
     """The command line of a benchmark, with its own default `steps` and `rounds`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,10 +40,16 @@ def read_options(description: str, steps: int, rounds: int, steps_help: str) -> 
     parser.add_argument("--steps", type=int, default=steps, help=steps_help)
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each variant")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    options = Options(**vars(parser.parse_args()))
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser) -> tuple[Options, argparse.Namespace]:
+    """What `options_parser`'s command line was given, and all else that a benchmark added to it."""
+    arguments = parser.parse_args()
+    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
     if min(options.batch, options.steps, options.rounds) < 1:
         parser.error("--batch, --steps and --rounds must be at least 1")
-    return options
+    return options, arguments
 
 
 def use_one_thread() -> None:
@@ -60,12 +68,14 @@ def busy_seconds(device: str) -> float:
     return time.process_time()
 
 
-def peak_memory(job: Callable[[], object], device: str) -> float:
+def peak_memory(job: Callable[[], object], device: str, start: Literal["fork", "spawn"] = "fork") -> float:
     """MiB at the peak of `job` in a process of its own: resident, or allocated on the GPU.
 
-    `job` loads what it needs; the parent must not have used CUDA yet. Raises RuntimeError when it fails.
+    `job` loads what it needs; the parent must not have used CUDA yet. Libraries that the parent has loaded
+    count only for a process that is spawned, which `job` must be picklable for. Raises RuntimeError when it
+    fails.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(start)
     answer = context.SimpleQueue()
     process = context.Process(target=_report_peak, args=(job, device, answer))
     process.start()
@@ -103,6 +113,22 @@ def paired_ratio(variant: list[float], reference: list[float]) -> Ratio:
     ratios = sorted(a / b for a, b in zip(variant, reference, strict=True))
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Ratio(statistics.median(ratios), (low, high), (ratios[0], ratios[-1]), len(ratios))
+
+
+def paired_difference(
+    values: Sequence[float | None], reference: Sequence[float | None], resamples: int = 4000
+) -> dict[str, object] | None:
+    """Mean of value - reference, with its 95 % bootstrap interval, over the pairs where both are known."""
+    known = [a - b for a, b in zip(values, reference, strict=True) if a is not None and b is not None]
+    if not known:
+        return None
+    differences = np.asarray(known)
+    rows = np.random.default_rng(0).integers(0, len(differences), (resamples, len(differences)))
+    low, high = np.quantile(differences[rows].mean(1), [0.025, 0.975])
+    return {
+        "mean": round(float(differences.mean()), 4),
+        "interval_95": [round(float(low), 4), round(float(high), 4)],
+    }
 
 
 def _rounded(value: object) -> object:

@@ -1,11 +1,17 @@
 """What attention re-weighting costs: blended sampling in each AAR mode over plain blended sampling.
 
+Mode `paper` decodes an image for every evaluation: `paper` does so through the base's own decoder, and with
+`--tiny-decoder` there is `paper_tiny`, through that. The embedded base's decoder is linear and costs next to
+nothing; what the mode costs on Stable Diffusion, `--base random-sd` tells, of its true size.
+
 Same photos, masks, prompt, steps, batch and scheduler; no guidance, so that every evaluation is re-weighted
 (`adaptive` and `paper` leave the first one plain). The modes take turns in each round; a ratio is the median
-over rounds of mode / plain. The aim is at most 1.05 for `adaptive`. On CPU, seconds are CPU time of one
-thread; on CUDA, wall-clock time. Peak memory is that of a process which loads the base and samples once.
+over rounds of mode / plain. The aims: at most 1.05 for `adaptive` and `released`, 1.25 for `paper_tiny`. On
+CPU, seconds are CPU time of one thread; on CUDA, wall-clock time. Peak memory is that of a process which
+loads the base and samples once.
 
     .venv/bin/python benchmarks/sampling.py --batch 4 --steps 10
+    .venv/bin/python benchmarks/sampling.py --base random-sd --size 256 --batch 1 --tiny-decoder taesd
     .venv/bin/python benchmarks/sampling.py --base stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
 """
 
@@ -14,27 +20,34 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from measurement import (
     Options,
     busy_seconds,
+    options_parser,
     paired_ratio,
     peak_memory,
     read_options,
     use_one_thread,
 )
+from random_base import load_base_or_random
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.inpainting import Decode
 from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample_into
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.training import TrainingConfig
 
 SPATIAL_TOKENS = 4
-MODES = (AARMode.OFF, AARMode.ADAPTIVE, AARMode.RELEASED, AARMode.PAPER)
+PLAIN, TINY = "plain", "paper_tiny"
+MODES = {PLAIN: AARMode.OFF} | {
+    mode.value: mode for mode in (AARMode.ADAPTIVE, AARMode.RELEASED, AARMode.PAPER)
+}
 
 
 @dataclass(frozen=True)
@@ -46,18 +59,27 @@ class Workload:
     masks: Tensor
     context: Context
     steps: int
+    tiny_decoder: Decode | None
 
-    def sample(self, mode: AARMode) -> Tensor:
-        """Latents (B,C,h,w) of one batch; the noise is the same for every mode."""
-        config = SamplingConfig(steps=self.steps, aar=AARConfig(mode))
+    @property
+    def variants(self) -> list[str]:
+        """What is measured."""
+        return [*MODES, *([TINY] if self.tiny_decoder else [])]
+
+    def sample(self, variant: str) -> Tensor:
+        """Latents (B,C,h,w) of one batch; the noise is the same for every variant."""
+        config = SamplingConfig(steps=self.steps, aar=AARConfig(MODES.get(variant, AARMode.PAPER)))
         generators = [image_generator(0, i) for i in range(len(self.images))]
-        return sample_into(self.base, self.images, self.masks, self.context, None, config, generators)
+        decode = self.tiny_decoder if variant == TINY else None
+        return sample_into(
+            self.base, self.images, self.masks, self.context, None, config, generators, decode=decode
+        )
 
 
 @torch.no_grad()
-def make_workload(options: Options) -> Workload:
+def make_workload(options: Options, tiny_decoder: Path | None = None) -> Workload:
     """Smooth random photos with one round defect each, a fifth of the side in radius at most."""
-    base = load_base(options.base, options.device)
+    base = load_base_or_random(options.base, options.device)
     size = options.size or base.native_size
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((options.batch, 3, 16, 16), generator=generator) * 2 - 1
@@ -70,49 +92,55 @@ def make_workload(options: Options) -> Workload:
     words = {name: v.mean(0, keepdim=True) for name, v in base.word_vectors("scratch stain hole").items()}
     inserted = {name: v.expand(options.batch, count, -1) for name, v in words.items()}
     context = base.encode_prompts([PHOTO_TEMPLATES[0]] * options.batch, inserted)
-    return Workload(base, images.to(base.device), masks.to(base.device), context, options.steps)
+    decode = load_tiny_decoder(tiny_decoder, base) if tiny_decoder else None
+    return Workload(base, images.to(base.device), masks.to(base.device), context, options.steps, decode)
 
 
-def measure_seconds(workload: Workload, options: Options) -> dict[AARMode, list[float]]:
-    """Seconds per batch of every mode, by round; each round starts with another mode."""
-    for mode in MODES:
-        workload.sample(mode)
-    seconds: dict[AARMode, list[float]] = {mode: [] for mode in MODES}
+def measure_seconds(workload: Workload, options: Options) -> dict[str, list[float]]:
+    """Seconds per batch of every variant, by round; each round starts with another one."""
+    variants = workload.variants
+    for variant in variants:
+        workload.sample(variant)
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for turn in range(options.rounds):
-        first = turn % len(MODES)
-        for mode in MODES[first:] + MODES[:first]:
+        first = turn % len(variants)
+        for variant in variants[first:] + variants[:first]:
             start = busy_seconds(options.device)
-            workload.sample(mode)
-            seconds[mode].append(busy_seconds(options.device) - start)
+            workload.sample(variant)
+            seconds[variant].append(busy_seconds(options.device) - start)
     return seconds
 
 
-def measure(options: Options) -> dict[str, object]:
+def measure(options: Options, tiny_decoder: Path | None) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
+    adaptive = AARMode.ADAPTIVE.value
     peaks = {
-        mode: peak_memory(lambda mode=mode: make_workload(options).sample(mode), options.device)
-        for mode in (AARMode.OFF, AARMode.ADAPTIVE)
+        name: peak_memory(lambda name=name: make_workload(options).sample(name), options.device)
+        for name in (PLAIN, adaptive)
     }
-    workload = make_workload(options)
+    workload = make_workload(options, tiny_decoder)
     seconds = measure_seconds(workload, options)
-    medians = {mode: statistics.median(seconds[mode]) for mode in MODES}
-    ratios = {mode: paired_ratio(seconds[mode], seconds[AARMode.OFF]) for mode in MODES[1:]}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {name: paired_ratio(seconds[name], seconds[PLAIN]) for name in workload.variants[1:]}
     return {
-        **{f"aar_{mode.value}_over_plain": round(ratio.median, 4) for mode, ratio in ratios.items()},
-        "peak_memory_over_plain": round(peaks[AARMode.ADAPTIVE] / peaks[AARMode.OFF], 4),
-        "pairs_per_second": {_name(mode): round(options.batch / medians[mode], 3) for mode in MODES},
-        "seconds": {_name(mode): round(medians[mode], 4) for mode in MODES},
-        "peak_mib": {_name(mode): round(peak, 1) for mode, peak in peaks.items()},
-        "spread": {mode.value: ratio.rounded() for mode, ratio in ratios.items()},
+        **{f"aar_{name}_over_plain": round(ratio.median, 4) for name, ratio in ratios.items()},
+        "peak_memory_over_plain": round(peaks[adaptive] / peaks[PLAIN], 4),
+        "pairs_per_second": {name: round(options.batch / median, 3) for name, median in medians.items()},
+        "seconds": {name: round(median, 4) for name, median in medians.items()},
+        "peak_mib": {name: round(peak, 1) for name, peak in peaks.items()},
+        "spread": {name: ratio.rounded() for name, ratio in ratios.items()},
         "options": {**asdict(options), "size": workload.images.shape[-1]},
         "torch": torch.__version__,
     }
 
 
-def _name(mode: AARMode) -> str:
-    return "plain" if mode is AARMode.OFF else mode.value
+def main() -> None:
+    parser = options_parser(str(__doc__), 10, 7, "denoising steps")
+    parser.add_argument("--tiny-decoder", type=Path, help="TAESD of the base's latents: a file or folder")
+    options, arguments = read_options(parser)
+    use_one_thread()
+    print(json.dumps(measure(options, arguments.tiny_decoder)))
 
 
 if __name__ == "__main__":
-    use_one_thread()
-    print(json.dumps(measure(read_options(str(__doc__), 10, 7, "denoising steps"))))
+    main()

@@ -19,7 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from measurement import Options, busy_seconds, paired_ratio, peak_memory, read_options, use_one_thread
+from measurement import (
+    Options,
+    busy_seconds,
+    options_parser,
+    paired_ratio,
+    peak_memory,
+    read_options,
+    use_one_thread,
+)
 from textual_inversion_step import TextualInversion
 
 from anomalydiffusion_core.dataset.layout import find_dataset
@@ -138,4 +146,5 @@ def _by_round(values: list[float], steps: int) -> list[float]:
 
 if __name__ == "__main__":
     use_one_thread()
-    print(json.dumps(measure(read_options(str(__doc__), 4, 6, "training steps in a round"))))
+    options, _ = read_options(options_parser(str(__doc__), 4, 6, "training steps in a round"))
+    print(json.dumps(measure(options)))

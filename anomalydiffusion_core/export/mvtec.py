@@ -255,7 +255,7 @@ def _check_category(name: str) -> None:
 
 def _content(photo: Photo) -> tuple[tuple[int, ...], str, bytes]:
     samples = photo.samples
-    return samples.shape, samples.dtype.name, hashlib.sha256(samples.tobytes()).digest()
+    return samples.shape, samples.dtype.name, hashlib.sha256(np.ascontiguousarray(samples).data).digest()
 
 
 def _remove_if_ours(path: Path, sha256: str) -> None:

@@ -153,7 +153,7 @@ def generated(checkpoint: Any, run: Any, mask: Tensor, mode: str) -> tuple[Tenso
             "ADiff_AnomalyConditioning", model=checkpoint.model, clip=checkpoint.clip, vae=checkpoint.vae,
             embeddings=learned, mask=mask, defect_type="", template="a photo of a {}",
         )  # fmt: skip
-        images, _, _ = run(
+        images, *_ = run(
             "ADiff_KSampler", model=checkpoint.model, vae=checkpoint.vae, positive=positive,
             negative=negative, image=photos, mask=mask, seed=1, steps=3, cfg=2.0, sampler_name="euler",
             scheduler="normal", mode=mode, strength=1.0, feather=1.0,

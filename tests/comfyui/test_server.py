@@ -29,7 +29,9 @@ SHORT_TRAINING = [
     "ADiff_TrainMasks.steps=6", "ADiff_TrainMasks.batch_size=2", "ADiff_TrainMasks.preview_every=3",
 ]  # fmt: skip
 FEW_MASKS = ["ADiff_GenerateMasks.count=4", "ADiff_GenerateMasks.steps=12"]
-FEW_PAIRS = ["ADiff_KSampler.steps=8", "ADiff_QualityGate.smallest_fill=0", "Normal photos.normal_count=4"]
+CHECKS = ("fill", "contrast", "seam", "plausibility", "duplicate")
+NO_GATE = [f"ADiff_QualityGate.{check}=false" for check in CHECKS]
+FEW_PAIRS = ["ADiff_KSampler.steps=8", *NO_GATE, "Normal photos.normal_count=4"]
 ALL_IN_ONE = [*SHORT_TRAINING, *FEW_MASKS, *FEW_PAIRS]
 
 
@@ -114,6 +116,39 @@ def test_pairs_are_made_from_the_embeddings_that_come_with_the_pack(server: Any)
     assert np.mean([row["fill"] for row in read_manifest(root)]) > 0.3
 
 
+def test_the_gate_of_the_example_is_calibrated_and_says_so_in_its_report_and_the_manifest(
+    server: Any,
+) -> None:
+    short = [*FEW_MASKS, "ADiff_KSampler.steps=12", "Normal photos.normal_count=4"]
+    short += ["Defect type.value=leather/ink", "ADiff_QualityGate.plausibility=false"]
+    prompt = server.workflow("3_synthesise", *short, "ADiff_SaveDataset.folder=gated")
+    outputs = succeeded(server.run(prompt))["outputs"]
+    (text,) = (output["text"][0] for output in outputs.values() if "text" in output)
+    lines = text.splitlines()
+    assert lines[0].endswith(" of 4 pairs accepted") or " of 4 pairs accepted (" in lines[0]
+    assert lines[1].startswith("calibrated on ") and "leather/ink" in lines[1]
+    assert len(lines) == 3 + 4 and all(
+        f"{check} at " in lines[2] for check in CHECKS if check != "plausibility"
+    )
+    rows = read_manifest(server.base / "output" / "gated")
+    assert len(rows) == int(lines[0].split()[0]) == 4 - text.count("left out")
+    for row in rows:
+        assert set(row["scores"]) == set(row["thresholds"]) == set(CHECKS)
+        assert row["scores"]["contrast"] >= row["thresholds"]["contrast"]
+
+
+def test_defects_are_made_at_native_resolution_in_large_photos(server: Any) -> None:
+    short = ["ADiff_KSampler.steps=4", "ADiff_MixMasks.count=2", "Large normal photos.normal_count=2"]
+    prompt = server.workflow("7_native_resolution", *short, *NO_GATE, "ADiff_SaveDataset.folder=native")
+    succeeded(server.run(prompt))
+    root = server.base / "output" / "native"
+    for row in read_manifest(root):
+        image, normal, mask = (np.asarray(Image.open(root / row[k])) for k in ("image", "normal", "mask"))
+        assert image.shape == normal.shape == (512, 512, 3) and mask.shape == (512, 512)
+        changed = (image != normal).any(-1)
+        assert not changed[mask == 0].any() and changed[mask > 0].mean() > 0.5
+
+
 def write_lora(path: Path) -> None:
     """A LoRA for one self-attention of the embedded base, in ComfyUI's own key names."""
     generator = torch.Generator().manual_seed(0)
@@ -147,7 +182,7 @@ def test_the_same_prompt_again_uses_the_cache(server: Any, first_run: dict[str, 
     succeeded(server.run(prompt))
     assert not executed(succeeded(server.run(prompt)), prompt)
     other = everything(server, "ADiff_KSampler.seed=7")
-    expected = {"ADiff_KSampler", "ADiff_QualityGate", "ADiff_SaveDataset"}
+    expected = {"ADiff_KSampler", "ADiff_QualityGate", "ADiff_SaveDataset", "PreviewAny"}
     assert executed(server.run(other), other) == expected
 
 
@@ -174,7 +209,7 @@ def test_declared_types_are_those_of_the_links(server: Any, name: str) -> None:
                 source = information[prompt[value[0]]["class_type"]]
                 # "*" takes anything: ComfyUI's own Preview as Text
                 assert declared[key][0] in (source["output"][value[1]], "*")
-    assert len([name for name in information if name.startswith("ADiff_")]) == 21
+    assert len([name for name in information if name.startswith("ADiff_")]) == 23
 
 
 def test_the_evaluation_s_graph_ends_in_figures_and_heat_maps(server: Any) -> None:
@@ -219,9 +254,9 @@ def test_workflows_are_offered_with_their_pictures(server: Any) -> None:
             "missing",
         ),
         (
-            ["ADiff_QualityGate.smallest_fill=1"],
+            ["ADiff_QualityGate.smallest_fill=1", "ADiff_QualityGate.fill=true"],
             "ADiff_QualityGate",
-            "None of 4 pairs fills 100% of its mask",
+            "None of 4 pairs is good enough (4 unfilled; best fill ",
         ),
     ],
 )

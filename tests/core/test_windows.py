@@ -83,3 +83,8 @@ def test_large_photos_are_told_apart_by_blocks(size: tuple[int, int]) -> None:
     regions = regions_of(mask, 256)
     assert sorted(int(region.mask.sum()) for region in regions) == [1, 99, 1000]
     assert all(region.window.side == 256 for region in regions)
+
+
+def test_what_is_cut_does_not_keep_its_picture_in_memory() -> None:
+    photo = np.zeros((9, 9, 3), np.uint8)
+    assert not np.shares_memory(Window(2, 2, 4).cut(photo), photo)

@@ -1,0 +1,146 @@
+"""Seconds per accepted pair, from the dataset's folder to the written pairs, and what they are spent on.
+
+The job is `generate_all` at its defaults, on the demo's few-shot dataset with its shipped embeddings unless
+told otherwise; loading the base is left out. It runs twice: plainly, for the seconds, which are CPU time of
+one thread, and watched, for each stage's share. `calibrated` counts the types whose embeddings know the pairs
+that trained them: of others the gate asks for fill alone, and takes less time.
+
+    .venv/bin/python benchmarks/end_to_end.py --count 4
+    .venv/bin/python benchmarks/end_to_end.py --artifact leather.safetensors --dataset data/leather
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from measurement import busy_seconds, use_one_thread
+
+from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.calibration import calibrated_gate
+from anomalydiffusion_core.conditioning import anomaly_context, empty_context
+from anomalydiffusion_core.dataset.photos import file_hash
+from anomalydiffusion_core.demo import SIZE
+from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.drafting import Drafter
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest
+from anomalydiffusion_core.foreground import object_finder
+from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
+from anomalydiffusion_core.generation import PairGenerator
+from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.masks import draw_masks
+from anomalydiffusion_core.sampling import inpaint
+from anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
+from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+
+STAGES: dict[str, tuple[Callable[..., object], ...]] = {
+    "masks": (draw_masks,),
+    "drafting": (object_finder, Drafter.draft),  # with reading normal photos, foreground and placement
+    "prompts": (anomaly_context, empty_context),
+    "encode": (DiffusersModel.encode,),
+    "denoise": (inpaint,),
+    "decode": (DiffusersModel.decode,),
+    "stitch": (PairGenerator.make,),  # with cutting windows, restoring detail and choosing feathers
+    "gate": (calibrated_gate, PairGenerator.judged, PairGenerator.remember),
+    "write": (MVTecWriter.write, MVTecWriter.add_normals, file_hash),
+}
+OTHER = "other"  # such as finding the pairs that trained the model
+OPEN = (OTHER, "drafting", "stitch")  # what these call may be another stage; the rest is all their own
+
+
+@contextmanager
+def watched(seconds: Counter[str]) -> Iterator[None]:
+    """While active, adds up the seconds of each stage."""
+    stages = {inspect.unwrap(f).__code__: name for name, calls in STAGES.items() for f in calls}
+    running: list[str | None] = []  # a stage per call of a stage's function, None where it stays in another's
+    now, since = OTHER, busy_seconds("cpu")
+
+    def on_event(frame: FrameType, event: str, _argument: Any) -> None:
+        nonlocal now, since
+        if event not in ("call", "return") or frame.f_code not in stages:
+            return
+        moment = busy_seconds("cpu")
+        seconds[now] += moment - since
+        if event == "call":
+            running.append(now if now in OPEN else None)
+            now = stages[frame.f_code] if now in OPEN else now
+        else:
+            now = running.pop() or now
+        since = moment
+
+    sys.setprofile(on_event)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        seconds[now] += busy_seconds("cpu") - since
+
+
+def generate(
+    artifact: Path, base: DiffusersModel, model: AnomalyModel, dataset: Path, count: int
+) -> tuple[GenerationOutcome, int]:
+    """The pairs made, and how many were rejected."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = GenerationRun(artifact, GenerationConfig(), base, keep_rejected=True)
+        made = generate_all(run, model, dataset, count, Path(folder) / "out")
+        return made, len(read_manifest(Path(folder) / "out" / "rejected"))
+
+
+def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> dict[str, object]:
+    """The benchmark's result, ready for JSON."""
+    model = load_artifact(artifact, base.fingerprint)
+    start = busy_seconds("cpu")
+    made, rejected = generate(artifact, base, model, dataset, count)
+    plain, seconds = busy_seconds("cpu") - start, Counter[str]()
+    with watched(seconds):
+        generate(artifact, base, model, dataset, count)
+    accepted = len(made.rows)
+    shares = {name: seconds[name] / seconds.total() for name in (*STAGES, OTHER)}
+    return {
+        "seconds_per_pair": round(plain / accepted, 3),
+        "seconds_per_try": round(plain / (accepted + rejected), 3),
+        "share": {name: round(share, 4) for name, share in shares.items()},
+        "seconds_per_pair_by_stage": {
+            name: round(share * plain / accepted, 4) for name, share in shares.items()
+        },
+        "watched_over_plain": round(seconds.total() / plain, 3),
+        "accepted": accepted,
+        "rejected": rejected,
+        "shortfalls": made.shortfalls,
+        "calibrated": len(model.trained_on),
+        "types": len(model.anomaly),
+        "size": model.image_size,
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--artifact", type=Path, default=DEMO_EMBEDDINGS)
+    parser.add_argument("--dataset", type=Path, help="that trained the artifact; default: the demo's")
+    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--count", type=int, default=4, help="accepted pairs per defect type")
+    options = parser.parse_args()
+    use_one_thread()
+    base = load_base(options.base)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.dataset is None:
+            write_few_shot_dataset(Path(folder), SIZE)
+        print(json.dumps(measure(options.artifact, options.dataset or Path(folder), base, options.count)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A base of Stable Diffusion 1.x's layout with random weights: what it costs, without a download.
+
+The U-Net and the autoencoder are of true size; the text encoder, which is run once per prompt, is the
+embedded base's with CLIP-L's width.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from anomalydiffusion_core.diffusers_model import DiffusersModel, kl_codec, load_base, scaled_linear_schedule
+from anomalydiffusion_core.tiny_base.architecture import SCHEDULE, TEXT_ENCODER, VOCABULARY, load_tokenizer
+
+RANDOM_SD = "random-sd"
+WIDTHS = (128, 256, 512, 512)  # of the autoencoder
+
+
+def load_base_or_random(name: str, device: str) -> DiffusersModel:
+    """The base that `load_base` gives, or for `random-sd` one of random weights."""
+    return random_sd(device) if name == RANDOM_SD else load_base(name, device)
+
+
+def random_sd(device: str = "cpu") -> DiffusersModel:
+    """Stable Diffusion 1.5's U-Net (860 M parameters) and autoencoder with random weights."""
+    torch.manual_seed(0)
+    text = {**TEXT_ENCODER, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    start, end = VOCABULARY - 2, VOCABULARY - 1
+    config = CLIPTextConfig(
+        vocab_size=VOCABULARY, bos_token_id=start, eos_token_id=end, pad_token_id=end, **text
+    )
+    return DiffusersModel(
+        "sd1",
+        UNet2DConditionModel(cross_attention_dim=768),  # all else is Stable Diffusion 1.5's by default
+        CLIPTextModel(config),
+        load_tokenizer(),
+        kl_codec(
+            AutoencoderKL(
+                block_out_channels=WIDTHS,
+                layers_per_block=2,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            )
+        ),
+        scaled_linear_schedule({**SCHEDULE, "prediction_type": "epsilon"}),
+        512,
+        device,
+    )
