@@ -225,6 +225,8 @@ def generate_all(
     if not types:
         raise ValueError(f"{run.artifact} holds no anomaly embedding: give a file written by 'train'.")
     kinds = {name: kinds_of(name, model) for name in types}
+    for name, _ in run.config.aar_strengths:
+        model.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
     found = find_dataset(dataset)
     if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from anomalydiffusion_core import diffusers_model
+from anomalydiffusion_core.artifact import save_artifact
 from anomalydiffusion_core.diffusers_model import Codec, DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel, Place, Pose
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
@@ -224,6 +226,26 @@ def dataset(tmp_path: Path, write_image: Callable[[Path, np.ndarray], Path]) -> 
             write_image(root / "thing/test" / defect / f"{number:03d}.png", pixels)
             write_image(root / "thing/ground_truth" / defect / f"{number:03d}_mask.png", mask)
     return root
+
+
+@pytest.fixture
+def base(make_fake_base: type[FakeBase], monkeypatch: pytest.MonkeyPatch) -> FakeBase:
+    """The base that the commands load as `tiny`; other names are really looked for."""
+    fake, load = make_fake_base(family="tiny"), diffusers_model.load_base
+    monkeypatch.setattr(
+        diffusers_model,
+        "load_base",
+        lambda name, device="cpu": fake if name == "tiny" else load(name, device),
+    )
+    return fake
+
+
+@pytest.fixture
+def trained(model: AnomalyModel, base: FakeBase, tmp_path: Path) -> Path:
+    """An artifact of `base` with types thing/scratch and thing/stain."""
+    model.base = base.fingerprint
+    save_artifact(model, tmp_path / "thing.safetensors")
+    return tmp_path / "thing.safetensors"
 
 
 @pytest.fixture
