@@ -157,8 +157,8 @@ class _Output:
             masks = {part.defect_type.partition("/")[2]: part.mask for part in pair.parts}
             return self.writer.write_mixed(name, pair.result, masks, row)
         shown = sum("attention" in written for written in self.done(defect))
-        wanted = pair.attention is not None and shown < self.generator.config.attention_maps
-        attention = Image.fromarray(pair.attention) if wanted else None
+        enough = shown >= self.generator.config.attention_maps
+        attention = None if enough or pair.attention is None else Image.fromarray(pair.attention)
         return self.writer.write(name, defect, pair.result, pair.mask, row, attention)
 
     def reject(self, defect: str, pair: GeneratedPair) -> None:
