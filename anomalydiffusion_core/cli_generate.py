@@ -154,7 +154,7 @@ def _strengths(texts: list[str]) -> tuple[float, tuple[tuple[str, float], ...]]:
             value = float(number)
         except ValueError:
             value = -1.0
-        if value < 0:
+        if not 0 <= value < float("inf"):
             raise ValueError(
                 f"--aar-strength {text!r} is no number from 0 up, nor category/defect=number: correct it."
             )

@@ -195,6 +195,10 @@ class Gate:
         """Takes note of an accepted region, so that none too much like it follows."""
         self.earlier.append(look_of(canvas.pixels, canvas.mask))
 
+    def forget(self) -> None:
+        """Forgets all accepted regions, not the real ones."""
+        self.earlier.clear()
+
     def _set_features(self, real: list[list[Canvas]], spots: list[Canvas]) -> None:
         self._real = [[self.backbone.features(c.pixels, c.mask) for c in pair] for pair in real]
         self._spots = [self.backbone.features(c.pixels, c.mask) for c in spots]

@@ -109,8 +109,6 @@ def generate_dataset(
         missing = count - len(finished)
         if missing <= 0:
             continue
-        for row in finished:
-            generator.recall(_parts_of(row, out), read_photo(out / row["image"]))
 
         def report(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             on_stage(name, had + done, count, f"{tries} tried")
@@ -123,6 +121,7 @@ def generate_dataset(
             report,
             partial(output.reject, defect) if run.keep_rejected else lambda pair: None,
             on_step,
+            ((_parts_of(row, out), read_photo(out / row["image"])) for row in finished),
         )
         try:
             for pair in pairs:
@@ -157,7 +156,9 @@ class _Output:
         if len(pair.parts) > 1:
             masks = {part.defect_type.partition("/")[2]: part.mask for part in pair.parts}
             return self.writer.write_mixed(name, pair.result, masks, row)
-        attention = None if pair.attention is None else Image.fromarray(pair.attention)
+        shown = sum("attention" in written for written in self.done(defect))
+        enough = shown >= self.generator.config.attention_maps
+        attention = None if enough or pair.attention is None else Image.fromarray(pair.attention)
         return self.writer.write(name, defect, pair.result, pair.mask, row, attention)
 
     def reject(self, defect: str, pair: GeneratedPair) -> None:
@@ -224,6 +225,8 @@ def generate_all(
     if not types:
         raise ValueError(f"{run.artifact} holds no anomaly embedding: give a file written by 'train'.")
     kinds = {name: kinds_of(name, model) for name in types}
+    for name, _ in run.config.aar_strengths:
+        model.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
     found = find_dataset(dataset)
     if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")

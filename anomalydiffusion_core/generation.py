@@ -5,7 +5,7 @@ own, stitched into the photo, checked, and tried again where it is not good enou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -101,19 +101,27 @@ class PairGenerator:
         on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
         on_rejected: Callable[[GeneratedPair], None] = lambda pair: None,
         on_step: OnStep | None = None,
+        earlier: Iterable[tuple[dict[str, np.ndarray], Photo]] = (),
     ) -> Iterator[GeneratedPair]:
         """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
 
-        Try i takes mask number i. `on_rejected` is given each pair that the gate stopped. Raises
-        TriesExhausted, saying what failed how often, when tries run out.
+        Try i takes mask number i. `on_rejected` is given each pair that the gate stopped. None is too much
+        like another of them, or of the `earlier` ones: masks (H,W) bool by defect type, and photo. Raises
+        TriesExhausted, saying what failed how often, when tries or masks run out.
         """
+        self._recall(list(masks), earlier)
         done, tries, index = 0, 0, first_index
         problems: Counter[str] = Counter()
         limit = self.config.tries_per_pair * count
         while done < count and tries < limit:
             drafts: list[Draft] = []
             while len(drafts) < self.config.batch_size and tries < limit:
-                draft, problem = self.drafter.draft(defect_type, index, masks)
+                try:
+                    draft, problem = self.drafter.draft(defect_type, index, masks)
+                except TriesExhausted:  # of the masks
+                    if not drafts:
+                        raise
+                    break  # what is drafted is made first
                 index, tries = index + 1, tries + (draft is not None)
                 if draft:
                     drafts.append(draft)
@@ -229,11 +237,14 @@ class PairGenerator:
         for kind, made in pair.regions:
             self.gate(kind).remember(made.canvas)
 
-    def recall(self, masks: dict[str, np.ndarray], photo: Photo) -> None:
-        """Takes note of a pair that an earlier call accepted: masks (H,W) bool by defect type."""
-        for kind, mask in masks.items():
-            for canvas in regions_on_canvas(photo, mask, self.model.image_size):
-                self.gate(kind).remember(canvas)
+    def _recall(self, kinds: list[str], earlier: Iterable[tuple[dict[str, np.ndarray], Photo]]) -> None:
+        """Has the gates know the `earlier` pairs and no others, whatever was made before."""
+        for kind in kinds:
+            self.gate(kind).forget()
+        for masks, photo in earlier:
+            for kind, mask in masks.items():
+                for canvas in regions_on_canvas(photo, mask, self.model.image_size):
+                    self.gate(kind).remember(canvas)
 
     def limits(self, pair: GeneratedPair) -> Scores:
         """What the gates ask of a pair; of several types, the strictest."""

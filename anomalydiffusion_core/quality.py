@@ -97,16 +97,19 @@ def look_of(pixels: np.ndarray, mask: np.ndarray) -> Look:
     """The look of what is marked in mask (H,W) bool of pixels (H,W,3), whatever its size, in the middle."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     side = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    y, x = (
-        (marked[0] + marked[-1] - side) / 2 + (np.arange(LOOK) + 0.5) * side / LOOK
-        for marked in (rows, columns)
-    )
-    y, x = (
-        np.clip(np.rint(at).astype(int), 0, length - 1) for at, length in zip((y, x), mask.shape, strict=True)
-    )
+    y, x = (_sampled(at, side, length) for at, length in zip((rows, columns), mask.shape, strict=True))
     marked = mask[np.ix_(y, x)]
     # of a thin line every sample may miss
     return Look(pixels[np.ix_(y, x)].astype(np.float32), marked if marked.any() else ~marked)
+
+
+def _sampled(marked: np.ndarray, side: int, length: int) -> np.ndarray:
+    """LOOK indices into an axis of `length`, spread over `side` pixels around the middle of `marked` ones."""
+    offsets = (np.arange(LOOK) + 0.5 - LOOK / 2) * side / LOOK
+    at = (marked[0] + marked[-1]) / 2 + offsets
+    # halves go towards the middle, so that a mirrored defect is sampled alike
+    nearest = np.where(offsets < 0, np.floor(at + 0.5), np.ceil(at - 0.5))
+    return np.clip(nearest.astype(int), 0, length - 1)
 
 
 def look_distance(a: Look, b: Look) -> float:

@@ -171,7 +171,7 @@ def softened(
     before = in_window(photo, made.region.window)
     shown = 0.0 if usual_seam is None else _seam(before, made, feather, size)
     while usual_seam is not None and shown > usual_seam and feather < softest:
-        softer = max(1.0, 2 * feather)
+        softer = min(softest, max(1.0, 2 * feather))
         weaker = _seam(before, made, softer, size)
         if weaker > LEAST_SOFTER * shown:
             break

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from anomalydiffusion_core import diffusers_model
+from anomalydiffusion_core.artifact import save_artifact
 from anomalydiffusion_core.diffusers_model import Codec, DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel, Place, Pose
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
@@ -152,6 +154,14 @@ def make_fake_base() -> type[FakeBase]:
 
 
 @pytest.fixture
+def calm_base(fake_base: FakeBase) -> FakeBase:
+    """A base whose estimate of z0 stays small: what its tokens add is not cut off at black or white."""
+    fake_base.of_latent, fake_base.of_time = torch.eye(4), torch.zeros(4, 2)
+    fake_base.to_out = 0.03 * fake_base.to_out
+    return fake_base
+
+
+@pytest.fixture
 def model(fake_base: FakeBase) -> AnomalyModel:
     """A model of `fake_base` with types thing/scratch and thing/stain: e_a (3,16), e_m (2,16), and E."""
     random = torch.Generator().manual_seed(1)
@@ -216,6 +226,26 @@ def dataset(tmp_path: Path, write_image: Callable[[Path, np.ndarray], Path]) -> 
             write_image(root / "thing/test" / defect / f"{number:03d}.png", pixels)
             write_image(root / "thing/ground_truth" / defect / f"{number:03d}_mask.png", mask)
     return root
+
+
+@pytest.fixture
+def base(make_fake_base: type[FakeBase], monkeypatch: pytest.MonkeyPatch) -> FakeBase:
+    """The base that the commands load as `tiny`; other names are really looked for."""
+    fake, load = make_fake_base(family="tiny"), diffusers_model.load_base
+    monkeypatch.setattr(
+        diffusers_model,
+        "load_base",
+        lambda name, device="cpu": fake if name == "tiny" else load(name, device),
+    )
+    return fake
+
+
+@pytest.fixture
+def trained(model: AnomalyModel, base: FakeBase, tmp_path: Path) -> Path:
+    """An artifact of `base` with types thing/scratch and thing/stain."""
+    model.base = base.fingerprint
+    save_artifact(model, tmp_path / "thing.safetensors")
+    return tmp_path / "thing.safetensors"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -17,16 +16,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from anomalydiffusion_core import artifact as artifact_module
 from anomalydiffusion_core import diffusers_model
 from anomalydiffusion_core.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.cli import app
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.export.mvtec import read_manifest
-from anomalydiffusion_core.latent_diffusion import Fingerprint
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore
 
@@ -40,26 +35,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
         for path in folder.rglob("*")
     }
-
-
-@pytest.fixture
-def base(make_fake_base: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The base that the commands load as `tiny`; other names are really looked for."""
-    fake, load = make_fake_base(family="tiny"), diffusers_model.load_base
-    monkeypatch.setattr(
-        diffusers_model,
-        "load_base",
-        lambda name, device="cpu": fake if name == "tiny" else load(name, device),
-    )
-    return fake
-
-
-@pytest.fixture
-def trained(model: AnomalyModel, base: Any, tmp_path: Path) -> Path:
-    """An artifact of `base` with types thing/scratch and thing/stain."""
-    model.base = base.fingerprint
-    save_artifact(model, tmp_path / "thing.safetensors")
-    return tmp_path / "thing.safetensors"
 
 
 def train_quickly(data: Path, out: Path, *more: object) -> Any:
@@ -242,56 +217,6 @@ def test_a_read_only_folder_is_refused_before_any_work(
     assert list(locked.iterdir()) == []
 
 
-def test_generation_refuses_what_does_not_fit(
-    base: Any, trained: Path, dataset: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "text.safetensors").write_text("hello")
-    save_file({"emb_params": torch.zeros(2, 16)}, tmp_path / "embedding.safetensors")
-    (tmp_path / "empty").mkdir()
-    other = load_artifact(trained)
-    other.base = Fingerprint("sd1", "0" * 16)
-    save_artifact(other, tmp_path / "sd1.safetensors")
-    other.base, other.anomaly = base.fingerprint, {}
-    save_artifact(other, tmp_path / "hollow.safetensors")
-    before, out = snapshot(tmp_path), tmp_path / "out"
-    refused(generate_quickly(tmp_path / "text.safetensors", dataset, out), "cannot be read as an artifact")
-    refused(
-        generate_quickly(tmp_path / "embedding.safetensors", dataset, out),
-        "is no anomalydiffusion/1 artifact",
-    )
-    refused(
-        generate_quickly(tmp_path / "absent.safetensors", dataset, out), "absent.safetensors does not exist"
-    )
-    refused(generate_quickly(tmp_path / "sd1.safetensors", dataset, out), "'sd1'", "say with --base")
-    refused(
-        generate_quickly(tmp_path / "sd1.safetensors", dataset, out, "--base", "tiny"),
-        "'sd1' but the base given is 'tiny'",
-    )
-    refused(generate_quickly(tmp_path / "hollow.safetensors", dataset, out), "holds no anomaly embedding")
-    refused(
-        generate_quickly(trained, dataset, out, "--type", "thing/dent"),
-        "this artifact has thing/scratch, thing/stain",
-    )
-    refused(generate_quickly(trained, tmp_path / "empty", out), "holds no dataset")
-    refused(generate_quickly(trained, dataset, dataset / "out"), "lies inside the dataset")
-    refused(
-        generate_quickly(trained, dataset, out, "--masks", tmp_path / "empty"),
-        "holds no masks for thing/scratch",
-    )
-    refused(generate_quickly(trained, dataset, out, "--scheduler", "fast"), "no scheduler 'fast'")
-    assert snapshot(tmp_path) == before
-
-
-def test_generation_refuses_a_dataset_without_normal_photos(
-    base: Any, trained: Path, dataset: Path, tmp_path: Path
-) -> None:
-    for path in (dataset / "thing/train/good").iterdir():
-        path.unlink()
-    before = snapshot(tmp_path)
-    refused(generate_quickly(trained, dataset, tmp_path / "out"), "no normal photos")
-    assert snapshot(tmp_path) == before
-
-
 def test_masks_need_a_mask_embedding(base: Any, trained: Path, tmp_path: Path) -> None:
     refused(
         run("masks", trained, "--out", tmp_path / "m", "--type", "thing/dent"),
@@ -326,26 +251,6 @@ def test_a_full_disk_is_one_line_and_leaves_no_artifact(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_full_disk_while_generating_keeps_what_was_finished(
-    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, out = os.link, tmp_path / "out"
-
-    def nearly_full(source: str, target: Path) -> None:
-        if target.name == "00001.png" and target.parent.name == "scratch":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        link(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "link", nearly_full)
-        result = generate_quickly(trained, dataset, out, "--count", 2)
-    refused(result, "scratch/00001.png: No space left on device")
-    assert [row["image"] for row in read_manifest(out)] == ["thing/test/scratch/00000.png"]
-    assert [path.name for path in (out / "thing/ground_truth/scratch").iterdir()] == ["00000_mask.png"]
-    assert generate_quickly(trained, dataset, out, "--count", 2).exit_code == 0
-    assert len(read_manifest(out)) == 4
-
-
 def test_training_writes_an_artifact_and_a_summary(base: Any, dataset: Path, tmp_path: Path) -> None:
     out, summary = tmp_path / "new/a.safetensors", tmp_path / "new/summary.json"
     result = train_quickly(dataset, out, "--json", summary)
@@ -356,26 +261,6 @@ def test_training_writes_an_artifact_and_a_summary(base: Any, dataset: Path, tmp
     assert told["artifact"] == str(out) and told["pairs"] == {"thing/scratch": 4, "thing/stain": 3}
     assert told["interrupted"] is False and told["improvement"]["before"] > 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["a.safetensors", "summary.json"]
-
-
-def test_generation_continues_and_reports(base: Any, trained: Path, dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert generate_quickly(trained, dataset, out, "--count", 1).exit_code == 0
-    before = snapshot(out)
-    result = generate_quickly(trained, dataset, out, "--count", 3, "--json", tmp_path / "g.json")
-    assert result.exit_code == 0 and json.loads((tmp_path / "g.json").read_text())["pairs"] == 6
-    after = snapshot(out)
-    assert all(after[name] == before[name] for name in before if name != "manifest.jsonl")
-    assert after["manifest.jsonl"].startswith(before["manifest.jsonl"])
-    rows = read_manifest(out)
-    assert len({(row["defect"], row["index"]) for row in rows}) == len(rows) == 6
-    for row in rows:
-        normal, image = (np.asarray(Image.open(out / row[key])) for key in ("normal", "image"))
-        outside = np.asarray(Image.open(out / row["mask"])) == 0
-        np.testing.assert_array_equal(image[outside], normal[outside])
-    result = run("report", out, "--artifact", trained, "--json", tmp_path / "r.json")
-    assert result.exit_code == 0 and (out / "report.html").is_file()
-    assert json.loads((tmp_path / "r.json").read_text())["changed_outside"] == 0
 
 
 def test_evaluation_compares_and_writes_tables(dataset: Path, tmp_path: Path) -> None:

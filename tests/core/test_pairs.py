@@ -87,14 +87,6 @@ def generated(
     return generate_all(run, model, dataset, count, out, **more)
 
 
-@pytest.fixture
-def calm_base(fake_base: Any) -> LatentDiffusion:
-    """A base whose estimate of z0 stays small: what its tokens add is not cut off at black or white."""
-    fake_base.of_latent, fake_base.of_time = torch.eye(4), torch.zeros(4, 2)
-    fake_base.to_out = 0.03 * fake_base.to_out
-    return fake_base
-
-
 # --- at the photo's own resolution and depth
 
 

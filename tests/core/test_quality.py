@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from anomalydiffusion_core.blending import paste
 from anomalydiffusion_core.quality import (
     LOOK,
     Look,
@@ -108,6 +111,20 @@ def test_looks_do_not_differ_by_how_they_are_turned_mirrored_or_enlarged() -> No
     assert look_distance(look, large) == 0
 
 
+@pytest.mark.parametrize("height", [1, 5, 8, 12, 23, 24, 48, 72])
+@pytest.mark.parametrize("width", [1, 2, 9, 24, 48])
+def test_a_mirrored_or_turned_copy_of_any_size_has_the_same_look(height: int, width: int) -> None:
+    pixels = texture(110)[:101]
+    for top, left in ((13, 17), (14, 17), (13, 18)):
+        mask = np.zeros((101, 110), bool)
+        mask[top : top + height, left : left + width] = True
+        look = look_of(pixels, mask)
+        for turn in range(4):
+            for way in (1, -1):
+                copy = [np.rot90(part, turn)[:, ::way] for part in (pixels, mask)]
+                assert look_distance(look, look_of(*copy)) == 0
+
+
 def test_looks_differ_by_the_root_mean_square_over_both_shapes() -> None:
     a, b = (Look(np.zeros((LOOK, LOOK, 3), np.float32), np.zeros((LOOK, LOOK), bool)) for _ in range(2))
     middle = slice(LOOK // 2 - 1, LOOK // 2 + 1)
@@ -124,3 +141,41 @@ def test_a_thin_line_has_a_look() -> None:
     mask = np.zeros((200, 200), bool)
     mask[100, 3:197] = True
     assert look_of(texture(200), mask).mask.any()
+    for column in (40, 41):  # as long as a look is wide: its middle two samples both see the line
+        mask, pixels = np.zeros((80, 80), bool), texture(80)
+        mask[30 : 30 + LOOK, column] = True
+        look = look_of(pixels, mask)
+        assert np.array_equal(np.flatnonzero(look.mask.any(0)), [LOOK // 2 - 1, LOOK // 2])
+        assert np.array_equal(look.pixels[:, LOOK // 2], pixels[30 : 30 + LOOK, column])
+
+
+@given(st.integers(0, 9), st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+def test_the_distance_of_two_looks_is_symmetric(one: int, other: int) -> None:
+    looks = []
+    for seed in (one, other):
+        random = np.random.default_rng(seed)
+        mask, pixels = np.zeros((40, 50), bool), random.integers(0, 255, (40, 50, 3))
+        y, x, height, width = random.integers((2, 2, 1, 1), (20, 20, 20, 30))
+        mask[y : y + height, x : x + width] = True
+        looks.append(look_of(pixels, mask))
+    a, b = looks
+    assert look_distance(a, b) == pytest.approx(look_distance(b, a))
+    assert (look_distance(a, b) == 0) == (one == other)
+
+
+def test_a_speck_is_a_component_of_its_own() -> None:
+    mask, normal = square(), texture()
+    mask[2, 60] = True
+    generated = normal.astype(np.float32)
+    generated[square()] += 50
+    assert component_fills(normal, generated, mask, 49.0) == [0, 1]
+    assert component_fills(normal, generated, mask, 50.0) == [0, 0]
+
+
+def test_the_wider_the_feather_of_a_pasted_square_the_weaker_its_seam() -> None:
+    photo, mask = texture(), square(side=20)
+    stain = np.full((64, 64, 3), 250, np.float32)
+    seams = [seam(paste(photo, stain, mask, feather), mask) for feather in (0, 1, 2, 4, 8)]
+    assert all(wider < harder for harder, wider in zip(seams, seams[1:], strict=False)), seams
+    assert seams[0] > 2 * seam(photo, mask)

@@ -1,0 +1,323 @@
+"""Runs: budgets kept to the try, shortfalls told, rows that say what made a pair, parts equal the whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalydiffusion_core import generation
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.gate import Check, Gate, GateConfig, Scores
+from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
+from anomalydiffusion_core.generation import PairGenerator
+from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask, own_masks
+from anomalydiffusion_core.masks import TriesExhausted
+from anomalydiffusion_core.quality import component_fills, contrast, seam
+from anomalydiffusion_core.sampling import SamplingConfig, image_generator
+from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window, stitched
+from anomalydiffusion_core.windows import regions_of
+
+KIND, OTHER, MIXED = "thing/scratch", "thing/stain", "thing/scratch+stain"
+ALIKE = 86.0  # grey levels
+CONFIG = GenerationConfig(
+    SamplingConfig(steps=2, guidance=2.0), gate=GateConfig((), 0.0), foreground="none", tries_per_pair=3
+)
+NEVER = replace(CONFIG, gate=GateConfig((Check.FILL,), 1.01))
+
+
+def box(top: int, left: int, height: int = 9, width: int = 9) -> np.ndarray:
+    mask = np.zeros((64, 64), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+BOX = own_masks([box(20, 20)])
+EMPTY = np.zeros((64, 64), bool)
+
+
+@pytest.fixture
+def normals(dataset: Path) -> list[Path]:
+    return sorted((dataset / "thing/train/good").iterdir())
+
+
+@pytest.fixture
+def calibrated(model: AnomalyModel, dataset: Path) -> AnomalyModel:
+    """The model, as if all pairs of the dataset had trained it: its gates measure by them."""
+    for name, pairs in find_dataset(dataset).by_type().items():
+        model.remember(name, [short_hash(pair.image) for pair in pairs])
+    return model
+
+
+@pytest.fixture
+def generate(
+    fake_base: LatentDiffusion, calibrated: AnomalyModel, dataset: Path, tmp_path: Path
+) -> Callable[..., GenerationOutcome]:
+    """Runs `generate_all` into a folder; masks are those of the dataset unless given."""
+    artifact = tmp_path / "artifact.safetensors"
+    artifact.write_bytes(b"x")
+
+    def run(out: Path, count: int, *types: str, config: GenerationConfig = CONFIG, **more: Any) -> Any:
+        settings = GenerationRun(artifact, config, fake_base, keep_rejected=more.pop("keep_rejected", False))
+        more.setdefault("mask_folder", dataset / "thing/ground_truth")
+        return generate_all(settings, calibrated, dataset, count, out, list(types), **more)
+
+    return run
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file's bytes, the manifest's lines in the order of their text."""
+    files = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    return {
+        name: b"\n".join(sorted(data.splitlines())) if name.endswith("jsonl") else data
+        for name, data in files.items()
+    }
+
+
+# --- budgets and shortfalls
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 16])
+def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
+    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], batch: int
+) -> None:
+    config, rejected, reports = replace(NEVER, batch_size=batch), [], []
+    generator = PairGenerator(fake_base, model, normals, config)
+    every_second = {KIND: own_masks([box(20, 20), EMPTY])}
+    with pytest.raises(TriesExhausted) as shortfall:
+        list(
+            generator.accepted(KIND, every_second, 2, 0, lambda *done: reports.append(done), rejected.append)
+        )
+    assert [pair.index for pair in rejected] == [0, 2, 4, 6, 8, 10]
+    assert reports[-1] == (0, 6) and len(reports) == -(-6 // batch)
+    assert "were accepted in 6 tries (6 unfilled, 5 empty): " in str(shortfall.value)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_exactly_the_asked_number_is_accepted(
+    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], batch: int
+) -> None:
+    generator = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=batch))
+    assert [pair.index for pair in generator.accepted(KIND, {KIND: BOX}, 5)] == [0, 1, 2, 3, 4]
+
+
+def test_a_shortfall_counts_every_check_that_failed_and_nothing_is_written(
+    generate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrated_gate = generation.calibrated_gate
+
+    def out_of_reach(*arguments: Any) -> Gate:
+        gate = calibrated_gate(*arguments)
+        gate.limits = Scores(1.01, 1.01, -1.0, -1.0, 1e9)
+        return gate
+
+    monkeypatch.setattr(generation, "calibrated_gate", out_of_reach)
+    outcome = generate(tmp_path / "out", 2, KIND, OTHER, config=replace(CONFIG, gate=GateConfig()))
+    for name in (KIND, OTHER):
+        start, _, rest = outcome.shortfalls[name].partition("(")
+        assert start == f"Only 0 of 2 pairs of {name} were accepted in 6 tries "
+        counts = rest.partition(")")[0].split(", ")
+        words = ("unfilled", "faint", "seam", "implausible", "duplicate")
+        assert sorted(counts) == sorted(f"6 {word}" for word in words)
+    assert outcome.rows == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize("foreground", ["auto", "none"])
+def test_a_source_of_empty_masks_is_told(
+    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], placed: bool, foreground: str
+) -> None:
+    for path in normals:
+        part = np.full((64, 64, 3), 10, np.uint8)
+        part[12:52, 12:52] = 180
+        Image.fromarray(part).save(path)
+    model.mask_places[KIND] = model.mask_places["thing/dent"]
+    generator = PairGenerator(fake_base, model, normals, replace(CONFIG, foreground=foreground))
+    assert (generator.drafter.find_object is None) == (foreground == "none")
+    with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs .* in 0 tries \(\d+ empty\)"):
+        list(generator.accepted(KIND, {KIND: own_masks([EMPTY], placed)}, 2))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_when_masks_run_out_what_they_sufficed_for_is_made(
+    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], batch: int
+) -> None:
+    def three(number: int) -> SourcedMask:
+        if number > 2:
+            raise TriesExhausted("Only 3 masks were usable.")
+        return SourcedMask(box(20, 20 + number), "generated", placed=True)
+
+    generator, made = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=batch)), []
+    with pytest.raises(TriesExhausted, match="Only 3 masks were usable"):
+        for pair in generator.accepted(KIND, {KIND: three}, 5):
+            made.append(pair.index)
+    assert made == [0, 1, 2]
+
+
+def test_photos_without_an_object_among_others_are_left_out_and_counted(
+    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path]
+) -> None:
+    for number, path in enumerate(normals):
+        part = np.full((64, 64, 3), 10, np.uint8)
+        part[12:52, 12:52] = 180 if number else 10
+        Image.fromarray(part).save(path)
+    config = replace(NEVER, foreground="auto")
+    generator, rejected = PairGenerator(fake_base, model, normals, config), []
+    with pytest.raises(TriesExhausted, match=r"in 6 tries \(6 unfilled, [23] no object\)"):
+        list(generator.accepted(KIND, {KIND: BOX}, 2, on_rejected=rejected.append))
+    assert {pair.normal for pair in rejected} == {1, 2}
+
+
+# --- rows
+
+
+def test_a_row_says_what_made_its_pair_and_what_it_scores(generate: Any, tmp_path: Path) -> None:
+    config = replace(
+        CONFIG,
+        gate=GateConfig((Check.FILL, Check.CONTRAST), 0.2),
+        vary_strength=0.2,
+        vary_guidance=0.3,
+        feather=2.0,
+        softest=4.0,
+        tries_per_pair=50,
+    )
+    out = tmp_path / "out"
+    generate(out, 3, KIND, config=config, keep_rejected=True)
+    rows = manifest(out)
+    rejected = manifest(out / "rejected") if (out / "rejected").exists() else []
+    assert len(rows) == 3
+    for row in rows + rejected:
+        root = out / "rejected" if "rejected" in row else out
+        image, mask = read_photo(root / row["image"]).pixels, read_mask(root / row["mask"])
+        normal = read_photo(out / row["normal"]).pixels
+        scores, limits = row["scores"], row["thresholds"]
+        fills = component_fills(normal, image, mask, row["noise"])
+        assert scores["fill"] == pytest.approx(min(fills), abs=0.02)  # of values that are no integers yet
+        assert scores["contrast"] == pytest.approx(contrast(image, mask), abs=1e-4)
+        assert scores["seam"] == pytest.approx(seam(image, mask), abs=1e-4)
+        assert scores.keys() == limits.keys() == {check.value for check in Check}
+        good = scores["fill"] >= limits["fill"] and scores["contrast"] >= limits["contrast"]
+        assert good == ("rejected" not in row)
+        assert limits["fill"] >= 0.2
+        assert row["backbone"] == "fake autoencoder" and row["masks_from"] == {KIND: "drawn"}
+        assert 0.8 <= row["strength"] <= 1.2 and 1.4 <= row["guidance"] <= 2.6
+        assert row["feather"] in (2.0, 4.0)
+        assert row["config"]["gate"]["checks"] == ["fill", "contrast"]
+    assert len({row["strength"] for row in rows}) == len({row["guidance"] for row in rows}) == 3
+
+
+def test_attention_is_shown_for_so_many_pairs_as_asked(generate: Any, tmp_path: Path) -> None:
+    config = replace(CONFIG, attention_maps=2)
+    for name, counts in (("once", (5,)), ("parts", (1, 3, 5))):
+        for count in counts:
+            generate(tmp_path / name, count, KIND, config=config)
+        shown = [row["index"] for row in manifest(tmp_path / name) if "attention" in row]
+        assert shown == [0, 1]
+    assert contents(tmp_path / "once") == contents(tmp_path / "parts")
+    plain = generate(tmp_path / "plain", 5, KIND).rows
+    assert not any("attention" in row for row in plain)
+    assert [row["image_sha256"] for row in plain] == [
+        row["image_sha256"] for row in manifest(tmp_path / "once")
+    ]
+
+
+# --- parts and wholes
+
+
+@pytest.fixture
+def picky(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates that take what is alike to so many grey levels for duplicates."""
+    calibrated_gate = generation.calibrated_gate
+
+    def gate(*arguments: Any) -> Gate:
+        gate = calibrated_gate(*arguments)
+        gate.limits = Scores(duplicate=ALIKE)
+        return gate
+
+    monkeypatch.setattr(generation, "calibrated_gate", gate)
+
+
+@pytest.mark.usefixtures("picky")
+@pytest.mark.parametrize("types", [[KIND], [MIXED], [KIND, MIXED], [MIXED, KIND]])
+def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
+    generate: Any, tmp_path: Path, types: list[str]
+) -> None:
+    more = {
+        "config": replace(CONFIG, gate=GateConfig((Check.DUPLICATE,), 0.0), tries_per_pair=20),
+        "mask_folder": None,
+        "weights": {"real": 1.0},
+    }
+    for name, runs in (("once", [(4, types)]), ("parts", [(1, types), (2, types[:1]), (4, types)])):
+        for count, chosen in runs:
+            assert not generate(tmp_path / name, count, *chosen, **more).shortfalls
+    for name in types:
+        tried = [row["index"] for row in manifest(tmp_path / "once") if row["defect"] == name.split("/")[1]]
+        assert len(tried) == 4 and max(tried) > 3, tried  # some were left out
+    assert contents(tmp_path / "once") == contents(tmp_path / "parts")
+
+
+def test_each_part_of_a_mixed_pair_looks_like_its_own_type(
+    calm_base: LatentDiffusion, model: AnomalyModel, normals: list[Path]
+) -> None:
+    masks: dict[str, MaskSource] = {KIND: own_masks([box(4, 6)]), OTHER: own_masks([box(40, 38, 12, 7)])}
+    config = replace(CONFIG, vary_strength=0.3, vary_guidance=0.3, feather=0.0)
+    pairs = list(PairGenerator(calm_base, model, normals, config).accepted(MIXED, masks, 3))
+    maker = RegionMaker(calm_base, model, 1)
+    for pair in pairs:
+        assert [part.defect_type for part in pair.parts] == [KIND, OTHER]
+        assert np.array_equal(pair.mask, pair.parts[0].mask | pair.parts[1].mask)
+        assert not (pair.parts[0].mask & pair.parts[1].mask).any()
+        expected = pair.photo
+        for part in pair.parts:
+            (region,) = regions_of(part.mask, 64)
+            job = RegionJob(
+                part.defect_type,
+                pair.template,
+                region,
+                in_window(pair.photo, region.window),
+                image_generator(0, pair.index, f"{part.defect_type} region 0"),
+                pair.strength,
+                pair.guidance,
+            )
+            (made,) = maker.make([job], {part.defect_type: CONFIG.sampling})
+            expected = stitched(expected, made, 0.0)
+            with_other = replace(
+                job,
+                defect_type=OTHER if part.defect_type == KIND else KIND,
+                generator=image_generator(0, pair.index, f"{part.defect_type} region 0"),
+            )
+            (other,) = maker.make([with_other], {with_other.defect_type: CONFIG.sampling})
+            assert not np.allclose(other.values[part.mask], made.values[part.mask])
+        assert np.array_equal(pair.pixels, expected.pixels)
+
+
+def test_a_varied_pair_is_the_plain_one_with_scaled_tokens_and_guidance(
+    calm_base: LatentDiffusion, model: AnomalyModel, normals: list[Path]
+) -> None:
+    varied = replace(CONFIG, vary_strength=0.4, vary_guidance=0.4)
+    for pair in PairGenerator(calm_base, model, normals, varied).try_indices(KIND, range(3), BOX):
+        tokens = {name: e_a * pair.strength for name, e_a in model.anomaly[KIND].items()}
+        scaled = replace(model, anomaly={KIND: tokens})
+        sampling = replace(CONFIG.sampling, guidance=pair.guidance)
+        plain = PairGenerator(calm_base, scaled, normals, replace(CONFIG, sampling=sampling))
+        (same,) = plain.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
+        assert (same.template, same.normal) == (pair.template, pair.normal)
+        assert same.strength == 1 and same.guidance == pair.guidance
+        assert np.array_equal(same.pixels, pair.pixels)
+        unscaled = PairGenerator(calm_base, model, normals, CONFIG)
+        (other,) = unscaled.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
+        assert not np.array_equal(other.pixels, pair.pixels)
