@@ -10,12 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from real_comfyui import import_pack
+from torch import Tensor
 
 from anomalydiffusion_core.comfyui_jobs import as_prompt, changed, read_workflow
 from anomalydiffusion_core.comfyui_server import RunningServer, running_server
@@ -23,6 +24,8 @@ from anomalydiffusion_core.comfyui_server import RunningServer, running_server
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
 Run = Callable[..., tuple]
+SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
+DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
 
 
 @pytest.fixture(scope="session")
@@ -107,4 +110,50 @@ def run(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
             return nodes[node_id].PREPARE_CLASS_CLONE({}).execute(**inputs).args
 
     execute.nodes, execute.root = nodes, root  # type: ignore[attr-defined]
+    return execute
+
+
+@pytest.fixture(scope="session")
+def trained(run: Run) -> SimpleNamespace:
+    """The embedded base, the demo's leather, and embeddings after a few steps."""
+    model, clip, vae = run("ADiff_LoadTinyBase")
+    dataset, normals, _ = run("ADiff_LoadDataset", **DEMO, normal_count=3)
+    base = {"model": model, "clip": clip, "vae": vae}
+    steps = {"steps": 6, "batch_size": 2, "share": 0.6, "seed": 0, "preview_every": 4}
+    embeddings, summary = run("ADiff_TrainAnomaly", **base, dataset=dataset, **steps, size=128, tokens=8)
+    assert "Held-out loss" in summary
+    (embeddings,) = run("ADiff_TrainMasks", **base, dataset=dataset, embeddings=embeddings, **steps, tokens=4)
+    return SimpleNamespace(base=base, dataset=dataset, normals=normals, embeddings=embeddings)
+
+
+@pytest.fixture(scope="session")
+def masks() -> Tensor:
+    masks = torch.zeros(3, 128, 128)
+    masks[0, 30:70, 40:80], masks[1, 90:110, 10:50], masks[2, 5:30, 100:120] = 1, 1, 1
+    return masks
+
+
+@pytest.fixture(scope="session")
+def generated(run: Run, trained: SimpleNamespace) -> Run:
+    """Runs KSampler (Anomaly) on masks and photos, with changed inputs; returns its outputs."""
+
+    def execute(masks: Tensor, normals: Tensor = trained.normals, **changed: Any) -> tuple:
+        positive, negative = run(
+            "ADiff_AnomalyConditioning",
+            **trained.base,
+            embeddings=trained.embeddings,
+            mask=masks,
+            defect_type="leather/ink",
+            template="a photo of a {}",
+        )
+        inputs = {"image": normals, "mask": masks, "mode": "adaptive", "strength": 1.0, "feather": 1.0}
+        model, vae = trained.base["model"], trained.base["vae"]
+        return run(
+            "ADiff_KSampler",
+            **{"model": model, "vae": vae, "positive": positive, "negative": negative, "seed": 1}
+            | SAMPLER
+            | inputs
+            | changed,
+        )
+
     return execute

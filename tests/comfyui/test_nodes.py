@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,46 +16,6 @@ HELP = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 Run = Callable[..., tuple]
 SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
 DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
-
-
-@pytest.fixture(scope="module")
-def trained(run: Run) -> SimpleNamespace:
-    """The embedded base, the demo's leather, and embeddings after a few steps."""
-    model, clip, vae = run("ADiff_LoadTinyBase")
-    dataset, normals, _ = run("ADiff_LoadDataset", **DEMO, normal_count=3)
-    base = {"model": model, "clip": clip, "vae": vae}
-    steps = {"steps": 6, "batch_size": 2, "share": 0.6, "seed": 0, "preview_every": 4}
-    embeddings, summary = run("ADiff_TrainAnomaly", **base, dataset=dataset, **steps, size=128, tokens=8)
-    assert "Held-out loss" in summary
-    (embeddings,) = run("ADiff_TrainMasks", **base, dataset=dataset, embeddings=embeddings, **steps, tokens=4)
-    return SimpleNamespace(base=base, dataset=dataset, normals=normals, embeddings=embeddings)
-
-
-@pytest.fixture(scope="module")
-def masks() -> Tensor:
-    masks = torch.zeros(3, 128, 128)
-    masks[0, 30:70, 40:80], masks[1, 90:110, 10:50], masks[2, 5:30, 100:120] = 1, 1, 1
-    return masks
-
-
-def generated(run: Run, trained: Any, masks: Tensor, **changed: Any) -> tuple:
-    positive, negative = run(
-        "ADiff_AnomalyConditioning",
-        **trained.base,
-        embeddings=trained.embeddings,
-        mask=masks,
-        defect_type="leather/ink",
-        template="a photo of a {}",
-    )
-    inputs = {"image": trained.normals, "mask": masks, "mode": "adaptive", "strength": 1.0, "feather": 1.0}
-    model, vae = trained.base["model"], trained.base["vae"]
-    return run(
-        "ADiff_KSampler",
-        **{"model": model, "vae": vae, "positive": positive, "negative": negative, "seed": 1}
-        | SAMPLER
-        | inputs
-        | changed,
-    )
 
 
 def test_every_node_explains_itself_and_every_input(run: Run) -> None:
@@ -128,8 +87,13 @@ def test_embeddings_are_saved_and_loaded_with_the_same_numbers(run: Run, trained
         run("ADiff_SaveEmbeddings", embeddings=trained.embeddings, filename_prefix="../../elsewhere")
 
 
-def test_the_sampler_changes_pixels_inside_the_masks_alone(run: Run, trained: Any, masks: Tensor) -> None:
-    images, given, latent, plain = generated(run, trained, masks)
+def test_the_sampler_changes_pixels_inside_the_masks_alone(
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
+) -> None:
+    images, given, latent, plain = generated(masks)
     changed = (images != trained.normals).any(-1)
     assert images.shape == trained.normals.shape and torch.equal(given, masks)
     assert latent["samples"].shape == (3, 8, 16, 16)
@@ -154,11 +118,14 @@ SAMPLERS = [
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_gives_the_same_picture_whatever_the_batch_and_nothing_outside(
-    run: Run, trained: Any, masks: Tensor, sampler: str
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
+    sampler: str,
 ) -> None:
     def pictures(chosen: list[int], seed: int = 1) -> Tensor:
-        some = SimpleNamespace(**{**vars(trained), "normals": trained.normals[chosen]})
-        return generated(run, some, masks[chosen], sampler_name=sampler, steps=3, seed=seed)[0]
+        return generated(masks[chosen], trained.normals[chosen], sampler_name=sampler, steps=3, seed=seed)[0]
 
     together, outside = pictures([0, 1]), masks[:2] == 0
     assert torch.equal(together[outside], trained.normals[:2][outside])
@@ -189,19 +156,27 @@ def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: A
     assert float((together[0] - together[1]).abs().max()) > 0.1
 
 
-def test_odd_sizes_are_padded_and_cut_again(run: Run, trained: Any, masks: Tensor) -> None:
-    odd = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:, :123, :118]})
-    images, _, _, maps = generated(run, odd, masks[:, :123, :118], attention_maps=True)
+def test_odd_sizes_are_padded_and_cut_again(
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
+) -> None:
+    images, _, _, maps = generated(masks[:, :123, :118], trained.normals[:, :123, :118], attention_maps=True)
     assert images.shape == (3, 123, 118, 3)
     assert maps.shape == (3, 123, 4 * 118, 3)
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "off"])
 def test_attention_maps_lie_over_the_photos_and_change_nothing_of_the_pictures(
-    run: Run, trained: Any, masks: Tensor, mode: str
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
+    mode: str,
 ) -> None:
-    images, _, _, maps = generated(run, trained, masks, mode=mode, attention_maps=True)
-    assert torch.equal(images, generated(run, trained, masks, mode=mode)[0])
+    images, _, _, maps = generated(masks, mode=mode, attention_maps=True)
+    assert torch.equal(images, generated(masks, mode=mode)[0])
     assert maps.shape == (3, 128, 4 * 128, 3)
     ranges = maps.unflatten(2, (4, 128)).transpose(1, 2)
     shown = (ranges - trained.normals[:, None]).abs().amax((2, 3, 4))
@@ -210,10 +185,13 @@ def test_attention_maps_lie_over_the_photos_and_change_nothing_of_the_pictures(
 
 
 def test_reweighting_can_act_in_a_part_of_the_steps_and_up_to_a_weight(
-    run: Run, trained: Any, masks: Tensor
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
 ) -> None:
     default, whole, late, weak, never = (
-        generated(run, trained, masks, **changed)[0]
+        generated(masks, **changed)[0]
         for changed in (
             {},
             {"start": 0.0, "end": 1.0, "maximum": 3.0},
@@ -226,11 +204,14 @@ def test_reweighting_can_act_in_a_part_of_the_steps_and_up_to_a_weight(
     assert not torch.equal(late, whole) and not torch.equal(late, never)
     assert torch.equal(weak, never)
     with pytest.raises(ValueError, match="AAR starts at 0.5 and ends at 0.5"):
-        generated(run, trained, masks, start=0.5, end=0.5)
+        generated(masks, start=0.5, end=0.5)
 
 
 def test_mode_paper_sees_through_a_vae_of_its_own_where_one_is_given(
-    run: Run, trained: Any, masks: Tensor
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
 ) -> None:
     import comfy.sd  # type: ignore[import-not-found]
     import comfy.taesd.taesd  # type: ignore[import-not-found]
@@ -245,32 +226,41 @@ def test_mode_paper_sees_through_a_vae_of_its_own_where_one_is_given(
     with torch.inference_mode():
         eight, four = tiny_vae(8), tiny_vae(4)
     own, same, other = (
-        generated(run, trained, masks, mode="paper", **vae)[0]
+        generated(masks, mode="paper", **vae)[0]
         for vae in ({}, {"aar_vae": trained.base["vae"]}, {"aar_vae": eight})
     )
     assert torch.equal(own, same) and not torch.equal(own, other)
-    adaptive = generated(run, trained, masks)[0]
-    assert torch.equal(adaptive, generated(run, trained, masks, aar_vae=eight)[0])
+    adaptive = generated(masks)[0]
+    assert torch.equal(adaptive, generated(masks, aar_vae=eight)[0])
     with pytest.raises(ValueError, match="mode paper reads 4 latent channels, the model has 8: connect"):
-        generated(run, trained, masks, mode="paper", aar_vae=four)
+        generated(masks, mode="paper", aar_vae=four)
 
 
-def test_one_photo_serves_several_masks(run: Run, trained: Any, masks: Tensor) -> None:
-    one = SimpleNamespace(**{**vars(trained), "normals": trained.normals[:1]})
-    assert generated(run, one, masks)[0].shape == (3, 128, 128, 3)
+def test_one_photo_serves_several_masks(
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
+) -> None:
+    assert generated(masks, trained.normals[:1])[0].shape == (3, 128, 128, 3)
 
 
-def test_what_does_not_fit_is_refused_in_a_sentence(run: Run, trained: Any, masks: Tensor) -> None:
+def test_what_does_not_fit_is_refused_in_a_sentence(
+    run: Run,
+    generated: Run,
+    trained: Any,
+    masks: Tensor,
+) -> None:
     with pytest.raises(ValueError, match="The mask is 64x64, the photo 128x128: resize the mask"):
-        generated(run, trained, masks, mask=torch.ones(3, 64, 64))
+        generated(masks, mask=torch.ones(3, 64, 64))
     with pytest.raises(ValueError, match="There are 2 photos for 3"):
-        generated(run, trained, masks, image=trained.normals[:2])
+        generated(masks, image=trained.normals[:2])
     with pytest.raises(ValueError, match="Mask 0 is empty"):
-        generated(run, trained, torch.zeros_like(masks))
+        generated(torch.zeros_like(masks))
     with pytest.raises(ValueError, match="This conditioning has no learned vectors"):
         clip = trained.base["clip"]
         plain = [[clip.encode("a photo"), {}]]
-        generated(run, trained, masks, positive=plain)
+        generated(masks, positive=plain)
 
 
 def test_unknown_types_are_refused_with_those_there_are(run: Run, trained: Any, masks: Tensor) -> None:
@@ -335,179 +325,6 @@ def test_masks_are_placed_on_objects(run: Run, trained: Any, masks: Tensor) -> N
         assert placed.shape == (3, 96, 128) and all(mask.any() for mask in placed)
         for photo, mask in zip(photos, placed, strict=True):
             assert (photo[..., 0][mask > 0] < 0.5).float().mean() >= 0.9
-
-
-def test_the_gate_keeps_what_shows_and_says_what_it_left_out(run: Run, trained: Any, masks: Tensor) -> None:
-    images = trained.normals.clone()
-    images[1][masks[1] > 0] = 1 - images[1][masks[1] > 0]  # only the second pair shows anything
-    vae = trained.base["vae"]
-    inputs = {"images": images, "masks": masks, "normals": trained.normals, "vae": vae}
-    kept, kept_masks, normals, scores, report, left, left_masks = run(
-        "ADiff_QualityGate", **inputs, smallest_fill=0.3
-    )
-    assert torch.equal(kept, images[1:2]) and torch.equal(kept_masks, masks[1:2])
-    assert torch.equal(normals, trained.normals[1:2])
-    assert torch.equal(left, images[[0, 2]]) and torch.equal(left_masks, masks[[0, 2]])
-    (score,) = scores
-    assert score["fill"] > 0.9 and score["noise"] >= 1
-    assert score["scores"]["fill"] > 0.9 and score["thresholds"] == {"fill": 0.3}
-    assert score["backbone"] == "connected autoencoder"
-    one = run("ADiff_QualityGate", **{**inputs, "normals": trained.normals[1:2]}, smallest_fill=0)
-    assert torch.equal(one[2], trained.normals[[1, 1, 1]])
-    assert one[5].shape == (1, 128, 128, 3) and not one[5].any() and not one[6].any()  # none was left out
-    assert report.startswith("1 of 3 pairs accepted (2 unfilled)")
-    assert report.count("left out: unfilled") == 2
-    assert "not calibrated: connect the dataset that the embeddings were trained on" in report
-    with pytest.raises(ValueError, match=r"None of 3 pairs is good enough \(3 unfilled; best fill 0%\)"):
-        run("ADiff_QualityGate", **{**inputs, "images": trained.normals}, smallest_fill=0.3)
-    with pytest.raises(ValueError, match="The images are 128x64, the normal photos 128x128: connect"):
-        run("ADiff_QualityGate", **{**inputs, "images": images[:, :64]}, smallest_fill=0.3)
-
-
-def real_pairs(trained: Any, defect_type: str) -> tuple[Tensor, Tensor]:
-    """All photos and masks of a type, in order of names: the first six trained."""
-    from adiff_pack.anomalydiffusion_core.dataset.photos import (  # type: ignore[import-not-found]
-        read_mask,
-        read_photo,
-    )
-
-    pairs = trained.dataset.by_type()[defect_type]
-    photos = np.stack([read_photo(pair.image).pixels for pair in pairs])
-    masks = np.stack([read_mask(pair.mask) for pair in pairs])
-    return torch.from_numpy(photos).float() / 255, torch.from_numpy(masks).float()
-
-
-def test_the_gate_asks_for_what_real_pairs_show(run: Run, trained: Any, masks: Tensor) -> None:
-    photos, marked = real_pairs(trained, "leather/ink")
-    images = torch.cat([photos[[1, 8]], trained.normals[:1]])  # one that trained, another real one, nothing
-    marked = torch.cat([marked[[1, 8]], masks[:1]])
-    inputs = {"images": images, "masks": marked, "normals": 1 - images, "vae": trained.base["vae"]}
-    known = {"dataset": trained.dataset, "embeddings": trained.embeddings, "defect_type": "leather/ink"}
-    *accepted, rows, report, left, _ = run("ADiff_QualityGate", **inputs, **known, smallest_fill=0.3)
-    lines = report.splitlines()
-    assert torch.equal(accepted[0], images[1:2]) and torch.equal(left, images[[0, 2]])
-    assert lines[0].startswith("1 of 3 pairs accepted (") and "1 duplicate" in lines[0]
-    assert lines[1] == "calibrated on 6 pairs that trained leather/ink"
-    assert lines[3].endswith("left out: duplicate") and "duplicate 0.00" in lines[3]
-    assert "faint" in lines[5] and "left out" not in lines[4]
-    (row,) = rows
-    names = {"fill", "contrast", "seam", "plausibility", "duplicate"}
-    assert set(row["scores"]) == set(row["thresholds"]) == names and row["backbone"] == "tiny autoencoder"
-    assert row["scores"]["contrast"] >= row["thresholds"]["contrast"]
-    assert row["scores"]["seam"] <= row["thresholds"]["seam"]
-    off = dict.fromkeys(names, False)
-    assert len(run("ADiff_QualityGate", **inputs, **known, **off, smallest_fill=0.3)[0]) == 3
-    some = run("ADiff_QualityGate", **inputs, **known, **{**off, "duplicate": True}, smallest_fill=0.3)
-    assert torch.equal(some[0], images[1:])
-
-
-def test_the_gate_says_what_it_is_calibrated_on(run: Run, trained: Any) -> None:
-    from dataclasses import replace
-
-    photos, marked = real_pairs(trained, "leather/burn")
-    inputs = {"images": photos[6:], "masks": marked[6:], "normals": 1 - photos[6:], "smallest_fill": 0.0}
-    inputs |= {"vae": trained.base["vae"], "dataset": trained.dataset, "defect_type": "leather/burn"}
-    inputs |= dict.fromkeys(("seam", "plausibility", "contrast", "fill"), False)
-    elsewhere = replace(trained.embeddings, trained_on={"leather/burn": ["0" * 16]})
-    unknown = replace(trained.embeddings, trained_on={})
-
-    def calibration(**more: Any) -> str:
-        return run("ADiff_QualityGate", **inputs, **more)[4].splitlines()[1]
-
-    assert calibration(embeddings=trained.embeddings) == "calibrated on 6 pairs that trained leather/burn"
-    every = "calibrated on 10 pairs of leather/burn, which of them trained is not known"
-    assert calibration(embeddings=unknown, duplicate=False) == calibration(duplicate=False) == every
-    assert calibration(embeddings=elsewhere) == (
-        "not calibrated: the dataset holds no pairs that trained leather/burn, connect the one that does"
-    )
-    with pytest.raises(ValueError, match="no anomaly embedding for 'leather/hole'"):
-        run("ADiff_QualityGate", **{**inputs, "defect_type": "leather/hole"}, embeddings=trained.embeddings)
-
-
-def test_defects_fade_in_as_softly_as_real_ones_where_the_dataset_is_given(
-    run: Run, trained: Any, masks: Tensor
-) -> None:
-    from adiff_pack.anomalydiffusion_core.quality import seam  # type: ignore[import-not-found]
-
-    conditioning = {"embeddings": trained.embeddings, "mask": masks, "template": "a photo of a {}"}
-    positive, _ = run("ADiff_AnomalyConditioning", **trained.base, **conditioning, defect_type="leather/burn")
-    sharp, soft = (
-        generated(run, trained, masks, positive=positive, **more)[0]
-        for more in ({}, {"dataset": trained.dataset})
-    )
-    seams = [
-        [seam(255 * image.numpy(), mask.numpy() > 0) for image, mask in zip(images, masks, strict=True)]
-        for images in (sharp, soft)
-    ]
-    assert all(after <= before for before, after in zip(*seams, strict=True)) and seams[0] != seams[1]
-    assert max(seams[1]) < 0.9 * max(seams[0])
-    assert torch.equal(soft[masks == 0], trained.normals[masks == 0])
-    assert torch.equal(soft[0, 50, 60], sharp[0, 50, 60])  # the middle of the first mask
-
-
-def large_photos() -> tuple[Tensor, Tensor]:
-    """Two noisy photos off whole grey levels, with three spots and one; those on top lie close together."""
-    photos = torch.rand(2, 300, 420, 3, generator=torch.Generator().manual_seed(0))
-    masks = torch.zeros(2, 300, 420)
-    masks[0, 20:40, 30:60], masks[0, 50:70, 80:90], masks[0, 270:290, 390:415] = 1, 1, 1
-    masks[1, 140:180, 200:220] = 1
-    return photos, masks
-
-
-def test_regions_are_cut_out_pixel_by_pixel_and_stitched_with_nothing_else_changed(
-    run: Run, trained: Any
-) -> None:
-    photos, masks = large_photos()
-    crops, crop_masks, regions = run("ADiff_CropRegions", images=photos, masks=masks, canvas=128)
-    assert crops.shape == (3, 128, 128, 3) and [number for number, _ in regions.crops] == [0, 0, 1]
-    assert torch.equal(crops[1], photos[0, 172:, 292:]) and torch.equal(crop_masks[1], masks[0, 172:, 292:])
-    assert torch.equal(crops[2], photos[1, 96:224, 146:274])
-    made, made_masks = run("ADiff_StitchRegions", crops=1 - crops, regions=regions, feather=0.0)
-    assert torch.equal(made_masks, masks)
-    expected = torch.where(masks[..., None] > 0, 1 - photos, photos)
-    assert torch.equal(made[masks == 0], photos[masks == 0])
-    assert float((made - expected).abs().max()) <= 0.501 / 255
-    faded, _ = run("ADiff_StitchRegions", crops=1 - crops, regions=regions, feather=8.0)
-    assert torch.equal(faded[masks == 0], photos[masks == 0]) and not torch.equal(faded, made)
-    (own, _, _) = run(
-        "ADiff_CropRegions", images=photos, masks=masks, canvas=0, embeddings=trained.embeddings
-    )
-    assert torch.equal(own, crops)
-    with pytest.raises(ValueError, match="There are 2 crops of 128x128 for 3 regions of 128x128: connect"):
-        run("ADiff_StitchRegions", crops=crops[:2], regions=regions, feather=0.0)
-    with pytest.raises(ValueError, match="Canvas 0 takes the size of the training: connect the embeddings"):
-        run("ADiff_CropRegions", images=photos, masks=masks, canvas=0)
-
-
-def test_what_is_longer_than_the_canvas_is_scaled_and_gets_its_detail_back(run: Run) -> None:
-    photos, masks = large_photos()
-    smooth = torch.linspace(60, 180, 420)[:, None] + 4 * photos
-    photos, masks = smooth.round() / 255, torch.zeros_like(masks)
-    masks[:, 100:110, 100:300] = 1
-    crops, crop_masks, regions = run("ADiff_CropRegions", images=photos, masks=masks, canvas=64)
-    assert crops.shape == (2, 64, 64, 3) and regions.crops[0][1].window.side == 300
-    assert set(crop_masks.unique().tolist()) == {0.0, 1.0} and crop_masks[0].any(0).sum() >= 64 * 200 / 300
-    unchanged, _ = run("ADiff_StitchRegions", crops=crops, regions=regions, feather=0.0)
-    assert torch.equal(unchanged, photos)
-    red = torch.tensor([1.0, 0.0, 0.0]).expand_as(crops)
-    painted, _ = run("ADiff_StitchRegions", crops=red, regions=regions, feather=0.0)
-    assert torch.equal(painted[masks == 0], photos[masks == 0])
-    assert (painted[masks > 0] - red[0, 0, 0]).abs().max() < 2 / 255
-    masks[0, 20:280, 10:400] = 1
-    with pytest.raises(ValueError, match="Mask 0 has a part that needs 420 pixels per side, over 8 times"):
-        run("ADiff_CropRegions", images=photos, masks=masks, canvas=48)
-
-
-def test_defects_are_made_in_crops_of_a_large_photo(run: Run, trained: Any) -> None:
-    photos, masks = large_photos()
-    crops, crop_masks, regions = run("ADiff_CropRegions", images=photos, masks=masks, canvas=128)
-    some = SimpleNamespace(**{**vars(trained), "normals": crops})
-    made, _ = run(
-        "ADiff_StitchRegions", crops=generated(run, some, crop_masks)[0], regions=regions, feather=0.0
-    )
-    changed = (made != photos).any(-1)
-    assert not changed[masks == 0].any()
-    assert changed[masks > 0].float().mean() > 0.9
 
 
 def test_a_dataset_is_appended_to_with_exact_pixels(run: Run, trained: Any, masks: Tensor) -> None:
