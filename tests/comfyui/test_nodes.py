@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,9 @@ def test_reweighting_can_act_in_a_part_of_the_steps_and_up_to_a_weight(
         )
     )
     assert torch.equal(default, whole)
-    assert not torch.equal(late, whole) and not torch.equal(late, never)
-    assert torch.equal(weak, never)
+    alike = partial(torch.allclose, rtol=0, atol=1e-4)
+    assert not alike(late, whole) and not alike(late, never)
+    assert alike(weak, never), "weights of 1 are the plain attention, but for rounding"
     with pytest.raises(ValueError, match="AAR starts at 0.5 and ends at 0.5"):
         generated(masks, start=0.5, end=0.5)
 
