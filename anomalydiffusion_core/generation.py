@@ -115,7 +115,7 @@ class PairGenerator:
         limit = self.config.tries_per_pair * count
         while done < count and tries < limit:
             drafts: list[Draft] = []
-            while len(drafts) < self.config.batch_size and tries < limit:
+            while len(drafts) < min(self.config.batch_size, count - done) and tries < limit:
                 try:
                     draft, problem = self.drafter.draft(defect_type, index, masks)
                 except TriesExhausted:  # of the masks

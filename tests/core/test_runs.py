@@ -103,7 +103,7 @@ def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
             generator.accepted(KIND, every_second, 2, 0, lambda *done: reports.append(done), rejected.append)
         )
     assert [pair.index for pair in rejected] == [0, 2, 4, 6, 8, 10]
-    assert reports[-1] == (0, 6) and len(reports) == -(-6 // batch)
+    assert reports[-1] == (0, 6) and len(reports) == 6 // min(batch, 2)
     assert "were accepted in 6 tries (6 unfilled, 5 empty): " in str(shortfall.value)
 
 
@@ -113,6 +113,16 @@ def test_exactly_the_asked_number_is_accepted(
 ) -> None:
     generator = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=batch))
     assert [pair.index for pair in generator.accepted(KIND, {KIND: BOX}, 5)] == [0, 1, 2, 3, 4]
+
+
+def test_no_more_pairs_are_made_than_are_missing(
+    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, made = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=4)), []
+    make = generator.make
+    monkeypatch.setattr(generator, "make", lambda *a: made.append(len(a[1])) or make(*a))
+    assert len(list(generator.accepted(KIND, {KIND: BOX}, 6))) == 6
+    assert made == [4, 2]
 
 
 def test_a_shortfall_counts_every_check_that_failed_and_nothing_is_written(
