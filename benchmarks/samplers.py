@@ -1,53 +1,46 @@
 """Which sampler, and how many steps? The same pairs (same photos, masks, seeds) of each type with every one.
 
 Example: python benchmarks/samplers.py leather.safetensors data/leather --count 24 --sheet samplers.png
-Masks are the dataset's own held-out ones, moved nowhere. Prints one JSON object with a row per setting:
+Masks are the dataset's own that did not train the model, moved nowhere. Prints one JSON object with a row per
+setting:
 - mean_fill, over_half: as `fill` has it, and the share of masks filled over half.
 - changed_outside: pixels outside the masks that differ from the photo, in all pairs; must be 0.
 - diversity: pairs made in the SAME photo and mask with different seeds (`--repeats` per type, each with a
   prompt template of its own): the mean absolute difference in grey levels inside the mask, over every two.
 - distance: the base's latents in the cells that the masks touch, of the generated pairs against the real ones
   of the type: Frechet distance between the two as Gaussians with diagonal covariance, mean over types.
-- cpu_seconds: CPU time of one thread per pair, with decoding and pasting.
+- accepted: share of the pairs in which the quality gate, calibrated on the training pairs, finds no problem.
+- cpu_seconds: CPU time of one thread per pair, with decoding, pasting and scoring.
 A setting that a sampler cannot do says why. The sheet has a row per sampler, a column per number of steps.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
+from gate import Subject, find_subjects
 from measurement import busy_seconds, use_one_thread
 from PIL import Image
 from torch import Tensor
 from trained import load_trained, trained_parser
 
 from anomalydiffusion_core.dataset.augmentation import whole_view
-from anomalydiffusion_core.dataset.layout import Dataset, Pair, split_pairs
-from anomalydiffusion_core.dataset.photos import Photo, read_mask
+from anomalydiffusion_core.dataset.layout import Pair
+from anomalydiffusion_core.dataset.photos import Photo
 from anomalydiffusion_core.dataset.views import latent_mask, read_pair
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import own_masks
+from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask
 from anomalydiffusion_core.sampling import SCHEDULERS, SamplingConfig
 
 SEED = 7
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One defect type: normal photos, held-out masks (H,W) bool, and the `statistics` of its real pairs."""
-
-    name: str
-    normals: list[Path]
-    masks: list[np.ndarray]
-    real: tuple[Tensor, Tensor]
 
 
 def main() -> None:
@@ -56,12 +49,12 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=list(SCHEDULERS))
     parser.add_argument("--count", type=int, default=12, help="pairs per defect type")
     parser.add_argument("--repeats", type=int, default=4, help="pairs of one photo and mask per defect type")
-    parser.add_argument("--share", type=float, default=1 / 3, help="as in training; masks come from the rest")
     parser.add_argument("--sheet", type=Path, help="save a picture of one pair with each setting")
     arguments = parser.parse_args()
     use_one_thread()
     base, model, dataset = load_trained(arguments)
-    subjects = find_subjects(base, model, dataset, arguments.share)
+    subjects = find_subjects(model, dataset, None)
+    real = {s.name: real_statistics(base, model.image_size, dataset.by_type()[s.name]) for s in subjects}
     rows: list[dict[str, object]] = []
     shown: list[list[np.ndarray | None]] = []
     for sampler in arguments.samplers:
@@ -71,7 +64,9 @@ def main() -> None:
                 SamplingConfig(sampler, steps, guidance=arguments.guidance), seed=SEED, foreground="none"
             )
             try:
-                figures, picture = measure(base, model, subjects, config, arguments.count, arguments.repeats)
+                figures, picture = measure(
+                    base, model, subjects, real, config, arguments.count, arguments.repeats
+                )
             except ValueError as refused:
                 figures, picture = {"refused": str(refused)}, None
             rows.append({"sampler": sampler, "steps": steps, **figures})
@@ -81,21 +76,11 @@ def main() -> None:
         save_sheet(shown, arguments.sheet)
 
 
-def find_subjects(base: DiffusersModel, model: AnomalyModel, dataset: Dataset, share: float) -> list[Subject]:
-    """The defect types that both the model and the dataset have."""
-    subjects = []
-    for name, pairs in dataset.by_type().items():
-        if name in model.anomaly:
-            masks = [read_mask(pair.mask) for pair in split_pairs(pairs, share)[1] or pairs]
-            normals = list(dataset.categories[name.partition("/")[0]].normals)
-            subjects.append(Subject(name, normals, masks, real_statistics(base, model.image_size, pairs)))
-    return subjects
-
-
 def measure(
     base: DiffusersModel,
     model: AnomalyModel,
     subjects: list[Subject],
+    real: dict[str, tuple[Tensor, Tensor]],
     config: GenerationConfig,
     count: int,
     repeats: int,
@@ -104,16 +89,17 @@ def measure(
     made: list[GeneratedPair] = []
     seconds, diversity, distance = 0.0, [], []
     for subject in subjects:
-        generator = PairGenerator(base, model, subject.normals, config)
+        generator = PairGenerator(base, model, subject.normals, config, {subject.name: subject.training})
+        generator.gate(subject.name)  # is calibrated now, outside the seconds
         start = busy_seconds("cpu")
-        pairs = generator.try_indices(subject.name, range(count), own_masks(subject.masks))
+        pairs = generator.try_indices(subject.name, range(count), subject.masks)
         seconds += busy_seconds("cpu") - start
         made += pairs
         one_photo = PairGenerator(base, model, subject.normals[:1], config)
-        again = one_photo.try_indices(subject.name, range(repeats), own_masks(subject.masks[:1]))
+        again = one_photo.try_indices(subject.name, range(repeats), partial(_first, subject.masks))
         diversity.append(mean_difference(again))
         views = [(Photo(pair.pixels, pair.photo.gray), pair.mask) for pair in pairs]
-        distance.append(frechet(statistics(base, model.image_size, views), subject.real))
+        distance.append(frechet(statistics(base, model.image_size, views), real[subject.name]))
     fills = np.array([pair.fill for pair in made])
     outside = sum(int((pair.pixels != pair.photo.pixels).any(-1)[~pair.mask].sum()) for pair in made)
     figures: dict[str, object] = {
@@ -121,11 +107,16 @@ def measure(
         "mean_fill": round(float(fills.mean()), 4),
         "over_half": round(float((fills > 0.5).mean()), 4),
         "changed_outside": outside,
+        "accepted": round(float(np.mean([not pair.problems for pair in made])), 4),
         "diversity": round(float(np.mean(diversity)), 3),
         "distance": round(float(np.mean(distance)), 4),
         "cpu_seconds": round(seconds / len(made), 3),
     }
     return figures, made[0].pixels
+
+
+def _first(masks: MaskSource, _number: int) -> SourcedMask:
+    return masks(0)
 
 
 def mean_difference(pairs: list[GeneratedPair]) -> float:
