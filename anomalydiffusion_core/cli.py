@@ -9,7 +9,7 @@ import typer
 
 from .cli_generate import generate
 from .cli_options import Base, DefectTypes, Device, Json, Seed, device_of, load_with_base, names_in
-from .console import check_new, check_writable, progress, run_command, say
+from .console import check_new, check_writable, interrupted_between, progress, run_command, say
 from .reweighting import AARMode
 
 app = typer.Typer(
@@ -84,19 +84,33 @@ def train(
     spatial_encoder: Annotated[
         bool, typer.Option(help="Learn where defects are; without it, how they look alone.")
     ] = True,
+    patience: Annotated[
+        int,
+        typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
+    ] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0.0, help="Minutes between two checkpoints, beside the artifact.")
+    ] = 2.0,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs."""
+    """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs.
+
+    Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
+    """
     from .artifact import save_artifact
+    from .checkpoint import Checkpoints
     from .dataset.layout import find_dataset
     from .diffusers_model import load_base
     from .pipeline import train_model
     from .training import TrainingConfig
 
     def command() -> dict[str, Any]:
-        check_new(out)
+        checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
+        checkpoints.check(resume)
+        check_writable(out) if resume else check_new(out)
         found = find_dataset(dataset, category, defect)
         counts = {name: len(pairs) for name, pairs in found.by_type().items()}
         say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
@@ -106,16 +120,23 @@ def train(
             size,
             normalisation=loss,
             spatial_encoder=spatial_encoder,
+            patience=patience,
             minutes=minutes,
             seed=seed,
         )
-        with progress() as on_stage:
-            outcome = train_model(
-                load_base(base or "tiny", device_of(device)), found, config, mask_steps, share, on_stage
-            )
-        save_artifact(outcome.model, out)
+        model = load_base(base or "tiny", device_of(device))
+        with checkpoints.alone(), progress() as on_stage, interrupted_between(on_stage) as on_stage:
+            outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints)
+            save_artifact(outcome.model, out)
+        if outcome.finished:
+            checkpoints.remove()
         say(f"Artifact: {out}")
-        summary: dict[str, Any] = {"artifact": str(out), "pairs": counts, "interrupted": outcome.interrupted}
+        summary: dict[str, Any] = {
+            "artifact": str(out),
+            "pairs": counts,
+            "interrupted": outcome.interrupted,
+            "shortfall": outcome.problem,
+        }
         if outcome.improvement:
             i = outcome.improvement
             say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,31 @@ def _plain_lines() -> OnStage:
         print(f"[{time.monotonic() - start:6.1f} s] {stage}: {done}/{total}  {note}", flush=True)
 
     return show
+
+
+@contextmanager
+def interrupted_between(on_stage: OnStage) -> Iterator[OnStage]:
+    """The callback, which on Ctrl-C raises KeyboardInterrupt at its next call, so that no step is cut in two;
+    pressed again, Ctrl-C does so at once.
+    """
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def show(stage: str, done: int, total: int, note: str) -> None:
+        on_stage(stage, done, total, note)
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield show
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def say(text: str) -> None:

@@ -10,26 +10,19 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import torch
 
+from .checkpoint import Checkpoints
 from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
 from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
+from .fitting import History, Keeper, TrainingStopped, Validation, fit, training_record
 from .foreground import object_finder
 from .latent_diffusion import LatentDiffusion
 from .masks import mask_picture_size
 from .placement import places_of
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
-from .training import (
-    AnomalyTask,
-    History,
-    MaskTask,
-    Task,
-    TrainingConfig,
-    Validation,
-    fit,
-    training_record,
-)
+from .training import AnomalyTask, MaskTask, Task, TrainingConfig
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
@@ -66,15 +59,29 @@ class Monitor:
         self.show(task.pool.latents[rows], task.redraw(rows))
 
 
+@dataclass(frozen=True)
+class End:
+    """How a training ended: of itself, `interrupted` by a KeyboardInterrupt, or by a `problem`."""
+
+    interrupted: bool = False
+    problem: str = ""
+
+
 @dataclass
 class TrainingOutcome:
-    """What `train_model` hands back; `interrupted` tells that it was stopped and holds what was learned so
-    far.
+    """What `train_model` hands back: the best of what was learned, also where it was `interrupted`, or a
+    `problem` stopped it.
     """
 
     model: AnomalyModel
     improvement: Improvement | None
     interrupted: bool = False
+    problem: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return not self.interrupted and not self.problem
 
 
 def train_model(
@@ -84,17 +91,26 @@ def train_model(
     mask_steps: int,
     share: float,
     on_stage: OnStage = lambda *_: None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
-    A KeyboardInterrupt ends the stage under way; the outcome holds what was learned so far.
+    A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
+    outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
     """
-    outcome = train_anomaly(base, dataset, config, share, on_stage)
+    origin = {"dataset": dataset.fingerprint(), "base": base.fingerprint.weights, "share": share}
+    keepers = {
+        name: checkpoints.stage(name, origin) if checkpoints else None for name in ("anomaly", "masks")
+    }
+    outcome = train_anomaly(base, dataset, config, share, on_stage, keeper=keepers["anomaly"])
     try:
-        if mask_steps and not outcome.interrupted:
+        if mask_steps and outcome.finished:
             mask_config = replace(config, steps=mask_steps)
-            outcome.interrupted = train_masks(base, dataset, outcome.model, mask_config, share, on_stage)
+            end = train_masks(
+                base, dataset, outcome.model, mask_config, share, on_stage, keeper=keepers["masks"]
+            )
+            outcome.interrupted, outcome.problem = end.interrupted, end.problem
     except KeyboardInterrupt:  # between two trainings
         outcome.interrupted = True
     return outcome
@@ -107,6 +123,7 @@ def train_anomaly(
     share: float,
     on_stage: OnStage = lambda *_: None,
     monitor: Monitor | None = None,
+    keeper: Keeper | None = None,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     monitor = monitor or Monitor()
@@ -123,15 +140,14 @@ def train_anomaly(
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, starting_encoders(base) if config.spatial_encoder else {}, config)
-    interrupted = _run(task, config, validation, "train", on_stage, monitor)
+    end = _run(task, config, validation, "train", on_stage, monitor, keeper)
     task.into(model)
     model.training["anomaly"] = training_record(config, monitor.history)
-    improvement = None
-    if len(monitor.history.validation) == 2:
-        (_, before), (_, after) = monitor.history.validation
-        improvement = paired_improvement(before.numpy(), after.numpy())
+    improvement, measured = None, monitor.history.validation
+    if len(measured) > 1:
+        improvement = paired_improvement(measured[0][1].numpy(), measured[monitor.history.best()][1].numpy())
         model.training["improvement"] = asdict(improvement)
-    return TrainingOutcome(model, improvement, interrupted)
+    return TrainingOutcome(model, improvement, end.interrupted, end.problem)
 
 
 def train_masks(
@@ -142,16 +158,17 @@ def train_masks(
     share: float,
     on_stage: OnStage = lambda *_: None,
     monitor: Monitor | None = None,
-) -> bool:
+    keeper: Keeper | None = None,
+) -> End:
     """Learns e_m of every type in the dataset, from the masks of its training pairs, into `model`.
 
-    Returns whether a KeyboardInterrupt ended it; `model` holds what was learned so far.
+    `model` holds what was learned so far, however it ended.
     """
     monitor, generator = monitor or Monitor(), torch.Generator().manual_seed(config.seed)
     training, size = _split(dataset, share)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
-    interrupted = _run(task, config, None, "masks", on_stage, monitor)
+    end = _run(task, config, None, "masks", on_stage, monitor, keeper)
     task.into(model)
     _remember(model, training)
     finders = {
@@ -162,7 +179,7 @@ def train_masks(
         name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
     model.training["mask"] = training_record(config, monitor.history)
-    return interrupted
+    return end
 
 
 def _split(dataset: Dataset, share: float) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
@@ -206,18 +223,21 @@ def _run(
     stage: str,
     on_stage: OnStage,
     monitor: Monitor,
-) -> bool:
-    """Trains; returns whether a KeyboardInterrupt ended it."""
-
+    keeper: Keeper | None,
+) -> End:
     def on_step(step: int, total: int, loss: float) -> None:
         monitor.look(task, step, total)
         on_stage(stage, step, total, f"loss {loss:.4f}")
 
     try:
-        fit(task, config, validation, on_step, monitor.history)
+        fit(task, config, validation, on_step, monitor.history, keeper)
     except KeyboardInterrupt:
-        return True
-    return False
+        return End(interrupted=True)
+    except TrainingStopped as stopped:
+        return End(problem=str(stopped))
+    except torch.OutOfMemoryError:
+        return End(problem="The device ran out of memory: lower batch or size, then resume or train again.")
+    return End()
 
 
 def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4000) -> Improvement:

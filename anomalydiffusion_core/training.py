@@ -1,19 +1,16 @@
 """Masked textual inversion: e_a per defect type and one E for all (Eq. 5); e_m per type on mask pictures
 (Eq. 9).
 
-The base stays frozen. A task says what is learned and its loss; `fit` runs any task.
+The base stays frozen. A task says what is learned and its loss; `fitting.fit` runs any task.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .conditioning import anomaly_context, empty_context, mask_context
 from .dataset.views import ViewPool, latent_mask
@@ -44,20 +41,15 @@ class TrainingConfig:
     token_rate: float = 0.3
     encoder_rate: float = 1e-4  # of the spatial encoder
     warmup_steps: int = 20
+    averaging: float = 0.0  # decay of the exponential moving average that is kept; 0 = the last values
+    validate_every: int = 0  # steps between measurements on held-out pairs; 0 = only before and after
+    patience: int = 0  # measurements without a better one after which training stops; 0 = never
     # "released": mean over all cells, as the authors' code has it; "unmasked": plain textual inversion's loss
     normalisation: Normalisation = "mask"
     spatial_encoder: bool = True  # without it e_a alone is learned, for comparison
     initial_words: str = "defect"  # tokens start around these words' mean
     minutes: float | None = None  # stop after this much wall-clock time
     seed: int = 0
-
-
-@dataclass
-class History:
-    """Losses by step: of every training step, and (N, draws) of the held-out pairs where measured."""
-
-    loss: list[float] = field(default_factory=list)
-    validation: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 class Task(Protocol):
@@ -170,87 +162,6 @@ class MaskTask:
         model.mask |= _by_type(self.pool.names, self.tokens)
 
 
-def fit(
-    task: Task,
-    config: TrainingConfig,
-    validation: Validation | None = None,
-    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
-    history: History | None = None,
-) -> History:
-    """Trains a task; returns (and, for interrupts, fills in place) its history.
-
-    Warm-up, then cosine decay to a tenth, by steps or by `config.minutes`, whichever ends first.
-    `on_step(step, total, loss)` may raise to stop; what was learned so far stays in the task.
-    """
-    history = history if history is not None else History()
-    groups = task.parameter_groups(config)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    generator = torch.Generator().manual_seed(config.seed)
-    start, step = time.monotonic(), 0
-    if validation:
-        history.validation.append((0, validation.measure(task)))
-    while (done := _progress(step, start, config)) < 1:
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            ramp = min(1.0, (step + 1) / max(1, config.warmup_steps))
-            group["lr"] = peak * ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
-        loss = task.loss(task.pool, *_draw(task, config.batch_size, generator)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], 1.0)
-        optimizer.step()
-        step += 1
-        history.loss.append(float(loss.detach()))
-        if not math.isfinite(history.loss[-1]):
-            raise ValueError(f"The loss became {history.loss[-1]} at step {step}: lower the learning rates.")
-        on_step(step, config.steps, history.loss[-1])
-    if validation:
-        history.validation.append((step, validation.measure(task)))
-    return history
-
-
-def _progress(step: int, start: float, config: TrainingConfig) -> float:
-    by_steps = step / config.steps if config.steps else 1.0
-    by_time = (time.monotonic() - start) / (60 * config.minutes) if config.minutes else 0.0
-    return max(by_steps, by_time)
-
-
-def _draw(task: Task, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Rows with types equally likely, timesteps one in each of `batch` equal strata, noise, a template
-    number.
-    """
-    pool = task.pool
-    counts = torch.bincount(pool.types, minlength=len(pool.names)).float()
-    rows = torch.multinomial(1 / counts[pool.types], batch, replacement=True, generator=generator)
-    t = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch * 1000
-    noise = torch.randn((batch, *pool.latents.shape[1:]), generator=generator)
-    device = pool.latents.device
-    return rows, t.long().to(device), noise.to(device), int(torch.randint(1 << 16, (), generator=generator))
-
-
-class Validation:
-    """Losses on held-out pairs at fixed timesteps and noise, so that two measurements pair up."""
-
-    def __init__(self, pool: ViewPool, draws: int = 4, seed: int = 1234) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.pool, self.draws = pool, draws
-        self.rows = torch.arange(len(pool)).repeat_interleave(draws)
-        strata = torch.arange(draws).repeat(len(pool))
-        self.t = ((strata + torch.rand(len(self.rows), generator=generator)) / draws * 1000).long()
-        self.noise = torch.randn((len(self.rows), *pool.latents.shape[1:]), generator=generator)
-
-    @torch.no_grad()
-    def measure(self, task: Task) -> Tensor:
-        """Loss of every pair at each of its timesteps, (N, draws)."""
-        device = self.pool.latents.device
-        parts = [
-            task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
-            for part in torch.arange(len(self.rows)).split(8)
-        ]
-        return torch.cat(parts).cpu().view(-1, self.draws)
-
-
 def _token_table(
     base: LatentDiffusion, names: list[str], count: int, config: TrainingConfig
 ) -> TokensByEncoder:
@@ -277,14 +188,4 @@ def _by_type(names: list[str], tokens: TokensByEncoder) -> dict[str, TokensByEnc
     return {
         name: {encoder: table[i].detach().cpu().clone() for encoder, table in tokens.items()}
         for i, name in enumerate(names)
-    }
-
-
-def training_record(config: TrainingConfig, history: History) -> dict[str, object]:
-    """What an artifact remembers of a training run."""
-    return {
-        "config": asdict(config),
-        "steps": len(history.loss),
-        "loss": [round(x, 5) for x in history.loss],
-        "validation": [(step, float(losses.mean())) for step, losses in history.validation],
     }

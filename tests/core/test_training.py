@@ -18,19 +18,12 @@ from anomalydiffusion_core.conditioning import anomaly_context
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool, latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.fitting import Validation, fit, training_record
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.pipeline import paired_improvement, train_model
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training import (
-    AnomalyTask,
-    MaskTask,
-    TrainingConfig,
-    Validation,
-    fit,
-    masked_loss,
-    training_record,
-)
+from anomalydiffusion_core.training import AnomalyTask, MaskTask, TrainingConfig, masked_loss
 
 CONFIG = TrainingConfig(
     steps=6, batch_size=2, image_size=64, views_per_pair=2, anomaly_tokens=3, mask_tokens=2, warmup_steps=2

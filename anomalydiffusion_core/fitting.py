@@ -1,0 +1,285 @@
+"""How any task is trained: warm-up and cosine decay, a moving average of what is learned, measurements on
+held-out pairs, the best so far. All that a next step depends on can be saved, and restored bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .dataset.views import ViewPool
+from .training import Task, TrainingConfig
+
+EXPLODED = 10.0  # times the loss of the first steps
+SETTLED = 20  # steps whose mean loss is compared
+
+
+class TrainingStopped(ValueError):
+    """A training that cannot go on; what was best before stays in the task."""
+
+
+@dataclass
+class History:
+    """By step: loss, norm of the gradient before it is clipped, and learning rates by parameter group; and
+    (N, draws) losses of the held-out pairs where measured.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    gradient: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)  # as a share of each group's peak
+    validation: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def best(self) -> int:
+        """Index of the measurement with the least mean loss, the first of equals."""
+        means = [float(losses.mean()) for _, losses in self.validation]
+        return means.index(min(means))
+
+
+class Keeper(Protocol):
+    """Somewhere to keep a training, in case it is cut off."""
+
+    def restore(self, fitting: Fitting) -> None: ...
+
+    def after_step(self, fitting: Fitting) -> None: ...
+
+    def keep(self, fitting: Fitting) -> None: ...
+
+
+class Fitting:
+    """A training under way: the task's parameters, and everything that their next step depends on."""
+
+    def __init__(
+        self, task: Task, config: TrainingConfig, validation: Validation | None, history: History
+    ) -> None:
+        self.task, self.config, self.validation, self.history = task, config, validation, history
+        self.optimizer = torch.optim.AdamW(task.parameter_groups(config), betas=(0.9, 0.99), weight_decay=0.0)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average = self.values()
+        self.best: list[Tensor] | None = None  # the average at the best measurement
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        self.elapsed, self._since = 0.0, time.monotonic()  # seconds before this process, and its start
+        self.whole = True  # not in the middle of a step
+
+    def values(self) -> list[Tensor]:
+        """Copies of the parameters."""
+        return [p.detach().clone() for p in self.parameters]
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, without the time that it was cut off."""
+        return self.elapsed + time.monotonic() - self._since
+
+    @property
+    def progress(self) -> float:
+        """By steps or by `config.minutes`, whichever is further; 1 = done."""
+        by_time = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
+        return max(self.step / self.config.steps if self.config.steps else 1.0, by_time)
+
+    @property
+    def done(self) -> bool:
+        """Whether steps, minutes or patience are at an end."""
+        measured = self.history.validation
+        waited = len(measured) - 1 - self.history.best() if measured else 0
+        return self.progress >= 1 or 0 < self.config.patience <= waited
+
+    def take_step(self) -> None:
+        """One step of AdamW on one batch; raises TrainingStopped where the loss says that it cannot go on."""
+        self.whole = False
+        ramp = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        rate = ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.progress))))
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * rate
+        loss = self.task.loss(self.task.pool, *draw(self.task.pool, self.config.batch_size, self.generator))
+        value = float(loss.mean().detach())
+        self._check(value)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        self.history.loss.append(value)
+        self.history.gradient.append(float(torch.stack(norms).norm()))
+        self.history.rate.append(rate)
+        self.whole = True
+
+    def _check(self, loss: float) -> None:
+        losses = self.history.loss
+        if not math.isfinite(loss):
+            raise TrainingStopped(
+                f"The loss became {loss} at step {self.step + 1}: lower the learning rates."
+            )
+        if len(losses) > 2 * SETTLED and sum(losses[-SETTLED:]) > EXPLODED * sum(losses[:SETTLED]):
+            raise TrainingStopped(
+                f"The loss grew to {EXPLODED:g} times that of the first steps by step {self.step + 1}: lower "
+                "the learning rates."
+            )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # while young, an average over all steps so far, so that it does not lag behind the start
+        decay = min(self.config.averaging, self.step / (self.step + 10))
+        for mean, value in zip(self.average, self.parameters, strict=True):
+            mean.lerp_(value.detach(), 1 - decay)
+
+    def measure(self) -> None:
+        """Takes note of the held-out loss of the average, and of the average where none was better."""
+        if not self.validation or (self.history.validation and self.history.validation[-1][0] == self.step):
+            return
+        own = self.values()
+        self.put(self.average)
+        self.history.validation.append((self.step, self.validation.measure(self.task)))
+        self.put(own)
+        if self.history.best() == len(self.history.validation) - 1:
+            self.best = [mean.clone() for mean in self.average]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors by name, and the rest, fit for JSON."""
+        tensors = {
+            **_numbered("parameter", self.values()),
+            **_numbered("average", self.average),
+            **_numbered("best", self.best or []),
+            **_numbered("validation", [losses for _, losses in self.history.validation]),
+            "generator": self.generator.get_state(),
+        }
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
+        history = self.history
+        record = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss": history.loss,
+            "gradient": history.gradient,
+            "rate": history.rate,
+            "validated": [step for step, _ in history.validation],
+        }
+        return tensors, record
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Brings a fresh training of the same task to a `state`."""
+        self.put(_taken("parameter", tensors))
+        self.average = [
+            v.to(p.device) for v, p in zip(_taken("average", tensors), self.parameters, strict=True)
+        ]
+        self.best = _taken("best", tensors) or None
+        self.generator.set_state(tensors["generator"])
+        self.step, self.elapsed, self._since = record["step"], record["seconds"], time.monotonic()
+        history = self.history
+        history.loss, history.gradient, history.rate = record["loss"], record["gradient"], record["rate"]
+        history.validation = list(zip(record["validated"], _taken("validation", tensors), strict=True))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, name = key.split("/")
+                moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def settle(self) -> None:
+        """Puts the best that was measured into the task, or the average where nothing was."""
+        self.put(self.best or self.average)
+
+    @torch.no_grad()
+    def put(self, values: list[Tensor]) -> None:
+        """Sets the parameters."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def fit(
+    task: Task,
+    config: TrainingConfig,
+    validation: Validation | None = None,
+    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    history: History | None = None,
+    keeper: Keeper | None = None,
+) -> History:
+    """Trains a task; returns (and, for interrupts, fills in place) its history.
+
+    It ends with `config.steps`, `config.minutes` or `config.patience`, whichever comes first, and leaves in
+    the task the average of the best measurement, or the last one. `on_step(step, total, loss)` may raise to
+    stop. With a keeper it goes on where that one's training was cut off, and is kept there. Raises
+    TrainingStopped where the loss is no number any more or explodes.
+    """
+    fitting = Fitting(task, config, validation, history if history is not None else History())
+    if keeper:
+        keeper.restore(fitting)
+    try:
+        fitting.measure()
+        while not fitting.done:
+            fitting.take_step()
+            if config.validate_every and fitting.step % config.validate_every == 0:
+                fitting.measure()
+            if keeper:
+                keeper.after_step(fitting)
+            on_step(fitting.step, config.steps, fitting.history.loss[-1])
+        fitting.measure()
+    finally:
+        if keeper and fitting.whole:
+            keeper.keep(fitting)
+        fitting.settle()
+    return fitting.history
+
+
+def draw(pool: ViewPool, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Rows with types equally likely, timesteps one in each of `batch` equal strata, noise, a template
+    number.
+    """
+    counts = torch.bincount(pool.types, minlength=len(pool.names)).float()
+    rows = torch.multinomial(1 / counts[pool.types], batch, replacement=True, generator=generator)
+    t = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch * 1000
+    noise = torch.randn((batch, *pool.latents.shape[1:]), generator=generator)
+    device = pool.latents.device
+    return rows, t.long().to(device), noise.to(device), int(torch.randint(1 << 16, (), generator=generator))
+
+
+class Validation:
+    """Losses on held-out pairs at fixed timesteps and noise, so that two measurements pair up."""
+
+    def __init__(self, pool: ViewPool, draws: int = 4, seed: int = 1234) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.pool, self.draws = pool, draws
+        self.rows = torch.arange(len(pool)).repeat_interleave(draws)
+        strata = torch.arange(draws).repeat(len(pool))
+        self.t = ((strata + torch.rand(len(self.rows), generator=generator)) / draws * 1000).long()
+        self.noise = torch.randn((len(self.rows), *pool.latents.shape[1:]), generator=generator)
+
+    @torch.no_grad()
+    def measure(self, task: Task) -> Tensor:
+        """Loss of every pair at each of its timesteps, (N, draws)."""
+        device = self.pool.latents.device
+        parts = [
+            task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
+            for part in torch.arange(len(self.rows)).split(8)
+        ]
+        return torch.cat(parts).cpu().view(-1, self.draws)
+
+
+def training_record(config: TrainingConfig, history: History) -> dict[str, object]:
+    """What an artifact remembers of a training run."""
+    return {
+        "config": asdict(config),
+        "steps": len(history.loss),
+        "loss": [round(x, 5) for x in history.loss],
+        "gradient": [round(x, 5) for x in history.gradient],
+        "validation": [(step, float(losses.mean())) for step, losses in history.validation],
+        **({"kept_step": history.validation[history.best()][0]} if history.validation else {}),
+    }
+
+
+def _numbered(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}/{i}": tensor for i, tensor in enumerate(tensors)}
+
+
+def _taken(name: str, tensors: dict[str, Tensor]) -> list[Tensor]:
+    """What `_numbered` numbered."""
+    count = sum(key.startswith(f"{name}/") for key in tensors)
+    return [tensors[f"{name}/{i}"] for i in range(count)]

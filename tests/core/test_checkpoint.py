@@ -1,0 +1,289 @@
+"""Checkpoints: a training cut off anywhere goes on bit for bit, or says why it cannot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_training import make_task
+from torch import Tensor
+
+from anomalydiffusion_core import artifact
+from anomalydiffusion_core.checkpoint import Checkpoints
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.views import ViewPool
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.fitting import Fitting, History, TrainingStopped, Validation, fit
+from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.pipeline import train_model
+from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+
+CONFIG = TrainingConfig(
+    steps=12,
+    batch_size=2,
+    image_size=64,
+    views_per_pair=2,
+    anomaly_tokens=3,
+    mask_tokens=2,
+    warmup_steps=2,
+    averaging=0.9,
+    validate_every=4,
+    encoder_rate=1e-3,
+)
+ORIGIN = {"dataset": "d", "base": "b"}
+
+
+def stop_at(step: int) -> Callable[[int, int, float], None]:
+    def on_step(done: int, _total: int, _loss: float) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def learned(task: AnomalyTask) -> list[Tensor]:
+    return [
+        *(v.detach().clone() for v in task.tokens.values()),
+        *(v.clone() for encoder in task.encoders.values() for v in encoder.state_dict().values()),
+    ]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def in_parts(base: LatentDiffusion, folder: Path, stops: list[int], config: TrainingConfig = CONFIG) -> Any:
+    """What a training learns that is cut off after each of these steps; and its history."""
+    for step in stops:
+        task = make_task(base, config)
+        keeper = Checkpoints(folder).stage("anomaly", ORIGIN)
+        with pytest.raises(KeyboardInterrupt):
+            fit(task, config, Validation(task.pool), stop_at(step), keeper=keeper)
+    task = make_task(base, config)
+    keeper = Checkpoints(folder).stage("anomaly", ORIGIN)
+    history = fit(task, config, Validation(task.pool), keeper=keeper)
+    return learned(task), history
+
+
+# --- exactness
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5], [11], [12], [2, 4, 9]])
+def test_a_training_in_parts_learns_the_same_to_the_last_bit(
+    fake_base: LatentDiffusion, tmp_path: Path, stops: list[int]
+) -> None:
+    whole = make_task(fake_base, CONFIG)
+    history = fit(whole, CONFIG, Validation(whole.pool))
+    values, other = in_parts(fake_base, tmp_path, stops)
+    assert same(values, learned(whole))
+    assert (other.loss, other.gradient, other.rate) == (history.loss, history.gradient, history.rate)
+    assert [step for step, _ in other.validation] == [step for step, _ in history.validation] == [0, 4, 8, 12]
+    assert same([v for _, v in other.validation], [v for _, v in history.validation])
+
+
+@pytest.mark.parametrize("part", ["parameter/0", "average/1", "generator", "optimizer/0/exp_avg_sq"])
+def test_each_part_of_a_checkpoint_counts(fake_base: LatentDiffusion, tmp_path: Path, part: str) -> None:
+    config = replace(CONFIG, validate_every=0)
+    whole = make_task(fake_base, config)
+    fit(whole, config)
+    task, keeper = make_task(fake_base, config), Checkpoints(tmp_path).stage("anomaly", ORIGIN)
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, config, None, stop_at(5), keeper=keeper)
+    tensors, record = keeper.read()
+    tensors[part] = torch.Generator().get_state() if part == "generator" else tensors[part] + 1e-3
+    metadata = {name: artifact.json.dumps(value) for name, value in record.items()}
+    artifact.write_atomically(keeper.path, tensors, metadata)
+    task = make_task(fake_base, config)
+    fit(task, config, keeper=keeper)
+    assert not same(learned(task), learned(whole))
+
+
+def test_a_whole_job_goes_on_in_either_of_its_trainings(
+    fake_base: LatentDiffusion, dataset: Path, tmp_path: Path
+) -> None:
+    def run(folder: str, *stops: tuple[str, int]) -> AnomalyModel:
+        for stage, step in stops:
+
+            def stop(now: str, done: int, _total: int, _note: str, at: Any = (stage, step)) -> None:
+                if (now, done) == at:
+                    raise KeyboardInterrupt
+
+            checkpoints = Checkpoints(tmp_path / folder)
+            assert train_model(fake_base, found, CONFIG, 6, 0.5, stop, checkpoints).interrupted
+        return train_model(fake_base, found, CONFIG, 6, 0.5, checkpoints=Checkpoints(tmp_path / folder)).model
+
+    found = find_dataset(dataset)
+    whole, parts = run("whole"), run("parts", ("train", 7), ("masks", 2))
+    assert artifact.learned_hash(whole) == artifact.learned_hash(parts)
+    assert whole.training == parts.training
+
+
+# --- what is kept
+
+
+def test_the_best_measured_average_is_kept(fake_base: LatentDiffusion) -> None:
+    class Measured(Validation):
+        """Says that step 4 was best, and notes what it was shown."""
+
+        def __init__(self, pool: ViewPool) -> None:
+            super().__init__(pool)
+            self.shown: list[list[Tensor]] = []
+
+        def measure(self, task: Any) -> Tensor:
+            self.shown.append(learned(task))
+            return torch.tensor([[3.0, 1.0, 2.0, 2.0][len(self.shown) - 1]])
+
+    task = make_task(fake_base, CONFIG)
+    validation = Measured(task.pool)
+    history = fit(task, CONFIG, validation)
+    assert history.best() == 1 and history.validation[1][0] == 4
+    assert same(learned(task), validation.shown[1]) and not same(learned(task), validation.shown[3])
+
+
+def test_patience_ends_a_training_that_no_longer_gains(fake_base: LatentDiffusion) -> None:
+    class Worsening(Validation):
+        measured = 0
+
+        def measure(self, task: Any) -> Tensor:
+            self.measured += 1
+            return torch.tensor([[float(self.measured)]])
+
+    config = replace(CONFIG, steps=100, patience=3)
+    task = make_task(fake_base, config)
+    before = learned(task)
+    history = fit(task, config, Worsening(task.pool))
+    assert len(history.loss) == 12  # best at 0, then 4, 8 and 12
+    assert same(learned(task), before)
+
+
+def test_the_average_follows_its_definition(fake_base: LatentDiffusion) -> None:
+    task = make_task(fake_base, CONFIG)
+    fitting = Fitting(task, replace(CONFIG, averaging=0.3), None, History())
+    expected = fitting.values()
+    for step in range(1, 7):
+        fitting.take_step()
+        decay = min(0.3, step / (step + 10))
+        expected = [decay * a + (1 - decay) * b for a, b in zip(expected, fitting.values(), strict=True)]
+    for mean, by_hand in zip(fitting.average, expected, strict=True):
+        torch.testing.assert_close(mean, by_hand)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_leaves_what_was_best(fake_base: LatentDiffusion, value: float) -> None:
+    class Diverging(AnomalyTask):
+        def loss(self, pool: ViewPool, rows: Tensor, *rest: Any) -> Tensor:
+            bad = torch.is_grad_enabled() and len(history.loss) == 9
+            return super().loss(pool, rows, *rest) * (value if bad else 1.0)
+
+    history = History()
+    good = make_task(fake_base, CONFIG)
+    task = Diverging(fake_base, good.pool, good.encoders, CONFIG)
+    with pytest.raises(TrainingStopped, match=f"became {value} at step 10: lower the learning rates"):
+        fit(task, CONFIG, Validation(task.pool), history=history)
+    assert len(history.loss) == 9 and all(v.isfinite().all() for v in learned(task))
+
+
+def test_a_loss_that_explodes_stops(fake_base: LatentDiffusion) -> None:
+    class Growing(AnomalyTask):
+        def loss(self, pool: ViewPool, *rest: Any) -> Tensor:
+            return super().loss(pool, *rest) * (1.0 if len(history.loss) < 30 else 100.0)
+
+    history, config = History(), replace(CONFIG, steps=80, validate_every=0)
+    good = make_task(fake_base, config)
+    with pytest.raises(TrainingStopped, match="grew to 10 times that of the first steps"):
+        fit(Growing(fake_base, good.pool, good.encoders, config), config, history=history)
+    assert 40 < len(history.loss) < 60
+
+
+# --- faults
+
+
+def interrupted(base: LatentDiffusion, folder: Path) -> Any:
+    task, keeper = make_task(base, CONFIG), Checkpoints(folder).stage("anomaly", ORIGIN)
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, CONFIG, None, stop_at(3), keeper=keeper)
+    return keeper
+
+
+@pytest.mark.parametrize(
+    ("origin", "config", "message"),
+    [
+        ({**ORIGIN, "dataset": "e"}, CONFIG, "was begun with dataset 'd', not 'e': give the same again"),
+        (ORIGIN, replace(CONFIG, batch_size=3), "was begun with batch_size 2, not 3"),
+        (ORIGIN, replace(CONFIG, steps=13), "was begun with steps 12, not 13"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    fake_base: LatentDiffusion, tmp_path: Path, origin: Any, config: TrainingConfig, message: str
+) -> None:
+    interrupted(fake_base, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        fit(make_task(fake_base, config), config, keeper=Checkpoints(tmp_path).stage("anomaly", origin))
+
+
+def test_a_longer_time_and_more_patience_are_no_other_training(
+    fake_base: LatentDiffusion, tmp_path: Path
+) -> None:
+    interrupted(fake_base, tmp_path)
+    config = replace(CONFIG, minutes=100.0, patience=50)
+    task = make_task(fake_base, config)
+    assert len(fit(task, config, keeper=Checkpoints(tmp_path).stage("anomaly", ORIGIN)).loss) == 12
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "other"])
+def test_a_damaged_checkpoint_is_named(fake_base: LatentDiffusion, tmp_path: Path, damage: str) -> None:
+    keeper = interrupted(fake_base, tmp_path)
+    if damage == "cut":
+        keeper.path.write_bytes(keeper.path.read_bytes()[:1000])
+    elif damage == "noise":
+        keeper.path.write_bytes(b"nothing of the kind")
+    else:
+        save_file({"a": torch.zeros(1)}, keeper.path, metadata={"format": '"else"'})
+    with pytest.raises(ValueError, match="anomaly.safetensors is (damaged|no checkpoint)"):
+        fit(make_task(fake_base, CONFIG), CONFIG, keeper=keeper)
+
+
+def test_a_full_disk_stops_cleanly_and_leaves_the_checkpoint_before(
+    fake_base: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = interrupted(fake_base, tmp_path)
+    before = keeper.path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise artifact.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(artifact, "save_file", full)
+    keeper.minutes = 0.0
+    with pytest.raises(OSError, match="No space left on device.*check the free space"):
+        fit(make_task(fake_base, CONFIG), CONFIG, keeper=keeper)
+    assert keeper.path.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["anomaly.safetensors"]
+
+
+def test_two_trainings_do_not_write_one_artifact(tmp_path: Path) -> None:
+    folder = tmp_path / "leather.training"
+    with Checkpoints(folder).alone():
+        with pytest.raises(ValueError, match="Another training is writing to .*leather.training"):
+            with Checkpoints(folder).alone():
+                pass
+    with Checkpoints(folder).alone():
+        pass
+
+
+def test_resuming_is_asked_for(fake_base: LatentDiffusion, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.check(resume=False)
+    with pytest.raises(ValueError, match="no training to resume"):
+        checkpoints.check(resume=True)
+    interrupted(fake_base, tmp_path)
+    checkpoints.check(resume=True)
+    with pytest.raises(ValueError, match="was cut off: add --resume"):
+        checkpoints.check(resume=False)
+
+
