@@ -1,7 +1,7 @@
 """What each AAR mode is worth at the quality gate: the same tries (photos, masks, noise) under every mode.
 
-Masks are the dataset's own that did not train the model, or those of `--masks`, and stay where they are,
-unless they miss the object of a photo. The gate is calibrated on the pairs that did train it, and remembers
+Masks are the dataset's own that did not train the model, or those of `--masks`. On an object they are laid as
+training masks lay on theirs; elsewhere they stay where they are. The gate is calibrated on the pairs that did train it, and remembers
 what it accepts, as when generating. Prints one JSON object with a row per mode:
 - mean_fill: share of the mask that shows; components_over_half: of its connected parts, filled over half.
 - changed_outside: pixels outside the masks that differ from the photo, in all tries; must be 0.
@@ -141,7 +141,8 @@ def find_subjects(model: AnomalyModel, dataset: Dataset, folder: Path | None) ->
             if folder
             else [read_mask(pair.mask) for pair in unseen]
         )
-        subjects.append(Subject(name, list(category.normals), training, own_masks(masks)))
+        placed = not any(place.pose for place in model.mask_places.get(name, []))
+        subjects.append(Subject(name, list(category.normals), training, own_masks(masks, placed)))
     return subjects
 
 
