@@ -213,7 +213,8 @@ def fit(
     if keeper:
         keeper.restore(fitting)
     try:
-        fitting.measure()
+        if not fitting.step:
+            fitting.measure()
         while not fitting.done:
             fitting.take_step()
             if config.validate_every and fitting.step % config.validate_every == 0:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_training import make_task
+from small_tasks import make_task
 from torch import Tensor
 
 from anomalydiffusion_core import artifact
@@ -268,12 +268,12 @@ def test_a_full_disk_stops_cleanly_and_leaves_the_checkpoint_before(
 
 def test_two_trainings_do_not_write_one_artifact(tmp_path: Path) -> None:
     folder = tmp_path / "leather.training"
-    with Checkpoints(folder).alone():
-        with pytest.raises(ValueError, match="Another training is writing to .*leather.training"):
-            with Checkpoints(folder).alone():
-                pass
-    with Checkpoints(folder).alone():
-        pass
+    first, second = Checkpoints(folder), Checkpoints(folder)
+    message = "Another training is writing to .*leather.training"
+    with first.alone(), pytest.raises(ValueError, match=message), second.alone():
+        pytest.fail("two hold the lock")
+    with second.alone():
+        pass  # the first has let go
 
 
 def test_resuming_is_asked_for(fake_base: LatentDiffusion, tmp_path: Path) -> None:
@@ -285,5 +285,3 @@ def test_resuming_is_asked_for(fake_base: LatentDiffusion, tmp_path: Path) -> No
     checkpoints.check(resume=True)
     with pytest.raises(ValueError, match="was cut off: add --resume"):
         checkpoints.check(resume=False)
-
-

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_tasks import make_pool, make_task, small_encoder
 from torch import Tensor
 
 from anomalydiffusion_core.conditioning import anomaly_context
@@ -21,7 +22,6 @@ from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import Validation, fit, training_record
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.pipeline import paired_improvement, train_model
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import AnomalyTask, MaskTask, TrainingConfig, masked_loss
 
@@ -32,28 +32,6 @@ CONFIG = TrainingConfig(
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def make_pool(base: LatentDiffusion, count: int = 4) -> ViewPool:
-    """Views of two types; the masks are 20 x 20 pixels at various places."""
-    images, masks = randn(count, 3, 64, 64).clamp(-1, 1), torch.zeros(count, 1, 64, 64, dtype=torch.uint8)
-    for i in range(count):
-        masks[i, :, 8 * i : 8 * i + 20, 16:36] = 1
-        images[i] = torch.where(masks[i] > 0, 0.9 if i % 2 else -0.9, images[i])
-    return ViewPool(base.encode(images), masks, torch.arange(count) % 2, ["thing/a", "thing/b"])
-
-
-def small_encoder() -> dict[str, SpatialEncoder]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = SpatialEncoderConfig(
-            16, backbone="resnet10", tokens=2, mask_size=32, pyramid_channels=8, grid=2
-        )
-        return {"clip_l": SpatialEncoder(config)}
-
-
-def make_task(base: LatentDiffusion, config: TrainingConfig = CONFIG) -> AnomalyTask:
-    return AnomalyTask(base, make_pool(base), small_encoder(), config)
 
 
 # --- the loss
@@ -103,7 +81,7 @@ def test_a_task_s_loss_is_eq_5_in_units_of_what_the_base_predicts(
     make_fake_base: Callable[..., LatentDiffusion], prediction: str
 ) -> None:
     base = make_fake_base(prediction=prediction)
-    task, t, noise = make_task(base), torch.tensor([100, 700]), randn(2, 4, 8, 8)
+    task, t, noise = make_task(base, CONFIG), torch.tensor([100, 700]), randn(2, 4, 8, 8)
     rows = torch.tensor([3, 0])
     losses = task.loss(task.pool, rows, t, noise, 14)
     for b, row in enumerate(rows.tolist()):
@@ -163,7 +141,7 @@ def test_the_loss_falls_and_only_embeddings_and_spatial_encoder_change(fake_base
 def test_training_leaves_a_diffusers_base_untouched(small_base: DiffusersModel) -> None:
     modules = small_base.unet, small_base.text_encoder
     before = [copy.deepcopy(module.state_dict()) for module in modules]
-    task = make_task(small_base)
+    task = make_task(small_base, CONFIG)
     tokens = task.tokens["clip_l"].detach().clone()
     fit(task, replace(CONFIG, steps=2))
     assert not torch.equal(task.tokens["clip_l"], tokens)
@@ -184,7 +162,7 @@ def test_the_same_seed_learns_the_same_and_another_seed_does_not(fake_base: Late
 
 
 def test_measurements_pair_up_and_cover_the_timesteps_evenly(fake_base: LatentDiffusion) -> None:
-    task = make_task(fake_base)
+    task = make_task(fake_base, CONFIG)
     one, other = Validation(task.pool, draws=4), Validation(task.pool, draws=4)
     assert torch.equal(one.measure(task), other.measure(task))
     assert one.rows.tolist() == [row for row in range(4) for _ in range(4)]
@@ -192,7 +170,7 @@ def test_measurements_pair_up_and_cover_the_timesteps_evenly(fake_base: LatentDi
 
 
 def test_validation_is_recorded_before_and_after(fake_base: LatentDiffusion) -> None:
-    task = make_task(fake_base)
+    task = make_task(fake_base, CONFIG)
     validation = Validation(task.pool)
     first = validation.measure(task)
     history = fit(task, CONFIG, validation)
