@@ -1,8 +1,8 @@
 """What each AAR mode is worth at the quality gate: the same tries (photos, masks, noise) under every mode.
 
 Masks are the dataset's own that did not train the model, or those of `--masks`. On an object they are laid as
-training masks lay on theirs; elsewhere they stay where they are. The gate is calibrated on the pairs that did train it, and remembers
-what it accepts, as when generating. Prints one JSON object with a row per mode:
+training masks lay on theirs; elsewhere they stay where they are. The gate is calibrated on the pairs that did
+train the model, and remembers what it accepts, as when generating. Prints one JSON object, a row per mode:
 - mean_fill: share of the mask that shows; components_over_half: of its connected parts, filled over half.
 - changed_outside: pixels outside the masks that differ from the photo, in all tries; must be 0.
 - accepted: share of the tries; accepted_by_type; problems: how often each check failed.
