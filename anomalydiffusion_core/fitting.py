@@ -223,9 +223,14 @@ def fit(
                 keeper.after_step(fitting)
             on_step(fitting.step, config.steps, fitting.history.loss[-1])
         fitting.measure()
-    finally:
+        if keeper:
+            keeper.keep(fitting)
+    except (KeyboardInterrupt, TrainingStopped):
         if keeper and fitting.whole:
             keeper.keep(fitting)
+        fitting.measure()  # not kept: it would not have been taken without the interruption
+        raise
+    finally:
         fitting.settle()
     return fitting.history
 

@@ -235,6 +235,8 @@ def _run(
         return End(interrupted=True)
     except TrainingStopped as stopped:
         return End(problem=str(stopped))
+    except OSError as error:  # of a checkpoint
+        return End(problem=f"{error.filename or stage}: {error.strerror or error}; nothing more was learned.")
     except torch.OutOfMemoryError:
         return End(problem="The device ran out of memory: lower batch or size, then resume or train again.")
     return End()
