@@ -41,7 +41,7 @@ class Checkpoints:
 
     def check(self, resume: bool) -> None:
         """Raises ValueError where there is nothing to resume, or something is and nobody asked for it."""
-        there = any(self.folder.glob("*.safetensors"))
+        there = self._kept()
         if there and not resume:
             raise ValueError(
                 f"{self.folder} holds a training that was cut off: add --resume to go on with it, or delete "
@@ -53,6 +53,7 @@ class Checkpoints:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Holds the lock; raises ValueError where another training has it."""
+        made = [place for place in self.folder.parents if not place.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock", timeout=0)
         try:
@@ -65,6 +66,14 @@ class Checkpoints:
             yield
         finally:
             lock.release()
+            if not self._kept():
+                self.remove()
+                for place in made:  # which nothing was written to
+                    if not any(place.iterdir()):
+                        place.rmdir()
+
+    def _kept(self) -> bool:
+        return any(self.folder.glob("*.safetensors"))
 
     def remove(self) -> None:
         """Deletes the folder; for when the artifact is written."""

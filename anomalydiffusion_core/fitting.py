@@ -35,10 +35,10 @@ class History:
     rate: list[float] = field(default_factory=list)  # as a share of each group's peak
     validation: list[tuple[int, Tensor]] = field(default_factory=list)
 
-    def best(self) -> int:
-        """Index of the measurement with the least mean loss, the first of equals."""
-        means = [float(losses.mean()) for _, losses in self.validation]
-        return means.index(min(means))
+    def best(self) -> int | None:
+        """Index of the measurement with the least mean loss since the start, None where there is none."""
+        means = {i: float(losses.mean()) for i, (step, losses) in enumerate(self.validation) if step}
+        return min(means, key=means.__getitem__) if means else None
 
 
 class Keeper(Protocol):
@@ -86,8 +86,8 @@ class Fitting:
     @property
     def done(self) -> bool:
         """Whether steps, minutes or patience are at an end."""
-        measured = self.history.validation
-        waited = len(measured) - 1 - self.history.best() if measured else 0
+        best = self.history.best()
+        waited = 0 if best is None else len(self.history.validation) - 1 - best
         return self.progress >= 1 or 0 < self.config.patience <= waited
 
     def take_step(self) -> None:
@@ -228,7 +228,6 @@ def fit(
     except (KeyboardInterrupt, TrainingStopped):
         if keeper and fitting.whole:
             keeper.keep(fitting)
-        fitting.measure()  # not kept: it would not have been taken without the interruption
         raise
     finally:
         fitting.settle()
@@ -277,7 +276,7 @@ def training_record(config: TrainingConfig, history: History) -> dict[str, objec
         "loss": [round(x, 5) for x in history.loss],
         "gradient": [round(x, 5) for x in history.gradient],
         "validation": [(step, float(losses.mean())) for step, losses in history.validation],
-        **({"kept_step": history.validation[history.best()][0]} if history.validation else {}),
+        **({} if (best := history.best()) is None else {"kept_step": history.validation[best][0]}),
     }
 
 

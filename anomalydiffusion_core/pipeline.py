@@ -144,8 +144,8 @@ def train_anomaly(
     task.into(model)
     model.training["anomaly"] = training_record(config, monitor.history)
     improvement, measured = None, monitor.history.validation
-    if len(measured) > 1:
-        improvement = paired_improvement(measured[0][1].numpy(), measured[monitor.history.best()][1].numpy())
+    if (best := monitor.history.best()) is not None:
+        improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
         model.training["improvement"] = asdict(improvement)
     return TrainingOutcome(model, improvement, end.interrupted, end.problem)
 

@@ -154,12 +154,13 @@ def test_patience_ends_a_training_that_no_longer_gains(fake_base: LatentDiffusio
             self.measured += 1
             return torch.tensor([[float(self.measured)]])
 
-    config = replace(CONFIG, steps=100, patience=3)
-    task = make_task(fake_base, config)
-    before = learned(task)
+    config = replace(CONFIG, steps=100, patience=2)
+    task, short = make_task(fake_base, config), make_task(fake_base, config)
     history = fit(task, config, Worsening(task.pool))
-    assert len(history.loss) == 12  # best at 0, then 4, 8 and 12
-    assert same(learned(task), before)
+    assert len(history.loss) == 12  # best at 4, then 8 and 12
+    with pytest.raises(KeyboardInterrupt):
+        fit(short, config, Worsening(short.pool), stop_at(4))
+    assert same(learned(task), learned(short))
 
 
 def test_the_average_follows_its_definition(fake_base: LatentDiffusion) -> None:

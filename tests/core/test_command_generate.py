@@ -11,41 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import generate_quickly, refused, run, snapshot
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from anomalydiffusion_core.artifact import load_artifact, save_artifact
-from anomalydiffusion_core.cli import app
 from anomalydiffusion_core.dataset.photos import write_png
 from anomalydiffusion_core.export.mvtec import read_manifest
 from anomalydiffusion_core.latent_diffusion import Fingerprint
 
 MIXED = "thing/scratch+stain"
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
-        for path in folder.rglob("*")
-    }
-
-
-def generate_quickly(trained: Path, data: Path, out: Path, *more: object) -> Any:
-    options = ("--steps", 2, "--smallest-fill", 0, "--masks", data / "thing/ground_truth")
-    return run("generate", trained, data, "--out", out, *options, *more)
-
-
-def refused(result: Any, *texts: str) -> None:
-    """Exit code 2 and exactly one line on stderr that holds the texts."""
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: "), result.stderr
-    for text in texts:
-        assert text in result.stderr
 
 
 @pytest.fixture

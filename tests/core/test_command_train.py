@@ -1,0 +1,61 @@
+"""The command `train`: trainings that are cut off, refuse each other, or go astray."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import refused, train_quickly
+
+from anomalydiffusion_core.artifact import learned_hash, load_artifact
+from anomalydiffusion_core.checkpoint import Checkpoints
+
+
+def test_an_interrupted_training_goes_on_where_it_was(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    assert train_quickly(dataset, whole).exit_code == 0
+    refused(train_quickly(dataset, cut, "--resume"), "no training to resume in", "leave --resume out")
+    predict_noise, calls = base.predict_noise, []
+
+    def interrupt(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # in the middle of a step
+            signal.raise_signal(signal.SIGINT)
+        return predict_noise(*arguments)
+
+    monkeypatch.setattr(base, "predict_noise", interrupt)
+    assert train_quickly(dataset, cut).exit_code == 130
+    monkeypatch.setattr(base, "predict_noise", predict_noise)
+    kept = [path.name for path in (tmp_path / "cut.training").glob("*.safetensors")]
+    assert kept == ["anomaly.safetensors"]
+    assert load_artifact(cut).training["anomaly"]["steps"] == 2  # type: ignore[index]
+    refused(train_quickly(dataset, cut), "holds a training that was cut off: add --resume")
+    refused(train_quickly(dataset, cut, "--resume", "--batch", 3), "was begun with batch_size 4, not 3")
+    assert train_quickly(dataset, cut, "--resume").exit_code == 0
+    assert not (tmp_path / "cut.training").exists()
+    assert learned_hash(load_artifact(cut)) == learned_hash(load_artifact(whole))
+
+
+def test_two_trainings_of_one_name_refuse_each_other(base: Any, dataset: Path, tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "a.training").alone():
+        refused(train_quickly(dataset, tmp_path / "a.safetensors"), "Another training is writing to")
+
+
+def test_a_loss_that_explodes_keeps_the_best_and_says_so(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_noise, calls = base.schedule.add_noise, []
+
+    def diverging(*arguments: Any) -> Any:
+        calls.append(1)
+        return add_noise(*arguments) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(type(base.schedule), "add_noise", lambda _self, *a: diverging(*a))
+    out = tmp_path / "a.safetensors"
+    refused(train_quickly(dataset, out), "The loss became nan at step 2: lower the learning rates")
+    tokens = load_artifact(out).anomaly["thing/stain"]["clip_l"]
+    assert tokens.isfinite().all()
