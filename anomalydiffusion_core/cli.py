@@ -84,6 +84,14 @@ def train(
     spatial_encoder: Annotated[
         bool, typer.Option(help="Learn where defects are; without it, how they look alone.")
     ] = True,
+    validate_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Steps between measurements on held-out pairs, the best of which is kept. 0 = only before "
+            "and after.",
+        ),
+    ] = 0,
     patience: Annotated[
         int,
         typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
@@ -120,6 +128,7 @@ def train(
             size,
             normalisation=loss,
             spatial_encoder=spatial_encoder,
+            validate_every=validate_every,
             patience=patience,
             minutes=minutes,
             seed=seed,

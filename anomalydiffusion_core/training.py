@@ -29,7 +29,7 @@ REDRAWING = SamplingConfig(steps=10, guidance=2.5, aar=AARConfig(AARMode.OFF))  
 @dataclass(frozen=True)
 class TrainingConfig:
     """How tokens are learned. Rates of tokens are per step, in units of the token table's root mean
-    square.
+    square. Raises ValueError where patience would wait for measurements that are never taken.
     """
 
     steps: int = 400
@@ -50,6 +50,13 @@ class TrainingConfig:
     initial_words: str = "defect"  # tokens start around these words' mean
     minutes: float | None = None  # stop after this much wall-clock time
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.patience and not self.validate_every:
+            raise ValueError(
+                f"Patience of {self.patience} counts measurements on held-out pairs, of which there are none on "
+                "the way: say with validate_every after how many steps."
+            )
 
 
 class Task(Protocol):

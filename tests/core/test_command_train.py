@@ -59,3 +59,15 @@ def test_a_loss_that_explodes_keeps_the_best_and_says_so(
     refused(train_quickly(dataset, out), "The loss became nan at step 2: lower the learning rates")
     tokens = load_artifact(out).anomaly["thing/stain"]["clip_l"]
     assert tokens.isfinite().all()
+
+
+def test_patience_ends_a_training_and_needs_measurements(base: Any, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    refused(
+        train_quickly(dataset, out, "--patience", 1), "Patience of 1 counts measurements", "validate_every"
+    )
+    assert train_quickly(dataset, out, "--validate-every", 1, "--patience", 9).exit_code == 0
+    record: Any = load_artifact(out).training["anomaly"]
+    assert [step for step, _ in record["validation"]] == [0, 1, 2, 3]
+    means = {step: loss for step, loss in record["validation"] if step}
+    assert record["kept_step"] == min(means, key=means.__getitem__)
