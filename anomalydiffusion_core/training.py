@@ -54,7 +54,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.patience and not self.validate_every:
             raise ValueError(
-                f"Patience of {self.patience} counts measurements on held-out pairs, of which there are none on "
+                f"Patience of {self.patience} counts measurements on held-out pairs, and none is taken on "
                 "the way: say with validate_every after how many steps."
             )
 
