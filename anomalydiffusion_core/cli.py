@@ -117,11 +117,6 @@ def train(
 
     def command() -> dict[str, Any]:
         checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
-        checkpoints.check(resume)
-        check_writable(out) if resume else check_new(out)
-        found = find_dataset(dataset, category, defect)
-        counts = {name: len(pairs) for name, pairs in found.by_type().items()}
-        say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
         config = TrainingConfig(
             steps,
             batch,
@@ -133,9 +128,17 @@ def train(
             minutes=minutes,
             seed=seed,
         )
-        model = load_base(base or "tiny", device_of(device))
-        with checkpoints.alone(), progress() as on_stage, interrupted_between(on_stage) as on_stage:
-            outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints)
+        check_writable(out)
+        with checkpoints.alone():
+            checkpoints.check(resume)
+            if not resume:
+                check_new(out)
+            found = find_dataset(dataset, category, defect)
+            counts = {name: len(pairs) for name, pairs in found.by_type().items()}
+            say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+            model = load_base(base or "tiny", device_of(device))
+            with progress() as on_stage, interrupted_between(on_stage) as on_stage:
+                outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints)
             save_artifact(outcome.model, out)
         if outcome.finished:
             checkpoints.remove()

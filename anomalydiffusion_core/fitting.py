@@ -26,8 +26,8 @@ class TrainingStopped(ValueError):
 
 @dataclass
 class History:
-    """By step: loss, norm of the gradient before it is clipped, and learning rates by parameter group; and
-    (N, draws) losses of the held-out pairs where measured.
+    """By step: loss, norm of the gradient before it is clipped, learning rate; and (N, draws) losses of the
+    held-out pairs where measured.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -84,6 +84,12 @@ class Fitting:
         return max(self.step / self.config.steps if self.config.steps else 1.0, by_time)
 
     @property
+    def due(self) -> bool:
+        """Whether a measurement is."""
+        every = self.config.validate_every
+        return self.step % every == 0 if every else self.step == 0
+
+    @property
     def done(self) -> bool:
         """Whether steps, minutes or patience are at an end."""
         best = self.history.best()
@@ -131,14 +137,19 @@ class Fitting:
             mean.lerp_(value.detach(), 1 - decay)
 
     def measure(self) -> None:
-        """Takes note of the held-out loss of the average, and of the average where none was better."""
-        if not self.validation or (self.history.validation and self.history.validation[-1][0] == self.step):
+        """Takes note of the held-out loss of the average, once a step, and of the average where none was
+        better.
+        """
+        measured = self.history.validation
+        if not self.validation or (measured and measured[-1][0] == self.step):
             return
         own = self.values()
-        self.put(self.average)
-        self.history.validation.append((self.step, self.validation.measure(self.task)))
-        self.put(own)
-        if self.history.best() == len(self.history.validation) - 1:
+        try:
+            self.put(self.average)
+            measured.append((self.step, self.validation.measure(self.task)))
+        finally:
+            self.put(own)
+        if self.history.best() == len(measured) - 1:
             self.best = [mean.clone() for mean in self.average]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -213,12 +224,12 @@ def fit(
     if keeper:
         keeper.restore(fitting)
     try:
-        if not fitting.step:
-            fitting.measure()
-        while not fitting.done:
-            fitting.take_step()
-            if config.validate_every and fitting.step % config.validate_every == 0:
+        while True:
+            if fitting.due:
                 fitting.measure()
+            if fitting.done:
+                break
+            fitting.take_step()
             if keeper:
                 keeper.after_step(fitting)
             on_step(fitting.step, config.steps, fitting.history.loss[-1])
