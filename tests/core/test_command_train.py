@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import refused, train_quickly
+from safetensors import safe_open
 
 from anomalydiffusion_core.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
@@ -71,3 +76,20 @@ def test_patience_ends_a_training_and_needs_measurements(base: Any, dataset: Pat
     assert [step for step, _ in record["validation"]] == [0, 1, 2, 3]
     means = {step: loss for step, loss in record["validation"] if step}
     assert record["kept_step"] == min(means, key=means.__getitem__)
+
+
+def test_a_training_that_is_killed_leaves_a_checkpoint_that_goes_on(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    command = [sys.executable, "-m", "anomalydiffusion_core.cli", "train", str(dataset), "--out", str(out)]
+    command += ["--size", "64", "--steps", "6", "--mask-steps", "0", "--batch", "1", "--device", "cpu"]
+    kept, deadline = tmp_path / "a.training" / "anomaly.safetensors", time.monotonic() + 120
+    process = subprocess.Popen([*command, "--checkpoint-minutes", "0"])
+    while not kept.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it should still have been training"
+    with safe_open(kept, framework="pt") as file:
+        assert json.loads(file.metadata()["step"]) >= 1
+    assert subprocess.run([*command, "--resume"]).returncode == 0
+    assert load_artifact(out).training["anomaly"]["steps"] == 6  # type: ignore[index]
+    assert not kept.parent.exists()
