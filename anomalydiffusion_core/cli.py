@@ -96,6 +96,12 @@ def train(
         int,
         typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
     ] = 0,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add the dataset's new defect types to this artifact; what it knows stays as it is, to the bit."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0.0, help="Minutes between two checkpoints, beside the artifact.")
@@ -108,7 +114,7 @@ def train(
 
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
     """
-    from .artifact import save_artifact
+    from .artifact import load_artifact, save_artifact
     from .checkpoint import Checkpoints
     from .dataset.layout import find_dataset
     from .diffusers_model import load_base
@@ -137,8 +143,9 @@ def train(
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             model = load_base(base or "tiny", device_of(device))
+            known = load_artifact(extend, model.fingerprint) if extend else None
             with progress() as on_stage, interrupted_between(on_stage) as on_stage:
-                outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints)
+                outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints, known)
             save_artifact(outcome.model, out)
         if outcome.finished:
             checkpoints.remove()

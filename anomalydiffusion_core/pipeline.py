@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from .artifact import check_base, learned_hash
 from .checkpoint import Checkpoints
 from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
@@ -92,23 +94,39 @@ def train_model(
     share: float,
     on_stage: OnStage = lambda *_: None,
     checkpoints: Checkpoints | None = None,
+    known: AnomalyModel | None = None,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
+
+    With a `known` model only types that are new to it are learned, with its E as it is; the outcome holds
+    both, and of what was known every bit as before.
 
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
     outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
     """
-    origin = {"dataset": dataset.fingerprint(), "base": base.fingerprint.weights, "share": share}
+    origin = {
+        "dataset": dataset.fingerprint(),
+        "base": base.fingerprint.weights,
+        "share": share,
+        "extends": learned_hash(known) if known else "",
+    }
     keepers = {
         name: checkpoints.stage(name, origin) if checkpoints else None for name in ("anomaly", "masks")
     }
-    outcome = train_anomaly(base, dataset, config, share, on_stage, keeper=keepers["anomaly"])
+    outcome = train_anomaly(base, dataset, config, share, on_stage, keeper=keepers["anomaly"], known=known)
     try:
         if mask_steps and outcome.finished:
             mask_config = replace(config, steps=mask_steps)
             end = train_masks(
-                base, dataset, outcome.model, mask_config, share, on_stage, keeper=keepers["masks"]
+                base,
+                dataset,
+                outcome.model,
+                mask_config,
+                share,
+                on_stage,
+                keeper=keepers["masks"],
+                known=known.mask if known else (),
             )
             outcome.interrupted, outcome.problem = end.interrupted, end.problem
     except KeyboardInterrupt:  # between two trainings
@@ -124,14 +142,18 @@ def train_anomaly(
     on_stage: OnStage = lambda *_: None,
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
+    known: AnomalyModel | None = None,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     monitor = monitor or Monitor()
-    training, held_out = _split(dataset, share)
+    training, held_out = _split(dataset, share, known.anomaly if known else {})
     generator = torch.Generator().manual_seed(config.seed)
-    model = AnomalyModel(
-        base.fingerprint, config.image_size, PHOTO_TEMPLATES, dataset_fingerprint=dataset.fingerprint()
-    )
+    if known:
+        model = _extendable(known, base, config)
+    else:
+        model = AnomalyModel(
+            base.fingerprint, config.image_size, PHOTO_TEMPLATES, dataset_fingerprint=dataset.fingerprint()
+        )
     on_stage("read", 0, 1, "reading pairs and making views")
     _remember(model, training)
     pool = make_views(base, training, config.views_per_pair, config.image_size, generator)
@@ -139,14 +161,18 @@ def train_anomaly(
     if held_out:
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
-    task = AnomalyTask(base, pool, starting_encoders(base) if config.spatial_encoder else {}, config)
+    encoders = starting_encoders(base) if config.spatial_encoder else {}
+    if known:
+        encoders = copy.deepcopy(known.spatial_encoders)
+    task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
     end = _run(task, config, validation, "train", on_stage, monitor, keeper)
     task.into(model)
-    model.training["anomaly"] = training_record(config, monitor.history)
+    record = training_record(config, monitor.history)
     improvement, measured = None, monitor.history.validation
     if (best := monitor.history.best()) is not None:
         improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
-        model.training["improvement"] = asdict(improvement)
+        (record if known else model.training)["improvement"] = asdict(improvement)
+    _record(model, "anomaly", record, training, added=known is not None)
     return TrainingOutcome(model, improvement, end.interrupted, end.problem)
 
 
@@ -159,13 +185,15 @@ def train_masks(
     on_stage: OnStage = lambda *_: None,
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
+    known: Collection[str] = (),
 ) -> End:
-    """Learns e_m of every type in the dataset, from the masks of its training pairs, into `model`.
+    """Learns e_m of every type in the dataset that is not `known`, from the masks of its training pairs, into
+    `model`.
 
     `model` holds what was learned so far, however it ended.
     """
     monitor, generator = monitor or Monitor(), torch.Generator().manual_seed(config.seed)
-    training, size = _split(dataset, share)[0], mask_picture_size(base, config.image_size)
+    training, size = _split(dataset, share, known)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
     end = _run(task, config, None, "masks", on_stage, monitor, keeper)
@@ -178,16 +206,46 @@ def train_masks(
     model.mask_places |= {
         name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
-    model.training["mask"] = training_record(config, monitor.history)
+    _record(model, "mask", training_record(config, monitor.history), training, added=bool(known))
     return end
 
 
-def _split(dataset: Dataset, share: float) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
+def _record(
+    model: AnomalyModel, kind: str, record: dict[str, object], types: Collection[str], added: bool
+) -> None:
+    """Notes how a model was trained, or what was `added` to one later."""
+    if not added:
+        model.training[kind] = record
+        return
+    earlier: Any = model.training.get("added", [])
+    model.training["added"] = [*earlier, {"kind": kind, "types": sorted(types), **record}]
+
+
+def _extendable(known: AnomalyModel, base: LatentDiffusion, config: TrainingConfig) -> AnomalyModel:
+    """A copy that may be added to."""
+    remedy = "give the base that it was trained on"
+    check_base(known.base, base.fingerprint, "The model to be extended", remedy)
+    if known.image_size != config.image_size:
+        raise ValueError(
+            f"The model to be extended was trained at {known.image_size} px, not {config.image_size}: give "
+            "the same size."
+        )
+    values = {field.name: getattr(known, field.name) for field in fields(known)}
+    return replace(known, **{name: dict(value) for name, value in values.items() if isinstance(value, dict)})
+
+
+def _split(
+    dataset: Dataset, share: float, known: Collection[str]
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
+    """Training and held-out pairs of every type that is not known yet."""
     groups = dataset.by_type()
     if not groups:
         raise ValueError(
             f"{dataset.root} holds no defect pairs: add photos under test/<defect> and their masks."
         )
+    groups = {name: pairs for name, pairs in groups.items() if name not in known}
+    if not groups:
+        raise ValueError(f"Every defect type of {dataset.root} is known already: there is nothing to add.")
     training, held_out = {}, {}
     for name, pairs in groups.items():
         training[name], rest = split_pairs(pairs, share)

@@ -91,7 +91,7 @@ def masked_loss(
 
 
 class AnomalyTask:
-    """e_a of every type in the pool, and E."""
+    """e_a of every type in the pool, and E, unless it is `frozen`."""
 
     def __init__(
         self,
@@ -99,14 +99,18 @@ class AnomalyTask:
         pool: ViewPool,
         encoders: dict[str, SpatialEncoder],
         config: TrainingConfig,
+        frozen: bool = False,
     ) -> None:
         self.base, self.pool = base, pool
         self.normalisation: Normalisation = config.normalisation
-        self.encoders = {name: encoder.to(base.device).train() for name, encoder in encoders.items()}
+        self.encoders = {
+            name: encoder.to(base.device).train().requires_grad_(not frozen)
+            for name, encoder in encoders.items()
+        }
         self.tokens = _token_table(base, pool.names, config.anomaly_tokens, config)
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict]:
-        encoders = [p for encoder in self.encoders.values() for p in encoder.parameters()]
+        encoders = [p for e in self.encoders.values() for p in e.parameters() if p.requires_grad]
         return [_token_group(self.base, self.tokens, config), {"params": encoders, "lr": config.encoder_rate}]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:

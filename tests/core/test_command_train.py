@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
@@ -81,7 +82,7 @@ def test_patience_ends_a_training_and_needs_measurements(base: Any, dataset: Pat
 def test_a_training_that_is_killed_leaves_a_checkpoint_that_goes_on(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     command = [sys.executable, "-m", "anomalydiffusion_core.cli", "train", str(dataset), "--out", str(out)]
-    command += ["--size", "64", "--steps", "6", "--mask-steps", "0", "--batch", "1", "--device", "cpu"]
+    command += ["--size", "64", "--steps", "20", "--mask-steps", "0", "--batch", "1", "--device", "cpu"]
     kept, deadline = tmp_path / "a.training" / "anomaly.safetensors", time.monotonic() + 120
     process = subprocess.Popen([*command, "--checkpoint-minutes", "0"])
     while not kept.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -91,5 +92,32 @@ def test_a_training_that_is_killed_leaves_a_checkpoint_that_goes_on(dataset: Pat
     with safe_open(kept, framework="pt") as file:
         assert json.loads(file.metadata()["step"]) >= 1
     assert subprocess.run([*command, "--resume"]).returncode == 0
-    assert load_artifact(out).training["anomaly"]["steps"] == 6  # type: ignore[index]
+    assert load_artifact(out).training["anomaly"]["steps"] == 20  # type: ignore[index]
     assert not kept.parent.exists()
+
+
+def test_a_new_type_is_added_and_what_was_known_stays_bit_for_bit(
+    base: Any, dataset: Path, tmp_path: Path
+) -> None:
+    first, both = tmp_path / "first.safetensors", tmp_path / "both.safetensors"
+    assert train_quickly(dataset, first, "--defect", "scratch").exit_code == 0
+    summary = tmp_path / "s.json"
+    assert train_quickly(dataset, both, "--extend", first, "--json", summary).exit_code == 0
+    known, model = load_artifact(first), load_artifact(both)
+    assert sorted(model.anomaly) == sorted(model.mask) == ["thing/scratch", "thing/stain"]
+    with safe_open(first, framework="pt") as before, safe_open(both, framework="pt") as after:
+        assert len(before.keys()) > 20
+        for key in before.keys():  # noqa: SIM118
+            assert torch.equal(before.get_tensor(key), after.get_tensor(key)), key
+    assert model.training["anomaly"] == known.training["anomaly"]
+    added: Any = model.training["added"]
+    assert [(one["kind"], one["types"]) for one in added] == [
+        ("anomaly", ["thing/stain"]),
+        ("mask", ["thing/stain"]),
+    ]
+    assert model.trained_on["thing/scratch"] == known.trained_on["thing/scratch"]
+    assert set(model.mask_places) == {"thing/scratch", "thing/stain"}
+    again = tmp_path / "again.safetensors"
+    refused(train_quickly(dataset, again, "--extend", both), "is known already: there is nothing to add")
+    refused(train_quickly(dataset, again, "--extend", first, "--size", 128), "trained at 64 px, not 128")
+    assert not again.exists()
