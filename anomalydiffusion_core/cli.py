@@ -99,7 +99,7 @@ def train(
     extend: Annotated[
         Path | None,
         typer.Option(
-            help="Add the dataset's new defect types to this artifact; what it knows stays as it is, to the bit."
+            help="Add the dataset's new defect types to this artifact; what it knows stays to the bit."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
