@@ -147,14 +147,14 @@ def train(
             with progress() as on_stage, interrupted_between(on_stage) as on_stage:
                 outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints, known)
             save_artifact(outcome.model, out)
-        if outcome.finished:
+        if outcome.end.finished:
             checkpoints.remove()
         say(f"Artifact: {out}")
         summary: dict[str, Any] = {
             "artifact": str(out),
             "pairs": counts,
-            "interrupted": outcome.interrupted,
-            "shortfall": outcome.problem,
+            "interrupted": outcome.end.interrupted,
+            "shortfall": outcome.end.problem,
         }
         if outcome.improvement:
             i = outcome.improvement

@@ -46,9 +46,9 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     base = load_base("tiny")
     if not artifact.exists():
         outcome = train_demo(base, few_shot, on_stage)
-        if not outcome.finished:  # kept, but not taken for a finished training by the next run
+        if not outcome.end.finished:  # kept, but not taken for a finished training by the next run
             save_artifact(outcome.model, out / "interrupted.safetensors")
-            raise ValueError(outcome.problem) if outcome.problem else KeyboardInterrupt
+            raise ValueError(outcome.end.problem) if outcome.end.problem else KeyboardInterrupt
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)
     config = GenerationConfig(seed=seed)

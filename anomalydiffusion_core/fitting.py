@@ -236,7 +236,9 @@ def fit(
         fitting.measure()
         if keeper:
             keeper.keep(fitting)
-    except (KeyboardInterrupt, TrainingStopped):
+    except OSError:  # of the keeper
+        raise
+    except BaseException:  # whatever `on_step` stops with
         if keeper and fitting.whole:
             keeper.keep(fitting)
         raise

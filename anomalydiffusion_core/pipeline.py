@@ -68,22 +68,19 @@ class End:
     interrupted: bool = False
     problem: str = ""
 
-
-@dataclass
-class TrainingOutcome:
-    """What `train_model` hands back: the best of what was learned, also where it was `interrupted`, or a
-    `problem` stopped it.
-    """
-
-    model: AnomalyModel
-    improvement: Improvement | None
-    interrupted: bool = False
-    problem: str = ""
-
     @property
     def finished(self) -> bool:
         """Whether it came to its end."""
         return not self.interrupted and not self.problem
+
+
+@dataclass
+class TrainingOutcome:
+    """What `train_model` hands back: the best of what was learned, however it ended."""
+
+    model: AnomalyModel
+    improvement: Improvement | None
+    end: End
 
 
 def train_model(
@@ -105,20 +102,15 @@ def train_model(
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
     outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
     """
-    origin = {
-        "dataset": dataset.fingerprint(),
-        "base": base.fingerprint.weights,
-        "share": share,
-        "extends": learned_hash(known) if known else "",
-    }
+    origin = origin_of(base, dataset, share, known)
     keepers = {
         name: checkpoints.stage(name, origin) if checkpoints else None for name in ("anomaly", "masks")
     }
     outcome = train_anomaly(base, dataset, config, share, on_stage, keeper=keepers["anomaly"], known=known)
     try:
-        if mask_steps and outcome.finished:
+        if mask_steps and outcome.end.finished:
             mask_config = replace(config, steps=mask_steps)
-            end = train_masks(
+            outcome.end = train_masks(
                 base,
                 dataset,
                 outcome.model,
@@ -128,10 +120,21 @@ def train_model(
                 keeper=keepers["masks"],
                 known=known.mask if known else (),
             )
-            outcome.interrupted, outcome.problem = end.interrupted, end.problem
     except KeyboardInterrupt:  # between two trainings
-        outcome.interrupted = True
+        outcome.end = End(interrupted=True)
     return outcome
+
+
+def origin_of(
+    base: LatentDiffusion, dataset: Dataset, share: float, known: AnomalyModel | None = None
+) -> dict[str, Any]:
+    """What a training was on, as a checkpoint remembers it."""
+    return {
+        "dataset": dataset.fingerprint(),
+        "base": base.fingerprint.weights,
+        "share": share,
+        "extends": learned_hash(known) if known else "",
+    }
 
 
 def train_anomaly(
@@ -173,7 +176,7 @@ def train_anomaly(
         improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
         (record if known else model.training)["improvement"] = asdict(improvement)
     _record(model, "anomaly", record, training, added=known is not None)
-    return TrainingOutcome(model, improvement, end.interrupted, end.problem)
+    return TrainingOutcome(model, improvement, end)
 
 
 def train_masks(

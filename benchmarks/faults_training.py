@@ -90,11 +90,11 @@ def killed(data: Path, folder: Path, kills: int, moments: random.Random) -> dict
     for _ in range(kills):
         process = subprocess.Popen(command(data, parts, *resumed(parts)), stdout=subprocess.DEVNULL)
         try:
-            process.wait(moments.uniform(0.2, 1.0) * seconds)
+            process.wait(moments.uniform(0.4, 1.0) * seconds)
         except subprocess.TimeoutExpired:
             process.kill()
         ended = process.wait()
-        if ended == 0:  # before the kill: begin anew, so that the next one hits something
+        if parts.exists() and not checkpoints(parts):  # it was done: begin anew, so that the next hits it
             parts.unlink()
         survived += ended in (0, -signal.SIGKILL) and whole(checkpoints(parts))
         with_checkpoint += bool(checkpoints(parts))

@@ -10,6 +10,7 @@ from .inputs import base_inputs, seed_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
 CATEGORY = "AnomalyDiffusion/training"
+BEST = "best so far"
 
 
 def data_inputs() -> list[io.Input]:
@@ -49,6 +50,30 @@ def preview_input() -> io.Input:
     )
 
 
+def stopping_inputs() -> list[io.Input]:
+    """What a training does that is cancelled, goes astray, or dies with ComfyUI."""
+    return [
+        io.Combo.Input(
+            "when_stopped",
+            options=["nothing", BEST],
+            default="nothing",
+            optional=True,
+            tooltip="What comes out where you cancel, or the loss explodes: nothing, and the run ends; or "
+            "the best so far, and the graph goes on with it.",
+        ),
+        io.Float.Input(
+            "checkpoint_minutes",
+            default=2.0,
+            min=0.0,
+            max=600.0,
+            step=0.5,
+            optional=True,
+            tooltip="Minutes between two checkpoints, in output/anomalydiffusion/training. Queued again with "
+            "the same settings, a training that was cut off goes on from there, to the last bit.",
+        ),
+    ]
+
+
 class TrainAnomaly(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -73,6 +98,7 @@ class TrainAnomaly(io.ComfyNode):
                 ),
                 io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
                 preview_input(),
+                *stopping_inputs(),
             ],
             outputs=[
                 AnomalyEmbedding.Output("trained", display_name="embeddings"),
@@ -85,19 +111,23 @@ class TrainAnomaly(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
-        seed: int, size: int, tokens: int, preview_every: int,
+        seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
+        checkpoint_minutes: float = 2.0,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.pipeline import train_anomaly
         from ..anomalydiffusion_core.training import TrainingConfig
         from .comfy_model import ComfyModel, trainable
+        from .comfy_training import ended, kept_training
         from .training_preview import TrainingPreview
 
         base = ComfyModel(model, clip, vae)
         side = size or base.native_size
         config = TrainingConfig(steps, batch_size, side, anomaly_tokens=tokens, seed=seed)
-        preview = TrainingPreview(base, steps, preview_every)
-        with trainable(base):
-            outcome = train_anomaly(base, dataset, config, share, preview.on_stage, preview.monitor)
+        preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
+        kept, keeper = kept_training("anomaly", base, dataset, config, share, checkpoint_minutes)
+        with trainable(base), kept.alone():
+            outcome = train_anomaly(base, dataset, config, share, preview.on_stage, preview.monitor, keeper)
+        stopped = ended(outcome.end, kept, when_stopped == BEST)
         text = "Nothing was held out, so that nothing says how well it carries over."
         if outcome.improvement:
             change = outcome.improvement
@@ -105,6 +135,7 @@ class TrainAnomaly(io.ComfyNode):
                 f"Held-out loss {change.before:.4f} before, {change.after:.4f} after: "
                 f"{change.relative:+.1%} (95 %: {change.low:+.1%} to {change.high:+.1%})"
             )
+        text = stopped + text
         return io.NodeOutput(outcome.model, text, ui=ui.PreviewImage(preview.result(text)))
 
 
@@ -122,6 +153,7 @@ class TrainMasks(io.ComfyNode):
                 *schedule_inputs(300),
                 io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors per mask embedding."),
                 preview_input(),
+                *stopping_inputs(),
             ],
             outputs=[AnomalyEmbedding.Output("trained", display_name="embeddings")],
         )
@@ -129,13 +161,15 @@ class TrainMasks(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
-        share: float, seed: int, tokens: int, preview_every: int,
+        share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
+        checkpoint_minutes: float = 2.0,
     ) -> io.NodeOutput:  # fmt: skip
         from dataclasses import replace
 
         from ..anomalydiffusion_core.pipeline import train_masks
         from ..anomalydiffusion_core.training import TrainingConfig
         from .comfy_model import ComfyModel, trainable
+        from .comfy_training import ended, kept_training
         from .training_preview import TrainingPreview
 
         size = embeddings.image_size
@@ -144,7 +178,11 @@ class TrainMasks(io.ComfyNode):
         # what came in by a link stays as it is: another node may use it
         own = ("mask", "mask_places", "trained_on", "training")
         trained = replace(embeddings, **{name: dict(getattr(embeddings, name)) for name in own})
-        preview = TrainingPreview(base, steps, preview_every)
-        with trainable(base):
-            train_masks(base, dataset, trained, config, share, preview.on_stage, preview.monitor)
-        return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result()))
+        preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
+        kept, keeper = kept_training("masks", base, dataset, config, share, checkpoint_minutes)
+        with trainable(base), kept.alone():
+            end = train_masks(
+                base, dataset, trained, config, share, preview.on_stage, preview.monitor, keeper
+            )
+        text = ended(end, kept, when_stopped == BEST)
+        return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result(text)))

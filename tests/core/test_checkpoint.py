@@ -115,7 +115,7 @@ def test_a_whole_job_goes_on_in_either_of_its_trainings(
                     raise KeyboardInterrupt
 
             checkpoints = Checkpoints(tmp_path / folder)
-            assert train_model(fake_base, found, CONFIG, 6, 0.5, stop, checkpoints).interrupted
+            assert train_model(fake_base, found, CONFIG, 6, 0.5, stop, checkpoints).end.interrupted
         return train_model(fake_base, found, CONFIG, 6, 0.5, checkpoints=Checkpoints(tmp_path / folder)).model
 
     found = find_dataset(dataset)

@@ -236,7 +236,7 @@ def test_no_training_image_is_measured_and_no_measured_image_is_trained_on(
 def test_nothing_is_held_out_with_a_share_of_one(fake_base: LatentDiffusion, dataset: Path) -> None:
     outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=0, share=1.0)
     assert outcome.improvement is None
-    assert not outcome.interrupted
+    assert not outcome.end.interrupted
 
 
 def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset: Path) -> None:
@@ -245,7 +245,7 @@ def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset
             raise KeyboardInterrupt
 
     outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, on_stage=stop)
-    assert outcome.interrupted
+    assert outcome.end.interrupted
     assert outcome.model.training["anomaly"]["steps"] == 3  # type: ignore[index]
     still = replace(CONFIG, steps=1, token_rate=0.0, encoder_rate=0.0)
     untrained = train_model(fake_base, find_dataset(dataset), still, 0, 0.5).model

@@ -1,0 +1,42 @@
+"""A training in ComfyUI that may be stopped: where it is kept, and what it gives then."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import folder_paths
+
+from ..anomalydiffusion_core.checkpoint import Checkpoints, StageKeeper
+from ..anomalydiffusion_core.dataset.layout import Dataset
+from ..anomalydiffusion_core.pipeline import End, origin_of
+from ..anomalydiffusion_core.training import TrainingConfig
+from .comfy_model import ComfyModel
+
+FOLDER = Path("anomalydiffusion") / "training"  # below ComfyUI's output folder
+
+
+def kept_training(
+    stage: str, base: ComfyModel, dataset: Dataset, config: TrainingConfig, share: float, minutes: float
+) -> tuple[Checkpoints, StageKeeper]:
+    """Where a training of just these settings is kept; queued again, it goes on from there."""
+    origin = origin_of(base, dataset, share)
+    settings = json.dumps([stage, origin, asdict(config)], sort_keys=True)
+    name = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / name, minutes)
+    return checkpoints, checkpoints.stage(stage, origin)
+
+
+def ended(end: End, checkpoints: Checkpoints, keep_best: bool) -> str:
+    """A word on a training that did not come to its end; of one that did, the checkpoints go.
+
+    Raises ValueError where a problem stopped it, and nobody asked for the best so far.
+    """
+    if end.problem and not keep_best:
+        raise ValueError(end.problem)
+    if end.finished:
+        checkpoints.remove()
+        return ""
+    return f"{end.problem or 'Cancelled.'} This is the best so far. "
