@@ -1,0 +1,97 @@
+"""Trainings in a real ComfyUI that are cancelled, go on, or go astray."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Run = Callable[..., tuple]
+SETTINGS = {"steps": 6, "batch_size": 2, "share": 0.6, "preview_every": 0, "size": 64, "tokens": 2}
+
+
+def kept(run: Any) -> list[Path]:
+    return sorted((run.root / "output" / "anomalydiffusion").glob("training/*/*.safetensors"))
+
+
+def train(run: Run, trained: Any, seed: int, **changed: Any) -> tuple:
+    inputs = trained.base | {"dataset": trained.dataset, "seed": seed} | SETTINGS | changed
+    return run("ADiff_TrainAnomaly", **inputs)
+
+
+@pytest.fixture
+def fitting_module(pack: Any) -> Any:
+    """The pack's own copy of the core's module, as ComfyUI imports it."""
+    return importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.fitting")
+
+
+@pytest.fixture
+def cancelled(fitting_module: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Presses ComfyUI's cancel button in a training's step of that number."""
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    take_step = fitting_module.Fitting.take_step
+
+    def press(number: int) -> None:
+        def step(self: Any) -> None:
+            take_step(self)
+            if self.step == number:
+                comfy.model_management.interrupt_current_processing()
+
+        monkeypatch.setattr(fitting_module.Fitting, "take_step", step)
+
+    return press
+
+
+def test_a_cancelled_training_goes_on_when_queued_again_to_the_last_bit(
+    run: Run, trained: Any, cancelled: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    whole, _ = train(run, trained, 1)
+    assert not kept(run)
+    cancelled(3)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(run, trained, 1)
+    assert [path.name for path in kept(run)] == ["anomaly.safetensors"]
+    monkeypatch.undo()
+    resumed, summary = train(run, trained, 1)
+    assert not kept(run) and summary.startswith("Held-out loss")
+    assert len(resumed.training["anomaly"]["loss"]) == 6
+    assert resumed.training == whole.training
+    for name, tokens in whole.anomaly.items():
+        assert torch.equal(tokens["clip_l"], resumed.anomaly[name]["clip_l"])
+
+
+def test_a_cancelled_training_gives_the_best_so_far_where_asked(
+    run: Run, trained: Any, cancelled: Callable[[int], None]
+) -> None:
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    cancelled(4)
+    embeddings, summary = train(run, trained, 2, when_stopped="best so far")
+    assert summary.startswith("Cancelled. This is the best so far.")
+    assert embeddings.training["anomaly"]["steps"] == 4
+    assert not comfy.model_management.processing_interrupted(), "the graph goes on"
+
+
+def test_a_loss_that_is_no_number_is_an_error_or_gives_the_best_so_far(
+    run: Run, trained: Any, fitting_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = fitting_module.Fitting.take_step
+
+    def diverging(self: Any) -> None:
+        if self.step == 3:
+            self._check(float("nan"))
+        take_step(self)
+
+    monkeypatch.setattr(fitting_module.Fitting, "take_step", diverging)
+    with pytest.raises(ValueError, match="The loss became nan at step 4: lower the learning rates"):
+        train(run, trained, 3)
+    embeddings, summary = train(run, trained, 4, when_stopped="best so far")
+    assert summary.startswith("The loss became nan at step 4") and "This is the best so far" in summary
+    assert all(tokens["clip_l"].isfinite().all() for tokens in embeddings.anomaly.values())
