@@ -1,0 +1,127 @@
+"""The command `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .cli_options import Base, Device, Json, Seed, device_of
+from .console import check_new, check_writable, interrupted_between, progress, run_command, say
+
+
+def train(
+    dataset: Annotated[
+        Path, typer.Argument(help="A category, a folder of categories, or images/ with masks/.")
+    ],
+    out: Annotated[Path, typer.Option(help="The artifact to write (.safetensors); must not exist yet.")],
+    base: Base = None,
+    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")
+    ] = 600,
+    mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 400,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop each of the two trainings after this long.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Views per step.")] = 4,
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of each type's pairs that trains, lowest ids first; the rest measures. 1 = all.",
+        ),
+    ] = 1 / 3,
+    loss: Annotated[
+        Literal["mask", "released", "unmasked"],
+        typer.Option(help="mask: Eq. 5; released: as the authors' code; unmasked: plain textual inversion."),
+    ] = "mask",
+    spatial_encoder: Annotated[
+        bool, typer.Option(help="Learn where defects are; without it, how they look alone.")
+    ] = True,
+    validate_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Steps between measurements on held-out pairs, the best of which is kept. 0 = only before "
+            "and after.",
+        ),
+    ] = 0,
+    patience: Annotated[
+        int,
+        typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
+    ] = 0,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add the dataset's new defect types to this artifact; what it knows stays to the bit."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0.0, help="Minutes between two checkpoints, beside the artifact.")
+    ] = 2.0,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs.
+
+    Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
+    """
+    from .artifact import load_artifact, save_artifact
+    from .checkpoint import Checkpoints
+    from .dataset.layout import find_dataset
+    from .diffusers_model import load_base
+    from .pipeline import train_model
+    from .training import TrainingConfig
+
+    def command() -> dict[str, Any]:
+        checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
+        config = TrainingConfig(
+            steps,
+            batch,
+            size,
+            normalisation=loss,
+            spatial_encoder=spatial_encoder,
+            validate_every=validate_every,
+            patience=patience,
+            minutes=minutes,
+            seed=seed,
+        )
+        check_writable(out)
+        with checkpoints.alone():
+            checkpoints.check(resume)
+            if not resume:
+                check_new(out)
+            found = find_dataset(dataset, category, defect)
+            counts = {name: len(pairs) for name, pairs in found.by_type().items()}
+            say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+            model = load_base(base or "tiny", device_of(device))
+            known = load_artifact(extend, model.fingerprint) if extend else None
+            with progress() as on_stage, interrupted_between(on_stage) as on_stage:
+                outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints, known)
+            save_artifact(outcome.model, out)
+        if outcome.end.finished:
+            checkpoints.remove()
+        say(f"Artifact: {out}")
+        summary: dict[str, Any] = {
+            "artifact": str(out),
+            "pairs": counts,
+            "interrupted": outcome.end.interrupted,
+            "shortfall": outcome.end.problem,
+        }
+        if outcome.improvement:
+            i = outcome.improvement
+            say(
+                f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, "
+                f"{100 * i.relative:+.1f} % (95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
+            )
+            summary["improvement"] = vars(i)
+        return summary
+
+    raise typer.Exit(run_command(command, json))
