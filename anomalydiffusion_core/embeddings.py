@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,13 @@ class AnomalyModel:
     def remember(self, defect_type: str, photos: Iterable[str]) -> None:
         """Adds photos to those that a type was trained on."""
         self.trained_on[defect_type] = sorted({*self.trained_on.get(defect_type, []), *photos})
+
+    def copied(self) -> AnomalyModel:
+        """The same, in tables of its own, that may be added to."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self, **{name: dict(value) for name, value in values.items() if isinstance(value, dict)}
+        )
 
     def anomaly_tokens(self, defect_type: str) -> TokensByEncoder:
         """e_a of one defect type; raises ValueError naming those that exist."""

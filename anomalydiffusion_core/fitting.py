@@ -103,11 +103,12 @@ class Fitting:
         rate = ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        loss = self.task.loss(self.task.pool, *draw(self.task.pool, self.config.batch_size, self.generator))
-        value = float(loss.mean().detach())
+        pool = self.task.pool
+        loss = self.task.loss(pool, *draw(pool, self.config.batch_size, self.generator)).mean()
+        value = float(loss.detach())
         self._check(value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
+        loss.backward()
         norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
         self.optimizer.step()
         self.step += 1

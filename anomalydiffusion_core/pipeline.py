@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,11 +102,13 @@ def train_model(
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
     outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
     """
-    origin = origin_of(base, dataset, share, known)
-    keepers = {
-        name: checkpoints.stage(name, origin) if checkpoints else None for name in ("anomaly", "masks")
-    }
-    outcome = train_anomaly(base, dataset, config, share, on_stage, keeper=keepers["anomaly"], known=known)
+    keepers: dict[str, Keeper] = {}
+    if checkpoints:
+        origin = origin_of(base, dataset, share, known)
+        keepers = {name: checkpoints.stage(name, origin) for name in ("anomaly", "masks")}
+    outcome = train_anomaly(
+        base, dataset, config, share, on_stage, keeper=keepers.get("anomaly"), known=known
+    )
     try:
         if mask_steps and outcome.end.finished:
             mask_config = replace(config, steps=mask_steps)
@@ -117,7 +119,7 @@ def train_model(
                 mask_config,
                 share,
                 on_stage,
-                keeper=keepers["masks"],
+                keeper=keepers.get("masks"),
                 known=known.mask if known else (),
             )
     except KeyboardInterrupt:  # between two trainings
@@ -233,8 +235,7 @@ def _extendable(known: AnomalyModel, base: LatentDiffusion, config: TrainingConf
             f"The model to be extended was trained at {known.image_size} px, not {config.image_size}: give "
             "the same size."
         )
-    values = {field.name: getattr(known, field.name) for field in fields(known)}
-    return replace(known, **{name: dict(value) for name, value in values.items() if isinstance(value, dict)})
+    return known.copied()
 
 
 def _split(

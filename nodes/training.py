@@ -164,8 +164,6 @@ class TrainMasks(io.ComfyNode):
         share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = 2.0,
     ) -> io.NodeOutput:  # fmt: skip
-        from dataclasses import replace
-
         from ..anomalydiffusion_core.pipeline import train_masks
         from ..anomalydiffusion_core.training import TrainingConfig
         from .comfy_model import ComfyModel, trainable
@@ -175,9 +173,7 @@ class TrainMasks(io.ComfyNode):
         size = embeddings.image_size
         config = TrainingConfig(steps, batch_size, size, mask_tokens=tokens, seed=seed)
         base = ComfyModel(model, clip, vae)
-        # what came in by a link stays as it is: another node may use it
-        own = ("mask", "mask_places", "trained_on", "training")
-        trained = replace(embeddings, **{name: dict(getattr(embeddings, name)) for name in own})
+        trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         kept, keeper = kept_training("masks", base, dataset, config, share, checkpoint_minutes)
         with trainable(base), kept.alone():
