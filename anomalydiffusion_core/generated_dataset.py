@@ -156,9 +156,11 @@ class _Output:
         if len(pair.parts) > 1:
             masks = {part.defect_type.partition("/")[2]: part.mask for part in pair.parts}
             return self.writer.write_mixed(name, pair.result, masks, row)
-        shown = sum("attention" in written for written in self.done(defect))
-        enough = shown >= self.generator.config.attention_maps
-        attention = None if enough or pair.attention is None else Image.fromarray(pair.attention)
+        attention = None
+        if pair.attention is not None:  # a batch records as many as it has pairs
+            shown = sum("attention" in written for written in self.done(defect))
+            if shown < self.generator.config.attention_maps:
+                attention = Image.fromarray(pair.attention)
         return self.writer.write(name, defect, pair.result, pair.mask, row, attention)
 
     def reject(self, defect: str, pair: GeneratedPair) -> None:
