@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from graph_inputs import DEMO, SAMPLER
 from real_comfyui import import_pack
 from torch import Tensor
 
@@ -24,8 +25,6 @@ from anomalydiffusion_core.comfyui_server import RunningServer, running_server
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
 Run = Callable[..., tuple]
-SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
-DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graph_inputs import DEMO, SAMPLER
 from PIL import Image
 from torch import Tensor
 
 HELP = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 Run = Callable[..., tuple]
-SAMPLER = {"steps": 4, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
-DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
 
 
 def test_every_node_explains_itself_and_every_input(run: Run) -> None:
