@@ -251,7 +251,7 @@ def queue(
 @app.command("pretrain-tiny", epilog="Example: anomalydiffusion pretrain-tiny --recipe cpu --out runs/tiny")
 def pretrain_tiny(
     out: Annotated[Path, typer.Option(help="Work folder; tiny_base.safetensors is written there.")],
-    recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes).")] = "cpu",
+    recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes in all).")] = "cpu",
     resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time.")] = None,
     seed: Seed = 1,

@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..artifact import save_artifact, write_atomically
 from ..diffusers_model import load_base
+from ..latent_diffusion import hash_weights
 from ..templates import MASK_TEMPLATES
 from . import architecture as arch
 from .autoencoder import LappedAutoencoder, train_autoencoder
@@ -37,6 +40,7 @@ log = logging.getLogger(__name__)
 LARGE = 0.05  # of the latent cells: smaller defects say little about their place at the noisiest timesteps
 PHOTO_PLACE_FROM = 600  # the same of photos, whose defects noise hides sooner (see `PLACE_FROM`)
 SMALLEST = 6  # latent cells (see `loss_weights`)
+WORKERS = os.cpu_count() or 1
 MASK_WORDS = MASK_TEMPLATES[0].partition("{")[0]
 
 
@@ -68,14 +72,15 @@ class Recipe:
 RECIPES = {
     "cpu": Recipe(),
     "gpu": Recipe(
-        minutes=20,
+        minutes=12,
         scenes=200_000,
         large_scenes=20_000,
-        batch_size=128,
-        learning_rate=1e-3,
+        batch_size=256,
+        warmup_steps=1_000,
         ema_decay=0.9995,
-        autoencoder_steps=6_000,
-        save_minutes=4,
+        place_share=0.25,
+        save_minutes=3,
+        location_minutes=1.5,
     ),
 }
 
@@ -90,6 +95,10 @@ class Pool:
     touched: Tensor
     ids: Tensor
     pictured: Tensor
+
+    def to(self, device: str) -> Pool:
+        """The pool on a device."""
+        return Pool(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @cached_property
     def pictures(self) -> Tensor:
@@ -119,10 +128,10 @@ class _Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
 
 
 def scene_batches(
-    seed: int, count: int, size: int, batch: int = 64, workers: int = 2
+    seed: int, count: int, size: int, batch: int = 64
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """Images (B,3,n,n) in [-1,1], masks (B,1,n,n) bool and captions of the first `count` scenes."""
-    loader = torch.utils.data.DataLoader(_Scenes(seed, count, size), batch_size=batch, num_workers=workers)
+    loader = torch.utils.data.DataLoader(_Scenes(seed, count, size), batch_size=batch, num_workers=WORKERS)
     for images, masks, captions in loader:
         # BHWC -> BCHW
         yield images.permute(0, 3, 1, 2).float() / 127.5 - 1, masks[:, None], list(captions)
@@ -134,23 +143,37 @@ def caption_vocabulary(tokenizer: Any, captions: list[str]) -> Tensor:
     return torch.tensor(sorted(ids | {49406, 49407}), dtype=torch.int32)
 
 
+class _PoolRows(torch.utils.data.Dataset[tuple[Tensor, ...]]):
+    """What a pool keeps of each scene, made in the workers."""
+
+    def __init__(self, vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor, scenes: _Scenes) -> None:
+        self.vae, self.tokenizer, self.scenes = vae, tokenizer, scenes
+        self.rows = torch.zeros(arch.VOCABULARY, dtype=torch.int16)
+        self.rows[token_ids.long()] = torch.arange(len(token_ids), dtype=torch.int16)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        image, mask, caption = self.scenes[index]
+        latent = self.vae.encode(image.permute(2, 0, 1)[None].float() / 127.5 - 1)[0]  # HWC -> CHW
+        tokens = self.tokenizer(caption, padding="max_length", max_length=77, truncation=True).input_ids
+        touched = F.max_pool2d(mask[None].float(), 8) > 0
+        return latent.half(), touched, self.rows[torch.tensor(tokens)], torch.tensor(MASK_WORDS in caption)
+
+
 def make_pool(
     vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor, seed: int, count: int, size: int
 ) -> Pool:
     """Draws `count` scenes of `size` pixels and keeps their latents and captions."""
-    rows = torch.zeros(arch.VOCABULARY, dtype=torch.int16)
-    rows[token_ids.long()] = torch.arange(len(token_ids), dtype=torch.int16)
-    latents, touched, ids, pictured = [], [], [], []
-    for images, masks, captions in scene_batches(seed, count, size):
-        with torch.no_grad():
-            latents.append(vae.encode(images).half().contiguous())
-        touched.append(F.max_pool2d(masks.float(), 8) > 0)
-        tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True).input_ids
-        ids.append(rows[torch.tensor(tokens)])
-        pictured.append(torch.tensor([MASK_WORDS in caption for caption in captions]))
-        if len(latents) % 50 == 0:
-            log.info("pool %d px: %d of %d scenes", size, len(latents) * 64, count)
-    return Pool(torch.cat(latents), torch.cat(touched), torch.cat(ids), torch.cat(pictured))
+    rows = _PoolRows(vae, tokenizer, token_ids, _Scenes(seed, count, size))
+    parts = []
+    for part in torch.utils.data.DataLoader(rows, batch_size=64, num_workers=WORKERS):
+        parts.append([tensor.clone() for tensor in part])  # out of the workers' shared memory
+        if len(parts) % 100 == 0:
+            log.info("pool %d px: %d of %d scenes", size, len(parts) * 64, count)
+    return Pool(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def pretrain(
@@ -167,7 +190,7 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     tokenizer = arch.load_tokenizer()
     token_ids = caption_vocabulary(tokenizer, caption_words())
-    vae = arch.load_autoencoder(resume) if resume else _fresh_autoencoder(recipe)
+    vae = arch.load_autoencoder(resume) if resume else _cached_autoencoder(recipe, out)
     pools = _cached_pools(recipe, out, vae, tokenizer, token_ids)
     model = nn.ModuleDict({"unet": arch.build_unet(), "text_encoder": fresh_text_encoder(len(token_ids))})
     if resume:
@@ -232,12 +255,19 @@ def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _fresh_autoencoder(recipe: Recipe) -> LappedAutoencoder:
-    batches = list(scene_batches(recipe.seed + 1, recipe.autoencoder_scenes, 128))
+def _cached_autoencoder(recipe: Recipe, out: Path) -> LappedAutoencoder:
     vae = LappedAutoencoder(arch.LATENT_CHANNELS)
+    path = (
+        out / f"autoencoder_{recipe.seed}_{recipe.autoencoder_scenes}_{recipe.autoencoder_steps}.safetensors"
+    )
+    if path.exists():
+        vae.load_state_dict(load_file(path))
+        return vae
+    batches = list(scene_batches(recipe.seed + 1, recipe.autoencoder_scenes, 128))
     generator = torch.Generator().manual_seed(recipe.seed)
     losses = train_autoencoder(vae, torch.cat([b[0] for b in batches]), recipe.autoencoder_steps, generator)
     log.info("autoencoder: %.2f dB", 10 * np.log10(4 / np.mean(losses[-50:])))
+    save_file({key: tensor.contiguous() for key, tensor in vae.state_dict().items()}, path)
     return vae
 
 
@@ -246,7 +276,8 @@ def _cached_pools(
 ) -> list[Pool]:
     pools = []
     for size, count in ((128, recipe.scenes), (256, recipe.large_scenes)):
-        path = out / f"pool_{size}_{recipe.seed}_{count}.safetensors"
+        space = hash_weights(vae.state_dict())[:8]  # latents of another autoencoder are of no use
+        path = out / f"pool_{size}_{recipe.seed}_{count}_{space}.safetensors"
         if not path.exists():
             save_file(vars(make_pool(vae, tokenizer, token_ids, recipe.seed, count, size)), path)
         pools.append(Pool(**load_file(path)))
@@ -296,7 +327,11 @@ class _Trainer:
         device: str,
         bf16: bool,
     ) -> None:
-        self.recipe, self.model, self.pools, self.device, self.bf16 = recipe, model, pools, device, bf16
+        self.recipe, self.model, self.device, self.bf16 = recipe, model, device, bf16
+        self.pools = [pool.to(device) for pool in pools]
+        self.unet = (
+            torch.compile(model["unet"], dynamic=False) if device.startswith("cuda") else model["unet"]
+        )
         self.average = copy.deepcopy(model).requires_grad_(False)
         groups = [
             {"params": model["unet"].parameters(), "share": 1.0},
@@ -307,27 +342,29 @@ class _Trainer:
             torch.linspace(arch.SCHEDULE["beta_start"] ** 0.5, arch.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
         )
         self.alphas_cumprod = torch.cumprod(1 - betas, 0).to(device)
-        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.generator = torch.Generator(device).manual_seed(recipe.seed)
+        self.sizes = np.random.default_rng(recipe.seed)
         length = len(token_ids)
-        self.empty_caption = torch.full((77,), length - 1)
+        self.empty_caption = torch.full((77,), length - 1, device=device)
         self.empty_caption[0] = length - 2
 
     def run(self) -> Iterator[dict[str, float]]:
-        """Trains until the time is up; yields mean loss about every 100 steps and whenever a save is due."""
+        """Trains until the time is up; yields the mean loss every 100 steps, and whether a save is due."""
         recipe, start, step = self.recipe, time.monotonic(), 0
-        last_save, losses = start, []
+        last_save, losses, mean = start, [], 0.0
         while (done := (time.monotonic() - start) / 60 / recipe.minutes) < 1:
             rate = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps)
             rate *= 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
             share = recipe.defect_share if done < recipe.emphasis_until else 0.0
             losses.append(self._step(float(rate), share, step))
             step += 1
-            save = time.monotonic() - last_save > 60 * recipe.save_minutes
-            if step % 100 == 0 or save:
-                log.info("step %d  loss %.4f  rate %.1e  %.0f %%", step, np.mean(losses), rate, 100 * done)
+            if step % 100 == 0:
+                mean = float(torch.stack(losses).mean())
+                save = time.monotonic() - last_save > 60 * recipe.save_minutes
+                log.info("step %d  loss %.4f  rate %.1e  %.0f %%", step, mean, rate, 100 * done)
                 yield {
                     "step": step,
-                    "loss": float(np.mean(losses)),
+                    "loss": mean,
                     "rate": float(rate),
                     "save": float(save),
                     "minutes": (time.monotonic() - start) / 60,
@@ -336,22 +373,26 @@ class _Trainer:
                 last_save = time.monotonic() if save else last_save
         yield {
             "step": step,
-            "loss": float(np.mean(losses or [0])),
+            "loss": float(torch.stack(losses).mean()) if losses else mean,
             "rate": 0.0,
             "save": 1.0,
             "minutes": recipe.minutes,
         }
 
-    def _step(self, rate: float, defect_share: float, step: int) -> float:
-        recipe, g = self.recipe, self.generator
-        large = float(torch.rand((), generator=g)) < recipe.large_share
+    def _step(self, rate: float, defect_share: float, step: int) -> Tensor:
+        recipe, g, device = self.recipe, self.generator, self.device
+        large = self.sizes.random() < recipe.large_share
         pool, batch = (
             (self.pools[1], max(1, recipe.batch_size // 4)) if large else (self.pools[0], recipe.batch_size)
         )
-        rows = torch.randint(len(pool.latents), (batch,), generator=g)
+        rows = torch.randint(len(pool.latents), (batch,), generator=g, device=device)
         # stratified timesteps: one in each of B equal strata
-        t = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000
-        t = t[torch.randperm(batch, generator=g)]
+        t = (
+            (torch.arange(batch, device=device) + torch.rand(batch, generator=g, device=device))
+            / batch
+            * 1000
+        )
+        t = t[torch.randperm(batch, generator=g, device=device)]
         places = round(recipe.place_share * batch)
         pictures = -(-places // 4)
         for part, from_t, choice in (
@@ -360,21 +401,21 @@ class _Trainer:
         ):
             if len(choice):
                 count = len(rows[part])
-                rows[part] = choice[torch.randint(len(choice), (count,), generator=g)]
-                t[part] = from_t + (1000 - from_t) * torch.rand(count, generator=g)
-        ids = pool.ids[rows].long()
-        ids[torch.rand(batch, generator=g) < recipe.caption_dropout] = self.empty_caption
-        z0 = pool.latents[rows].float().to(self.device)
-        weight = loss_weights(pool.touched[rows].to(self.device), defect_share)
-        t = t.long().to(self.device)
-        noise = torch.randn(z0.shape, generator=g).to(self.device)
+                rows[part] = choice[torch.randint(len(choice), (count,), generator=g, device=device)]
+                t[part] = from_t + (1000 - from_t) * torch.rand(count, generator=g, device=device)
+        dropped = torch.rand(batch, generator=g, device=device) < recipe.caption_dropout
+        ids = torch.where(dropped[:, None], self.empty_caption, pool.ids[rows].long())
+        z0 = pool.latents[rows].float()
+        weight = loss_weights(pool.touched[rows], defect_share)
+        t = t.long()
+        noise = torch.randn(z0.shape, generator=g, device=device)
         alpha = self.alphas_cumprod[t].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas_cumprod[t]).sqrt()[:, None, None, None]
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
-            context = self.model["text_encoder"](ids.to(self.device)).last_hidden_state
-            v = self.model["unet"](alpha * z0 + sigma * noise, t, context).sample
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.bf16):
+            context = self.model["text_encoder"](ids).last_hidden_state
+            v = self.unet(alpha * z0 + sigma * noise, t, context).sample
         loss = (weight * (v.float() - (alpha * noise - sigma * z0)).square()).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -382,6 +423,6 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(recipe.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
-        return float(loss.detach())
+            average = get_ema_multi_avg_fn(decay)
+            average(list(self.average.parameters()), list(self.model.parameters()), step)
+        return loss.detach()
