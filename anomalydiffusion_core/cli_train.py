@@ -27,7 +27,18 @@ def train(
         float | None, typer.Option(help="Stop each of the two trainings after this long.")
     ] = None,
     size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Views per step.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Views at a time.")] = 4,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Batches per step: as a larger batch, in the memory of one.")
+    ] = 1,
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="Of the base's U-Net; bf16 takes half the memory, on GPUs that know it."),
+    ] = "fp32",
+    checkpointing: Annotated[
+        bool,
+        typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
+    ] = False,
     share: Annotated[
         float,
         typer.Option(
@@ -83,9 +94,10 @@ def train(
     def command() -> dict[str, Any]:
         checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
         config = TrainingConfig(
-            steps,
-            batch,
-            size,
+            steps=steps,
+            batch_size=batch,
+            image_size=size,
+            accumulate=accumulate,
             normalisation=loss,
             spatial_encoder=spatial_encoder,
             validate_every=validate_every,
@@ -102,6 +114,7 @@ def train(
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             model = load_base(base or "tiny", device_of(device))
+            model.economise(precision == "bf16", checkpointing)
             known = load_artifact(extend, model.fingerprint) if extend else None
             with progress() as on_stage, interrupted_between(on_stage) as on_stage:
                 outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints, known)

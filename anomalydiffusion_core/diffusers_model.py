@@ -63,6 +63,15 @@ class DiffusersModel:
             family, hash_weights(self.unet.state_dict(), self.text_encoder.state_dict())
         )
 
+    def economise(self, bf16: bool = False, checkpointing: bool = False) -> None:
+        """To train in less memory: the U-Net in bfloat16, weights and activations; its activations computed
+        again for the gradient instead of kept.
+        """
+        if bf16:
+            self.unet.to(torch.bfloat16)
+        if checkpointing:
+            self.unet.enable_gradient_checkpointing()
+
     def encode(self, image: Tensor) -> Tensor:
         return self.codec.encode(image.to(self.device))
 
@@ -101,7 +110,8 @@ class DiffusersModel:
         return Context(hidden, common_columns(starts, count or 0))
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        output = self.unet(noisy, t, context.hidden).sample
+        dtype = self.unet.dtype
+        output = self.unet(noisy.to(dtype), t, context.hidden.to(dtype)).sample.to(noisy.dtype)
         if self.schedule.prediction == "epsilon":
             return output
         alpha, sigma = self.schedule.alpha_sigma(t)

@@ -97,18 +97,22 @@ class Fitting:
         return self.progress >= 1 or 0 < self.config.patience <= waited
 
     def take_step(self) -> None:
-        """One step of AdamW on one batch; raises TrainingStopped where the loss says that it cannot go on."""
+        """One step of AdamW on `config.accumulate` batches; raises TrainingStopped where the loss says that
+        it cannot go on.
+        """
         self.whole = False
         ramp = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         rate = ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        pool = self.task.pool
-        loss = self.task.loss(pool, *draw(pool, self.config.batch_size, self.generator)).mean()
-        value = float(loss.detach())
-        self._check(value)
+        pool, value = self.task.pool, 0.0
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for _ in range(self.config.accumulate):
+            loss = self.task.loss(pool, *draw(pool, self.config.batch_size, self.generator)).mean()
+            loss = loss / self.config.accumulate
+            value += float(loss.detach())
+            self._check(value)
+            loss.backward()
         norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
         self.optimizer.step()
         self.step += 1

@@ -34,6 +34,7 @@ class TrainingConfig:
 
     steps: int = 400
     batch_size: int = 4
+    accumulate: int = 1  # batches whose gradients make one step
     image_size: int = 256  # pixels per side of the views
     views_per_pair: int = 16  # the pair itself and random views of it
     anomaly_tokens: int = 8  # k

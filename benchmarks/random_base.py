@@ -31,20 +31,14 @@ def random_sd(device: str = "cpu") -> DiffusersModel:
     config = CLIPTextConfig(
         vocab_size=VOCABULARY, bos_token_id=start, eos_token_id=end, pad_token_id=end, **text
     )
-    return DiffusersModel(
-        "sd1",
-        UNet2DConditionModel(cross_attention_dim=768),  # all else is Stable Diffusion 1.5's by default
-        CLIPTextModel(config),
-        load_tokenizer(),
-        kl_codec(
-            AutoencoderKL(
-                block_out_channels=WIDTHS,
-                layers_per_block=2,
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-            )
-        ),
-        scaled_linear_schedule({**SCHEDULE, "prediction_type": "epsilon"}),
-        512,
-        device,
-    )
+    with torch.device(device):  # drawn there, which takes a GPU no time
+        unet = UNet2DConditionModel(cross_attention_dim=768)  # all else is Stable Diffusion 1.5's by default
+        text_encoder = CLIPTextModel(config)
+        vae = AutoencoderKL(
+            block_out_channels=WIDTHS,
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    schedule = scaled_linear_schedule({**SCHEDULE, "prediction_type": "epsilon"})
+    return DiffusersModel("sd1", unet, text_encoder, load_tokenizer(), kl_codec(vae), schedule, 512, device)

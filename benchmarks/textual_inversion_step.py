@@ -60,6 +60,9 @@ class TextualInversion:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self.base, self.device = base, base.device
+        self.dtype = base.unet.dtype  # as the example does, the autoencoder in the same precision
+        if base.fingerprint.family != "tiny":
+            base.codec.vae.to(self.dtype)
         self.scheduler: Any = DDPMScheduler(
             trained_betas=_betas(base.schedule.alphas_cumprod), prediction_type=base.schedule.prediction
         )
@@ -99,7 +102,7 @@ class TextualInversion:
         t = torch.randint(0, steps, (len(latents),), device=self.device)
         noisy = self.scheduler.add_noise(latents, noise, t)
         context = self.text_encoder(batch["ids"].to(self.device))[0]
-        prediction = self.base.unet(noisy, t, context).sample
+        prediction = self.base.unet(noisy.to(self.dtype), t, context.to(self.dtype)).sample
         velocity = self.scheduler.config.prediction_type == "v_prediction"
         target = self.scheduler.get_velocity(latents, noise, t) if velocity else noise
         loss = F.mse_loss(prediction.float(), target.float())
@@ -113,7 +116,8 @@ class TextualInversion:
         vae: Any = self.base.codec.vae
         if self.base.fingerprint.family == "tiny":  # its autoencoder has no distribution to sample
             return self.base.encode(pixels).detach()
-        return vae.encode(pixels).latent_dist.sample().detach() * vae.config.scaling_factor
+        latents = vae.encode(pixels.to(self.dtype)).latent_dist.sample().detach()
+        return latents.float() * vae.config.scaling_factor
 
     def _put_back_other_rows(self) -> None:
         others = torch.ones(len(self.table.weight), dtype=torch.bool, device=self.device)

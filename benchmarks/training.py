@@ -1,12 +1,14 @@
-"""What a training step costs: ours on a pool of ready views, over diffusers' textual_inversion example.
+"""What a training step costs: ours on a pool of ready views, over two references.
 
-Same base, photos, batch, resolution and number of tokens; the two take turns step by step in one process.
-Ours is `fit` on an `AnomalyTask` (anomaly embeddings and spatial encoder); the reference is in
-textual_inversion_step.py. The aim is at most 1.0 for both ratios. On CPU, seconds are CPU time of one thread;
-on CUDA, wall-clock time. Peak memory is that of a process which loads the base and trains alone.
+They are diffusers' textual_inversion example (textual_inversion_step.py; the aim is at most 0.8 of its time
+and memory) and the authors' released step (released_step.py; at most 0.5 of its time, 0.6 of its memory).
+Same base, photos, batch, resolution, precision and number of tokens; all take turns step by step in one
+process. Ours is `fit` on an `AnomalyTask` (anomaly embeddings and spatial encoder). On CPU, seconds are CPU
+time of one thread; on CUDA, wall-clock time. Peak memory is that of a process which loads the base and trains
+alone. `--base random-sd` has Stable Diffusion 1.5's size, and random weights.
 
     .venv/bin/python benchmarks/training.py --batch 4 --steps 4 --rounds 5
-    .venv/bin/python benchmarks/training.py --base stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
+    .venv/bin/python benchmarks/training.py --base random-sd --device cuda --precision bf16 --checkpointing
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import copy
 import json
 import statistics
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,17 +32,21 @@ from measurement import (
     read_options,
     use_one_thread,
 )
+from random_base import load_base_or_random
+from released_step import ReleasedStep
 from textual_inversion_step import TextualInversion
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_views
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.pipeline import starting_encoders
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.tiny_base import architecture
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig, fit
+from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 
+OURS = "ours"
 WARM_UP = 2  # steps of each
 VIEWS_PER_PAIR = 2
 SPATIAL_TOKENS = 4
@@ -60,84 +68,113 @@ def make_task(base: DiffusersModel, photos: Path, config: TrainingConfig) -> Ano
     return AnomalyTask(base, pool, spatial_encoders(base), config)
 
 
-def make_reference(base: DiffusersModel, photos: Path, config: TrainingConfig) -> TextualInversion:
+def make_textual_inversion(base: DiffusersModel, photos: Path, config: TrainingConfig) -> TextualInversion:
     """The example's loop on the same photos; it takes over the text encoder and tokenizer of `base`."""
     files = [pair.image for pair in find_dataset(photos).pairs]
     count = config.anomaly_tokens + SPATIAL_TOKENS
     return TextualInversion(base, files, config.batch_size, config.image_size, count)
 
 
-def measure_seconds(base: DiffusersModel, photos: Path, options: Options) -> dict[str, list[float]]:
-    """Median seconds per step of both, by round of `options.steps` steps taken in turns."""
-    total = WARM_UP + options.rounds * options.steps
-    config = _config(options, base, total)
-    task = make_task(base, photos, config)
-    other = copy.copy(base)
-    other.text_encoder, other.tokenizer = copy.deepcopy(base.text_encoder), copy.deepcopy(base.tokenizer)
-    reference = make_reference(other, photos, config)
-    steps: dict[str, list[float]] = {"ours": [], "reference": []}
+def make_released(base: DiffusersModel, photos: Path, config: TrainingConfig) -> ReleasedStep:
+    """The authors' loop on the same photos."""
+    config = replace(config, normalisation="released")
+    return ReleasedStep(base, find_dataset(photos).by_type(), spatial_encoders(base), config)
+
+
+References = dict[str, Callable[[DiffusersModel, Path, TrainingConfig], TextualInversion | ReleasedStep]]
+REFERENCES: References = {
+    "diffusers_textual_inversion": make_textual_inversion,
+    "released_step": make_released,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, and how."""
+
+    photos: Path
+    options: Options
+    bf16: bool
+    checkpointing: bool
+
+    def base(self) -> DiffusersModel:
+        """The base, loaded anew."""
+        base = load_base_or_random(self.options.base, self.options.device)
+        base.economise(self.bf16, self.checkpointing)
+        return base
+
+    def config(self, base: DiffusersModel, steps: int) -> TrainingConfig:
+        """A training of so many steps."""
+        return TrainingConfig(
+            steps=steps,
+            batch_size=self.options.batch,
+            image_size=self.options.size or base.native_size,
+            views_per_pair=VIEWS_PER_PAIR,
+        )
+
+
+def measure_seconds(job: Job) -> dict[str, list[float]]:
+    """Median seconds per step of each, by round of `options.steps` steps taken in turns."""
+    options, base = job.options, job.base()
+    config = job.config(base, WARM_UP + options.rounds * options.steps)
+    task = make_task(base, job.photos, config)
+    others = {}
+    for name, make in REFERENCES.items():
+        other = copy.copy(base)
+        other.text_encoder, other.tokenizer = copy.deepcopy(base.text_encoder), copy.deepcopy(base.tokenizer)
+        others[name] = make(other, job.photos, config)
+    steps: dict[str, list[float]] = {OURS: [], **{name: [] for name in others}}
     start = 0.0
 
-    def take_turn(_step: int, _total: int, _loss: float) -> None:
+    def take_turns(_step: int, _total: int, _loss: float) -> None:
         nonlocal start
-        ours_ended = busy_seconds(options.device)
-        steps["ours"].append(ours_ended - start)
-        reference.step()
-        start = busy_seconds(options.device)
-        steps["reference"].append(start - ours_ended)
+        now = busy_seconds(options.device)
+        steps[OURS].append(now - start)
+        for name, other in others.items():
+            start = now
+            other.step()
+            now = busy_seconds(options.device)
+            steps[name].append(now - start)
+        start = now
 
     start = busy_seconds(options.device)
-    fit(task, config, on_step=take_turn)
+    fit(task, config, on_step=take_turns)
     return {name: _by_round(values[WARM_UP:], options.steps) for name, values in steps.items()}
 
 
-def measure_peaks(photos: Path, options: Options) -> dict[str, float]:
-    """MiB of a process that loads the base and trains WARM_UP + 1 steps, ours or the reference."""
+def measure_peaks(job: Job) -> dict[str, float]:
+    """MiB of a process that loads the base and trains WARM_UP + 1 steps, ours or a reference."""
 
     def ours() -> None:
-        base = load_base(options.base, options.device)
-        config = _config(options, base, WARM_UP + 1)
-        fit(make_task(base, photos, config), config)
+        base = job.base()
+        config = job.config(base, WARM_UP + 1)
+        fit(make_task(base, job.photos, config), config)
 
-    def reference() -> None:
-        base = load_base(options.base, options.device)
-        loop = make_reference(base, photos, _config(options, base, WARM_UP + 1))
+    def reference(name: str) -> None:
+        base = job.base()
+        loop = REFERENCES[name](base, job.photos, job.config(base, WARM_UP + 1))
         for _ in range(WARM_UP + 1):
             loop.step()
 
-    return {
-        "ours": peak_memory(ours, options.device),
-        "reference": peak_memory(reference, options.device),
-    }
+    device = job.options.device
+    peaks = {name: peak_memory(partial(reference, name), device) for name in REFERENCES}
+    return {OURS: peak_memory(ours, device), **peaks}
 
 
-def measure(options: Options) -> dict[str, object]:
+def measure(job: Job) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        photos = Path(folder)
-        write_few_shot_dataset(photos, options.size or architecture.NATIVE_SIZE, pairs=3, normals=1)
-        peaks = measure_peaks(photos, options)
-        base = load_base(options.base, options.device)
-        seconds = measure_seconds(base, photos, options)
-    ratio = paired_ratio(seconds["ours"], seconds["reference"])
+    peaks = measure_peaks(job)
+    seconds = measure_seconds(job)
+    ratios = {name: paired_ratio(seconds[OURS], seconds[name]) for name in REFERENCES}
     return {
-        "step_over_diffusers_textual_inversion": round(ratio.median, 4),
-        "peak_memory_over_diffusers_textual_inversion": round(peaks["ours"] / peaks["reference"], 4),
+        "step_over": {name: round(ratio.median, 4) for name, ratio in ratios.items()},
+        "peak_memory_over": {name: round(peaks[OURS] / peaks[name], 4) for name in REFERENCES},
         "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
         "peak_mib": {name: round(peak, 1) for name, peak in peaks.items()},
-        "spread": ratio.rounded(),
-        "options": {**asdict(options), "size": options.size or base.native_size},
+        "spread": {name: ratio.rounded() for name, ratio in ratios.items()},
+        "options": {**asdict(job.options), "bf16": job.bf16, "checkpointing": job.checkpointing},
         "torch": torch.__version__,
     }
-
-
-def _config(options: Options, base: DiffusersModel, steps: int) -> TrainingConfig:
-    return TrainingConfig(
-        steps=steps,
-        batch_size=options.batch,
-        image_size=options.size or base.native_size,
-        views_per_pair=VIEWS_PER_PAIR,
-    )
 
 
 def _by_round(values: list[float], steps: int) -> list[float]:
@@ -146,5 +183,11 @@ def _by_round(values: list[float], steps: int) -> list[float]:
 
 if __name__ == "__main__":
     use_one_thread()
-    options, _ = read_options(options_parser(str(__doc__), 4, 6, "training steps in a round"))
-    print(json.dumps(measure(options)))
+    parser = options_parser(str(__doc__), 4, 6, "training steps in a round")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the U-Net")
+    parser.add_argument("--checkpointing", action="store_true", help="of gradients, in all contenders")
+    options, arguments = read_options(parser)
+    with tempfile.TemporaryDirectory() as folder:
+        write_few_shot_dataset(Path(folder), options.size or architecture.NATIVE_SIZE, pairs=3, normals=1)
+        job = Job(Path(folder), options, arguments.precision == "bf16", arguments.checkpointing)
+        print(json.dumps(measure(job)))

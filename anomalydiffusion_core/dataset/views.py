@@ -95,7 +95,7 @@ def _pool(
             photo, mask = read_pair(pair)
             views = views_of(photo.tensor(), mask)
             with torch.no_grad():
-                latents += [base.encode(part) for part in torch.stack([i for i, _ in views]).split(8)]
+                latents += [base.encode(part) for part in torch.stack([i for i, _ in views]).split(2)]
             masks += [m for _, m in views]
             types += [index] * len(views)
     return ViewPool(torch.cat(latents), torch.stack(masks).to(base.device), torch.tensor(types), names)

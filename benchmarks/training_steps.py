@@ -1,0 +1,65 @@
+"""How many steps does a training need? The held-out loss after trainings of different length.
+
+Each is a training of its own, with its own decay of the rates, from the same start, views and seed. Prints a
+JSON line each: steps, averaging, seconds, the relative change of the held-out loss with its 95 % interval,
+and the share of the longest training's improvement. `--save` keeps the artifacts, for benchmarks/gate.py.
+
+    .venv/bin/python benchmarks/training_steps.py data/leather --steps 60 300 600 6000 --save runs/steps
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from anomalydiffusion_core.artifact import save_artifact
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.pipeline import train_model
+from anomalydiffusion_core.training import TrainingConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--steps", type=int, nargs="+", required=True)
+    parser.add_argument("--averaging", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--size", type=int, default=256, help="pixels per side of the views")
+    parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
+    parser.add_argument("--save", type=Path, help="a folder for the artifacts")
+    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
+    changes: dict[tuple[int, float], float] = {}
+    for steps in sorted(arguments.steps, reverse=True):
+        for averaging in arguments.averaging:
+            config = TrainingConfig(steps=steps, image_size=arguments.size, averaging=averaging)
+            start = time.monotonic()
+            outcome = train_model(base, dataset, config, 0, arguments.share)
+            if outcome.improvement is None:
+                parser.error(f"--share {arguments.share} holds no pairs out: give less")
+            change = changes[steps, averaging] = outcome.improvement.relative
+            row = {
+                "steps": steps,
+                "averaging": averaging,
+                "seconds": round(time.monotonic() - start, 1),
+                "change": round(change, 4),
+                "interval_95": [round(outcome.improvement.low, 4), round(outcome.improvement.high, 4)],
+                "share_of_longest": round(change / next(iter(changes.values())), 3),
+            }
+            print(json.dumps(row), flush=True)
+            if arguments.save:
+                arguments.save.mkdir(parents=True, exist_ok=True)
+                name = f"{steps}-{averaging:g}.safetensors"
+                save_artifact(outcome.model, arguments.save / name, torch.float16)
+
+
+if __name__ == "__main__":
+    main()
