@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,9 @@ class Tally:
 def main() -> None:
     parser = trained_parser(str(__doc__), guidance=2.5, steps=25)
     parser.add_argument("--count", type=int, default=8, help="tries per defect type")
-    parser.add_argument("--modes", nargs="+", choices=[mode.value for mode in AARMode], default=MODES)
+    parser.add_argument(
+        "--modes", nargs="+", type=str, default=MODES, help="mode@START begins after that share of steps"
+    )
     parser.add_argument("--masks", type=Path, help="a folder of masks, as 'generate --masks' takes it")
     parser.add_argument("--sheet", type=Path, help="save a picture of accepted pairs")
     parser.add_argument("--rejected-sheet", type=Path, help="save a picture of rejected pairs")
@@ -111,9 +113,10 @@ def main() -> None:
     tallies: dict[str, Tally] = {}
     accepted: list[Image.Image] = []
     rejected: list[Image.Image] = []
-    for mode in map(AARMode, arguments.modes):
-        sampling = SamplingConfig(steps=arguments.steps, guidance=arguments.guidance, aar=AARConfig(mode))
-        tally = tallies[mode.value] = Tally()
+    for mode in arguments.modes:
+        aar = aar_config(mode)
+        sampling = SamplingConfig(steps=arguments.steps, guidance=arguments.guidance, aar=aar)
+        tally = tallies[mode] = Tally()
         for subject in subjects:
             pairs = tried(base, model, subject, GenerationConfig(sampling, seed=SEED), arguments.count, tally)
             accepted += [column(pair, mode) for pair in pairs if not pair.problems][:SHOWN]
@@ -125,6 +128,13 @@ def main() -> None:
     for path, columns in ((arguments.sheet, accepted), (arguments.rejected_sheet, rejected)):
         if path and columns:
             sheet(columns).save(path)
+
+
+def aar_config(mode: str) -> AARConfig:
+    """AAR as `--modes` names it; raises ValueError where there is no such mode or start."""
+    name, _, start = mode.partition("@")
+    config = AARConfig(AARMode(name))
+    return replace(config, start=float(start)) if start else config
 
 
 def find_subjects(model: AnomalyModel, dataset: Dataset, folder: Path | None) -> list[Subject]:
@@ -176,10 +186,10 @@ def shown(pair: GeneratedPair) -> ShownPair:
     return ShownPair(pair.photo, pair.result, pair.mask)
 
 
-def column(pair: GeneratedPair, mode: AARMode) -> Image.Image:
+def column(pair: GeneratedPair, mode: str) -> Image.Image:
     """A pair's tiles, and below them its mode, type and problems."""
     tiles = Image.fromarray(shown(pair).column())
-    lines = [mode.value, pair.defect_type.partition("/")[2], *pair.problems]
+    lines = [mode, pair.defect_type.partition("/")[2], *pair.problems]
     picture = Image.new("RGB", (tiles.width, tiles.height + LINE * LINES))
     picture.paste(tiles)
     draw = ImageDraw.Draw(picture)
