@@ -66,6 +66,10 @@ def train(
         int,
         typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
     ] = 0,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, views drawn anew."),
+    ] = None,
     extend: Annotated[
         Path | None,
         typer.Option(
@@ -90,6 +94,7 @@ def train(
     from .diffusers_model import load_base
     from .pipeline import train_model
     from .training import TrainingConfig
+    from .training_log import TensorBoardLog
 
     def command() -> dict[str, Any]:
         checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
@@ -114,10 +119,15 @@ def train(
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             model = load_base(base or "tiny", device_of(device))
-            model.economise(precision == "bf16", checkpointing)
+            model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
             known = load_artifact(extend, model.fingerprint) if extend else None
+            log = TensorBoardLog(tensorboard, model) if tensorboard else None
             with progress() as on_stage, interrupted_between(on_stage) as on_stage:
-                outcome = train_model(model, found, config, mask_steps, share, on_stage, checkpoints, known)
+                outcome = train_model(
+                    model, found, config, mask_steps, share, on_stage, checkpoints, known, log
+                )
+            if log:
+                log.close()
             save_artifact(outcome.model, out)
         if outcome.end.finished:
             checkpoints.remove()

@@ -46,14 +46,18 @@ def progress() -> Iterator[OnStage]:
 
 def _plain_lines() -> OnStage:
     shown: dict[str, float] = {}
+    began: dict[str, float] = {}
     start = time.monotonic()
 
     def show(stage: str, done: int, total: int, note: str) -> None:
-        share = done / max(total, 1)
+        share, now = done / max(total, 1), time.monotonic()
+        began.setdefault(stage, now)
         if stage in shown and share < 1 and share - shown[stage] < PLAIN_EVERY:
             return
         shown[stage] = share
-        print(f"[{time.monotonic() - start:6.1f} s] {stage}: {done}/{total}  {note}", flush=True)
+        spent = now - began[stage]
+        left = f"  {spent / share - spent:.0f} s left" if spent and 0 < share < 1 else ""
+        print(f"[{now - start:6.1f} s] {stage}: {done}/{total}  {note}{left}", flush=True)
 
     return show
 

@@ -25,6 +25,7 @@ from .placement import places_of
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
 from .training import AnomalyTask, MaskTask, Task, TrainingConfig
+from .training_log import PREVIEW_EVERY, TensorBoardLog
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
@@ -44,21 +45,28 @@ class Improvement:
 @dataclass
 class Monitor:
     """Looks on at a training: `history` fills step by step, and every `every` steps (0: never) `show` is
-    given latents (N,C,h,w) of one view of each of the first types, and of the same drawn anew.
+    given latents (N,C,h,w) of one view of each of the first types, and of the same drawn anew; a `log` has
+    all of it.
     """
 
     history: History = field(default_factory=History)
     every: int = 0
     show: Callable[[torch.Tensor, torch.Tensor], None] = lambda real, redrawn: None
     types: int = 4  # at most
+    log: TensorBoardLog | None = None
 
-    def look(self, task: Task, step: int, total: int) -> None:
+    def look(self, task: Task, stage: str, step: int, total: int) -> None:
         """To be called after each step."""
+        if self.log:
+            self.log.step(stage, self.history)
         if not self.every or (step % self.every and step != total):
             return
         first = [int((task.pool.types == i).nonzero()[0]) for i in range(len(task.pool.names))]
         rows = torch.tensor(first[: self.types])
-        self.show(task.pool.latents[rows], task.redraw(rows))
+        real, redrawn = task.pool.latents[rows], task.redraw(rows)
+        self.show(real, redrawn)
+        if self.log:
+            self.log.show(stage, step, real, redrawn)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ def train_model(
     on_stage: OnStage = lambda *_: None,
     checkpoints: Checkpoints | None = None,
     known: AnomalyModel | None = None,
+    log: TensorBoardLog | None = None,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
@@ -106,9 +115,11 @@ def train_model(
     if checkpoints:
         origin = origin_of(base, dataset, share, known)
         keepers = {name: checkpoints.stage(name, origin) for name in ("anomaly", "masks")}
-    outcome = train_anomaly(
-        base, dataset, config, share, on_stage, keeper=keepers.get("anomaly"), known=known
-    )
+
+    def monitor() -> Monitor:
+        return Monitor(every=PREVIEW_EVERY if log else 0, log=log)
+
+    outcome = train_anomaly(base, dataset, config, share, on_stage, monitor(), keepers.get("anomaly"), known)
     try:
         if mask_steps and outcome.end.finished:
             mask_config = replace(config, steps=mask_steps)
@@ -119,7 +130,8 @@ def train_model(
                 mask_config,
                 share,
                 on_stage,
-                keeper=keepers.get("masks"),
+                monitor(),
+                keepers.get("masks"),
                 known=known.mask if known else (),
             )
     except KeyboardInterrupt:  # between two trainings
@@ -288,11 +300,15 @@ def _run(
     keeper: Keeper | None,
 ) -> End:
     def on_step(step: int, total: int, loss: float) -> None:
-        monitor.look(task, step, total)
-        on_stage(stage, step, total, f"loss {loss:.4f}")
+        monitor.look(task, stage, step, total)
+        history = monitor.history
+        note = f"loss {loss:.4f}  gradient {history.gradient[-1]:.3f}  rate {100 * history.rate[-1]:.0f} %"
+        on_stage(stage, step, total, note)
 
     try:
         fit(task, config, validation, on_step, monitor.history, keeper)
+        if monitor.log:
+            monitor.log.measured(stage, monitor.history)
     except KeyboardInterrupt:
         return End(interrupted=True)
     except TrainingStopped as stopped:

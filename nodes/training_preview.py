@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..anomalydiffusion_core.fitting import History
 from ..anomalydiffusion_core.pipeline import Monitor
 from .comfy_model import ComfyModel
 from .pixels import from_core
@@ -39,7 +40,7 @@ class TrainingPreview:
             return
         picture = None
         if done % CURVE_EVERY == 0 or done == total:
-            picture = ("JPEG", stacked(loss_curve(losses, total), self.strip), WIDTH)
+            picture = ("JPEG", stacked(loss_curve(self.monitor.history, total), self.strip), WIDTH)
         self.bar.update_absolute(done, total, picture)
 
     def _show(self, real: Tensor, redrawn: Tensor) -> None:
@@ -56,12 +57,12 @@ class TrainingPreview:
 
     def result(self, text: str = "") -> Tensor:
         """The last picture (1,H,W,3) in [0,1], its views decoded by the VAE, with a line of `text`."""
-        losses, strip = self.monitor.history.loss, None
+        history, strip = self.monitor.history, None
         if self.latents:
             rows = [torch.cat(list(from_core(self.base.decode(x)).cpu()), 1) for x in self.latents]
             pixels = (255 * torch.cat(rows).clamp(0, 1) + 0.5).to(torch.uint8).numpy()
             strip = wide(Image.fromarray(pixels), Image.Resampling.LANCZOS)
-        curve = loss_curve(losses, len(losses))
+        curve = loss_curve(history, len(history.loss))
         ImageDraw.Draw(curve).text((8, 30), text, fill=TEXT, font_size=16)
         picture = stacked(curve, strip)
         content = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
@@ -83,8 +84,9 @@ def stacked(curve: Image.Image, strip: Image.Image | None) -> Image.Image:
     return picture
 
 
-def loss_curve(losses: list[float], total: int) -> Image.Image:
-    """The losses so far, smoothed, on a time axis of `total` steps."""
+def loss_curve(history: History, total: int) -> Image.Image:
+    """The losses so far, smoothed, on a time axis of `total` steps; the last gradient and rate in words."""
+    losses = history.loss
     smooth, mean = [], losses[0]
     for loss in losses:
         mean = 0.9 * mean + 0.1 * loss
@@ -95,5 +97,6 @@ def loss_curve(losses: list[float], total: int) -> Image.Image:
     points = [(WIDTH * i / max(1, total), CURVE_HEIGHT * (1 - x / top)) for i, x in enumerate(smooth)]
     if len(points) > 1:
         draw.line(points, fill=LINE, width=2)
-    draw.text((8, 8), f"step {len(losses)} of {total}   loss {smooth[-1]:.4f}", fill=TEXT, font_size=16)
+    now = f"loss {smooth[-1]:.4f}   gradient {history.gradient[-1]:.3f}   rate {100 * history.rate[-1]:.0f} %"
+    draw.text((8, 8), f"step {len(losses)} of {total}   {now}", fill=TEXT, font_size=16)
     return image

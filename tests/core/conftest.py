@@ -68,6 +68,9 @@ class FakeBase:
             config = SpatialEncoderConfig(self.WIDTH, 4, "resnet10", mask_size=64, pyramid_channels=8, grid=4)
             self.spatial_encoders = {"clip_l": SpatialEncoder(config).eval()}
 
+    def economise(self, **how: bool) -> None:
+        self.economised = how
+
     def encode(self, image: Tensor) -> Tensor:
         pooled = F.avg_pool2d(image, self.factor)
         return torch.cat([pooled, pooled.mean(1, keepdim=True)], dim=1)

@@ -15,6 +15,7 @@ import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
+from anomalydiffusion_core import pipeline
 from anomalydiffusion_core.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
 
@@ -44,6 +45,42 @@ def test_an_interrupted_training_goes_on_where_it_was(
     assert train_quickly(dataset, cut, "--resume").exit_code == 0
     assert not (tmp_path / "cut.training").exists()
     assert learned_hash(load_artifact(cut)) == learned_hash(load_artifact(whole))
+
+
+def test_tensorboard_has_losses_gradients_rates_and_pictures(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(pipeline, "PREVIEW_EVERY", 2)
+    out, logs = tmp_path / "a.safetensors", tmp_path / "logs"
+    result = train_quickly(dataset, out, "--tensorboard", logs, "--validate-every", 2)
+    assert result.exit_code == 0 and " s left" in result.stdout and "gradient " in result.stdout
+    events = EventAccumulator(str(logs)).Reload()
+    training: Any = load_artifact(out).training
+    for stage, record in (("train", training["anomaly"]), ("masks", training["mask"])):
+        for name in ("loss", "gradient"):
+            shown = [event.value for event in events.Scalars(f"{stage}/{name}")]
+            assert shown == pytest.approx(record[name], abs=2e-5)
+        assert len(events.Scalars(f"{stage}/rate")) == record["steps"]
+        assert [event.step for event in events.Images(f"{stage}/real_above_drawn")][0] == 2
+    held_out = [(event.step, event.value) for event in events.Scalars("train/held_out_loss")]
+    assert held_out == [(step, pytest.approx(loss)) for step, loss in training["anomaly"]["validation"]]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    refused(
+        train_quickly(dataset, tmp_path / "b.safetensors", "--tensorboard", logs), "is not installed: pip"
+    )
+
+
+def test_precision_checkpointing_and_accumulation_are_passed_on(
+    base: Any, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.safetensors"
+    options = ("--precision", "bf16", "--checkpointing", "--accumulate", 2)
+    assert train_quickly(dataset, out, *options).exit_code == 0
+    assert base.economised == {"bf16": True, "checkpointing": True}
+    config: Any = load_artifact(out).training["anomaly"]["config"]
+    assert config["accumulate"] == 2
 
 
 def test_two_trainings_of_one_name_refuse_each_other(base: Any, dataset: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from anomalydiffusion_core.conditioning import anomaly_context
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool, latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.fitting import Validation, fit, training_record
+from anomalydiffusion_core.fitting import Fitting, History, Validation, draw, fit, training_record
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.pipeline import paired_improvement, train_model
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
@@ -147,6 +147,51 @@ def test_training_leaves_a_diffusers_base_untouched(small_base: DiffusersModel) 
     assert not torch.equal(task.tokens["clip_l"], tokens)
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_accumulated_batches_make_one_step_of_their_mean_gradient(fake_base: LatentDiffusion) -> None:
+    config = replace(CONFIG, accumulate=3)
+    fitting = Fitting(make_task(fake_base, config), config, None, History())
+    expected, generator = make_task(fake_base, config), torch.Generator().manual_seed(config.seed)
+    losses = []
+    for _ in range(3):
+        loss = expected.loss(expected.pool, *draw(expected.pool, config.batch_size, generator)).mean() / 3
+        loss.backward()
+        losses.append(float(loss.detach()))
+    fitting.take_step()
+    assert fitting.step == 1 and fitting.history.loss == [pytest.approx(sum(losses), rel=1e-6)]
+    gradients = [table.grad for table in (fitting.task.tokens["clip_l"], expected.tokens["clip_l"])]
+    assert gradients[1].norm() < 1  # nothing is clipped
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
+
+
+def losses_and_gradients(base: DiffusersModel) -> list[Tensor]:
+    task = make_task(base, CONFIG)
+    losses = task.loss(task.pool, torch.arange(2), torch.tensor([300, 700]), randn(2, 4, 8, 8), 0)
+    losses.mean().backward()
+    return [losses.detach(), task.tokens["clip_l"].grad]
+
+
+def test_checkpointed_gradients_are_the_same_numbers(small_base: DiffusersModel) -> None:
+    calls: list[int] = []
+    small_base.unet.mid_block.resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    kept = losses_and_gradients(small_base)
+    assert len(calls) == 1
+    small_base.economise(checkpointing=True)
+    for plain, again in zip(kept, losses_and_gradients(small_base), strict=True):
+        assert torch.allclose(plain, again, rtol=1e-5, atol=1e-8)
+    assert len(calls) == 3  # computed once more for the gradient
+
+
+def test_bf16_is_near_and_leaves_what_is_learned_in_float(small_base: DiffusersModel) -> None:
+    exact = losses_and_gradients(small_base)
+    weights = small_base.fingerprint
+    small_base.economise(bf16=True)
+    assert {p.dtype for p in small_base.unet.parameters()} == {torch.bfloat16}
+    assert small_base.fingerprint == weights
+    for plain, rounded in zip(exact, losses_and_gradients(small_base), strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < (plain - rounded).norm() < 0.05 * plain.norm()
 
 
 def test_the_same_seed_learns_the_same_and_another_seed_does_not(fake_base: LatentDiffusion) -> None:
