@@ -34,7 +34,6 @@ class TrainingConfig:
 
     steps: int = 400
     batch_size: int = 4
-    accumulate: int = 1  # batches whose gradients make one step
     image_size: int = 256  # pixels per side of the views
     views_per_pair: int = 16  # the pair itself and random views of it
     anomaly_tokens: int = 8  # k
@@ -42,6 +41,7 @@ class TrainingConfig:
     token_rate: float = 0.3
     encoder_rate: float = 1e-4  # of the spatial encoder
     warmup_steps: int = 20
+    accumulate: int = 1  # batches whose gradients make one step
     averaging: float = 0.0  # decay of the exponential moving average that is kept; 0 = the last values
     validate_every: int = 0  # steps between measurements on held-out pairs; 0 = only before and after
     patience: int = 0  # measurements without a better one after which training stops; 0 = never

@@ -122,7 +122,9 @@ class TrainAnomaly(io.ComfyNode):
 
         base = ComfyModel(model, clip, vae)
         side = size or base.native_size
-        config = TrainingConfig(steps, batch_size, side, anomaly_tokens=tokens, seed=seed)
+        config = TrainingConfig(
+            steps=steps, batch_size=batch_size, image_size=side, anomaly_tokens=tokens, seed=seed
+        )
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         kept, keeper = kept_training("anomaly", base, dataset, config, share, checkpoint_minutes)
         with trainable(base), kept.alone():
@@ -171,7 +173,9 @@ class TrainMasks(io.ComfyNode):
         from .training_preview import TrainingPreview
 
         size = embeddings.image_size
-        config = TrainingConfig(steps, batch_size, size, mask_tokens=tokens, seed=seed)
+        config = TrainingConfig(
+            steps=steps, batch_size=batch_size, image_size=size, mask_tokens=tokens, seed=seed
+        )
         base = ComfyModel(model, clip, vae)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
