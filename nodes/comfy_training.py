@@ -11,6 +11,7 @@ import folder_paths
 
 from ..anomalydiffusion_core.checkpoint import Checkpoints, StageKeeper
 from ..anomalydiffusion_core.dataset.layout import Dataset
+from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.pipeline import End, origin_of
 from ..anomalydiffusion_core.training import TrainingConfig
 from .comfy_model import ComfyModel
@@ -19,10 +20,16 @@ FOLDER = Path("anomalydiffusion") / "training"  # below ComfyUI's output folder
 
 
 def kept_training(
-    stage: str, base: ComfyModel, dataset: Dataset, config: TrainingConfig, share: float, minutes: float
+    stage: str,
+    base: ComfyModel,
+    dataset: Dataset,
+    config: TrainingConfig,
+    share: float,
+    minutes: float,
+    known: AnomalyModel | None = None,
 ) -> tuple[Checkpoints, StageKeeper]:
     """Where a training of just these settings is kept; queued again, it goes on from there."""
-    origin = origin_of(base, dataset, share)
+    origin = origin_of(base, dataset, share, known)
     settings = json.dumps([stage, origin, asdict(config)], sort_keys=True)
     name = hashlib.sha256(settings.encode()).hexdigest()[:16]
     checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / name, minutes)

@@ -99,6 +99,12 @@ class TrainAnomaly(io.ComfyNode):
                 io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
                 preview_input(),
                 *stopping_inputs(),
+                AnomalyEmbedding.Input(
+                    "extend",
+                    optional=True,
+                    tooltip="Embeddings to add to: only defect types that are new to them are learned, with "
+                    "their spatial encoder as it is; what they know stays to the bit.",
+                ),
             ],
             outputs=[
                 AnomalyEmbedding.Output("trained", display_name="embeddings"),
@@ -112,7 +118,7 @@ class TrainAnomaly(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
-        checkpoint_minutes: float = 2.0,
+        checkpoint_minutes: float = 2.0, extend: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.pipeline import train_anomaly
         from ..anomalydiffusion_core.training import TrainingConfig
@@ -121,14 +127,16 @@ class TrainAnomaly(io.ComfyNode):
         from .training_preview import TrainingPreview
 
         base = ComfyModel(model, clip, vae)
-        side = size or base.native_size
+        side = size or (extend.image_size if extend else base.native_size)
         config = TrainingConfig(
             steps=steps, batch_size=batch_size, image_size=side, anomaly_tokens=tokens, seed=seed
         )
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        kept, keeper = kept_training("anomaly", base, dataset, config, share, checkpoint_minutes)
+        kept, keeper = kept_training("anomaly", base, dataset, config, share, checkpoint_minutes, extend)
         with trainable(base), kept.alone():
-            outcome = train_anomaly(base, dataset, config, share, preview.on_stage, preview.monitor, keeper)
+            outcome = train_anomaly(
+                base, dataset, config, share, preview.on_stage, preview.monitor, keeper, extend
+            )
         stopped = ended(outcome.end, kept, when_stopped == BEST)
         text = "Nothing was held out, so that nothing says how well it carries over."
         if outcome.improvement:
@@ -148,7 +156,8 @@ class TrainMasks(io.ComfyNode):
             node_id="ADiff_TrainMasks",
             display_name="Train Masks",
             category=CATEGORY,
-            description="Learns what the masks of each defect look like (mask embeddings), to invent more.",
+            description="Learns what the masks of each defect look like (mask embeddings), to invent more. "
+            "Types that have them already keep them, unless all do: then all are learned anew.",
             inputs=[
                 *data_inputs(),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly, with the same size."),
@@ -179,10 +188,13 @@ class TrainMasks(io.ComfyNode):
         base = ComfyModel(model, clip, vae)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        kept, keeper = kept_training("masks", base, dataset, config, share, checkpoint_minutes)
+        known = embeddings.mask if set(dataset.by_type()) - set(embeddings.mask) else {}
+        kept, keeper = kept_training(
+            "masks", base, dataset, config, share, checkpoint_minutes, embeddings if known else None
+        )
         with trainable(base), kept.alone():
             end = train_masks(
-                base, dataset, trained, config, share, preview.on_stage, preview.monitor, keeper
+                base, dataset, trained, config, share, preview.on_stage, preview.monitor, keeper, known
             )
         text = ended(end, kept, when_stopped == BEST)
         return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result(text)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from graph_inputs import DEMO
 
 Run = Callable[..., tuple]
 SETTINGS = {"steps": 6, "batch_size": 2, "share": 0.6, "preview_every": 0, "size": 64, "tokens": 2}
@@ -95,3 +96,19 @@ def test_a_loss_that_is_no_number_is_an_error_or_gives_the_best_so_far(
     embeddings, summary = train(run, trained, 4, when_stopped="best so far")
     assert summary.startswith("The loss became nan at step 4") and "This is the best so far" in summary
     assert all(tokens["clip_l"].isfinite().all() for tokens in embeddings.anomaly.values())
+
+
+def test_embeddings_are_extended_by_types_that_are_new(run: Run, trained: Any) -> None:
+    burns = run("ADiff_LoadDataset", **{**DEMO, "defects": "burn"}, normal_count=1)[0]
+    options = {"steps": 3, "batch_size": 2, "share": 0.6, "preview_every": 0, "tokens": 2, "seed": 0}
+    (known, _) = train(run, trained, 5, dataset=burns)
+    (known,) = run("ADiff_TrainMasks", **trained.base, dataset=burns, embeddings=known, **options)
+    (more, _) = train(run, trained, 5, extend=known, size=0)
+    assert set(more.anomaly) - set(known.anomaly) == {"leather/ink"}
+    (both,) = run("ADiff_TrainMasks", **trained.base, dataset=trained.dataset, embeddings=more, **options)
+    for before, after in ((known.anomaly, both.anomaly), (known.mask, both.mask)):
+        assert set(after) == set(more.anomaly)
+        assert all(torch.equal(after[name]["clip_l"], before[name]["clip_l"]) for name in before)
+    state = known.spatial_encoders["clip_l"].state_dict()
+    for name, tensor in both.spatial_encoders["clip_l"].state_dict().items():
+        assert torch.equal(tensor, state[name]), name
