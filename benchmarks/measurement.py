@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import resource
 import statistics
@@ -69,15 +70,20 @@ def busy_seconds(device: str) -> float:
 
 
 def peak_memory(job: Callable[[], object], device: str, start: Literal["fork", "spawn"] = "fork") -> float:
-    """MiB at the peak of `job` in a process of its own: resident, or allocated on the GPU.
+    """MiB at the peak of `job`: resident in a process of its own, or allocated on the GPU, here.
 
-    `job` loads what it needs; the parent must not have used CUDA yet. Libraries that the parent has loaded
-    count only for a process that is spawned, which `job` must be picklable for. Raises RuntimeError when it
-    fails.
+    `job` loads what it needs, and keeps nothing. Libraries that the parent has loaded count only for a
+    process that is spawned, which `job` must be picklable for. Raises RuntimeError when it fails there.
     """
+    if device.startswith("cuda"):  # which a forked process could not use
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        job()
+        return torch.cuda.max_memory_allocated() / 2**20
     context = multiprocessing.get_context(start)
     answer = context.SimpleQueue()
-    process = context.Process(target=_report_peak, args=(job, device, answer))
+    process = context.Process(target=_report_peak, args=(job, answer))
     process.start()
     process.join()
     if process.exitcode != 0:
@@ -85,14 +91,10 @@ def peak_memory(job: Callable[[], object], device: str, start: Literal["fork", "
     return answer.get()
 
 
-def _report_peak(job: Callable[[], object], device: str, answer: SimpleQueue[float]) -> None:
+def _report_peak(job: Callable[[], object], answer: SimpleQueue[float]) -> None:
     job()
-    if device.startswith("cuda"):
-        peak = float(torch.cuda.max_memory_allocated())
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-    answer.put(peak / 2**20)
+    unit = 1 if sys.platform == "darwin" else 1024
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 
 
 @dataclass(frozen=True)
