@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +100,7 @@ class Tally:
 def main() -> None:
     parser = trained_parser(str(__doc__), guidance=2.5, steps=25)
     parser.add_argument("--count", type=int, default=8, help="tries per defect type")
-    parser.add_argument(
-        "--modes", nargs="+", type=str, default=MODES, help="mode@START begins after that share of steps"
-    )
+    parser.add_argument("--modes", nargs="+", default=MODES, help="as off, or adaptive:maximum=1.5,start=0.5")
     parser.add_argument("--masks", type=Path, help="a folder of masks, as 'generate --masks' takes it")
     parser.add_argument("--sheet", type=Path, help="save a picture of accepted pairs")
     parser.add_argument("--rejected-sheet", type=Path, help="save a picture of rejected pairs")
@@ -131,10 +129,10 @@ def main() -> None:
 
 
 def aar_config(mode: str) -> AARConfig:
-    """AAR as `--modes` names it; raises ValueError where there is no such mode or start."""
-    name, _, start = mode.partition("@")
-    config = AARConfig(AARMode(name))
-    return replace(config, start=float(start)) if start else config
+    """AAR as `--modes` names it; raises ValueError where there is no such mode, TypeError no such setting."""
+    name, _, settings = mode.partition(":")
+    given = [setting.partition("=") for setting in settings.split(",") if setting]
+    return AARConfig(AARMode(name), **{key: float(value) for key, _, value in given})
 
 
 def find_subjects(model: AnomalyModel, dataset: Dataset, folder: Path | None) -> list[Subject]:
