@@ -49,7 +49,10 @@ def generate(
         Literal["learned", "free"],
         typer.Option(help="Where on the object masks lie: as the training masks did, or anywhere."),
     ] = "learned",
-    aar: Annotated[AARMode, typer.Option(help="Attention re-weighting.")] = AARMode.ADAPTIVE,
+    aar: Annotated[
+        AARMode,
+        typer.Option(help="Attention re-weighting; adaptive strengthens most, for defects that stay faint."),
+    ] = AARMode.RELEASED,
     aar_strength: Annotated[
         list[str] | None,
         typer.Option(

@@ -37,7 +37,7 @@ class AARConfig:
     Raises ValueError where nothing lies between start and end.
     """
 
-    mode: AARMode = AARMode.ADAPTIVE
+    mode: AARMode = AARMode.RELEASED  # fills more and costs no plausibility: docs/results.md
     strength: float = 1.0  # w - 1 is multiplied by this
     maximum: float = 3.0  # clip of `adaptive`
     temperature: float = 1.0  # of `paper`'s softmax; 1 = paper

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
-MODES = ["adaptive", "paper", "released", "masked", "off"]
+MODES = ["released", "adaptive", "paper", "masked", "off"]
 
 
 def base_inputs(model: str = "The base model that the embeddings were trained on.") -> list[io.Input]:
@@ -74,9 +74,10 @@ def reweighting_inputs() -> list[io.Input]:
         io.Combo.Input(
             "mode",
             options=MODES,
-            default="adaptive",
-            tooltip="Where the defect does not show yet, attention to it is strengthened. adaptive: by the "
-            "last estimate, in latent space. paper: Eq. 7-8, in pixels. released: as the authors' code. "
+            default="released",
+            tooltip="Where the defect does not show yet, attention to it is strengthened. released: as the "
+            "authors' code, gently. adaptive: by the last estimate, in latent space; most, for defects that "
+            "stay faint, at some cost in likeness. paper: Eq. 7-8, in pixels. "
             "masked: tokens are seen inside the mask alone (Prompt-to-Prompt), to compare with. "
             "off: plain.",
         ),

@@ -20,6 +20,7 @@ from anomalydiffusion_core.sampling import SamplingConfig, sample_into
 from anomalydiffusion_core.training import masked_loss
 
 PROMPT = "a photo of a {}"
+ADAPTIVE = AARConfig(AARMode.ADAPTIVE)
 STEPS, GUIDANCE, WIDENING = 6, 2.5, 0.5
 
 
@@ -182,7 +183,7 @@ def test_strength_zero_is_the_plain_sampler_and_a_patch_leaves_the_model_as_it_w
     before = comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z)
     off = comfy_samples(hosts, reweighted(hosts, AARConfig(AARMode.OFF)), GUIDANCE, sigmas, m_z)
     zero = comfy_samples(hosts, reweighted(hosts, AARConfig(strength=0)), GUIDANCE, sigmas, m_z)
-    acts = comfy_samples(hosts, reweighted(hosts, AARConfig(AARMode.ADAPTIVE)), GUIDANCE, sigmas, m_z)
+    acts = comfy_samples(hosts, reweighted(hosts, ADAPTIVE), GUIDANCE, sigmas, m_z)
     assert torch.equal(off, zero) and not torch.allclose(off, acts, atol=1e-2)
     assert torch.equal(before, comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z))
 
@@ -217,7 +218,7 @@ def test_a_part_of_the_steps_is_sampled_as_ksampler_advanced_asks_for_it(hosts: 
     def part(**steps: Any) -> Tensor:
         with torch.inference_mode():
             return comfy.sample.sample(
-                reweighted(hosts, AARConfig()), hosts.noise, STEPS, GUIDANCE, "euler", "normal",
+                reweighted(hosts, ADAPTIVE), hosts.noise, STEPS, GUIDANCE, "euler", "normal",
                 [[context.hidden, {}]], [[empty.hidden, {}]], photo, noise_mask=m_z, disable_pbar=True,
                 **steps,
             ).clone()  # fmt: skip
@@ -231,7 +232,7 @@ def test_a_part_of_the_steps_is_sampled_as_ksampler_advanced_asks_for_it(hosts: 
 
 def test_a_mask_is_asked_for(hosts: Any) -> None:
     with pytest.raises(ValueError, match="give the sampler the encoded photo with its noise mask"):
-        comfy_samples(hosts, reweighted(hosts, AARConfig()), GUIDANCE, euler_sigmas(hosts), None)
+        comfy_samples(hosts, reweighted(hosts, ADAPTIVE), GUIDANCE, euler_sigmas(hosts), None)
 
 
 def training_loss(host: Any, hosts: Any, vectors: Tensor) -> Tensor:
