@@ -16,6 +16,8 @@ from .pixels import from_core
 
 CURVE_EVERY = 10  # steps
 WIDTH, CURVE_HEIGHT = 512, 160
+WORDS = 50  # pixels above the curve, for two lines of text
+FONT = 13
 GROUND, LINE, TEXT = (24, 26, 30), (110, 190, 255), (230, 230, 230)
 
 
@@ -63,7 +65,7 @@ class TrainingPreview:
             pixels = (255 * torch.cat(rows).clamp(0, 1) + 0.5).to(torch.uint8).numpy()
             strip = wide(Image.fromarray(pixels), Image.Resampling.LANCZOS)
         curve = loss_curve(history, len(history.loss))
-        ImageDraw.Draw(curve).text((8, 30), text, fill=TEXT, font_size=16)
+        ImageDraw.Draw(curve).text((8, 28), text, fill=TEXT, font_size=FONT)
         picture = stacked(curve, strip)
         content = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         return content.view(1, picture.height, picture.width, 3).float() / 255
@@ -94,9 +96,10 @@ def loss_curve(history: History, total: int) -> Image.Image:
     top = 1.1 * max(smooth)
     image = Image.new("RGB", (WIDTH, CURVE_HEIGHT), GROUND)
     draw = ImageDraw.Draw(image)
-    points = [(WIDTH * i / max(1, total), CURVE_HEIGHT * (1 - x / top)) for i, x in enumerate(smooth)]
+    height = CURVE_HEIGHT - WORDS
+    points = [(WIDTH * i / max(1, total), WORDS + height * (1 - x / top)) for i, x in enumerate(smooth)]
     if len(points) > 1:
         draw.line(points, fill=LINE, width=2)
     now = f"loss {smooth[-1]:.4f}   gradient {history.gradient[-1]:.3f}   rate {100 * history.rate[-1]:.0f} %"
-    draw.text((8, 8), f"step {len(losses)} of {total}   {now}", fill=TEXT, font_size=16)
+    draw.text((8, 8), f"step {len(losses)} of {total}   {now}", fill=TEXT, font_size=FONT)
     return image
