@@ -68,7 +68,7 @@ class DiffusersModel:
         again for the gradient instead of kept.
         """
         if bf16:
-            self.unet.to(torch.bfloat16)
+            nn.Module.to(self.unet, torch.bfloat16)  # diffusers' own `to` warns here, of nothing
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
 
