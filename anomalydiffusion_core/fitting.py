@@ -110,9 +110,9 @@ class Fitting:
         for _ in range(self.config.accumulate):
             loss = self.task.loss(pool, *draw(pool, self.config.batch_size, self.generator)).mean()
             loss = loss / self.config.accumulate
-            value += float(loss.detach())
-            self._check(value)
             loss.backward()
+            value += float(loss.detach())
+        self._check(value)
         norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
         self.optimizer.step()
         self.step += 1

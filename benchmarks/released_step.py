@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor
+from textual_inversion_step import sampling_encoder
 
 from anomalydiffusion_core.dataset.augmentation import random_view
 from anomalydiffusion_core.dataset.layout import Pair
@@ -36,9 +36,7 @@ class ReleasedStep:
         self.pairs = [(number, pair) for number, group in enumerate(pairs.values()) for pair in group]
         self.names = list(pairs)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.dtype = base.unet.dtype
-        if base.fingerprint.family != "tiny":
-            base.codec.vae.to(self.dtype)
+        self.encode = sampling_encoder(base)
         self.task = AnomalyTask(base, self._views(), encoders, config)
         parameters = [p for group in self.task.parameter_groups(config) for p in group["params"]]
         self.optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
@@ -63,13 +61,5 @@ class ReleasedStep:
             image, mask = random_view(photo.tensor(), mask, self.config.image_size, self.generator)
             images.append(image)
             masks.append(mask)
-        latents, types = self._sampled_latents(torch.stack(images)), torch.tensor([n for n, _ in chosen])
+        latents, types = self.encode(torch.stack(images)), torch.tensor([n for n, _ in chosen])
         return ViewPool(latents, torch.stack(masks).to(self.base.device), types, self.names)
-
-    @torch.no_grad()
-    def _sampled_latents(self, images: Tensor) -> Tensor:
-        vae = self.base.codec.vae
-        images = images.to(self.base.device)
-        if self.base.fingerprint.family == "tiny":  # its autoencoder has no distribution to sample
-            return self.base.encode(images)
-        return vae.encode(images.to(self.dtype)).latent_dist.sample().float() * vae.config.scaling_factor

@@ -9,14 +9,11 @@ benchmarks/gate.py.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
 
-import torch
+from training_steps import keep, study_parser
 
-from anomalydiffusion_core.artifact import save_artifact
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset, split_pairs
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.pipeline import train_model
@@ -37,17 +34,10 @@ def subset(dataset: Dataset, shots: int, measured: int) -> Dataset:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", type=Path)
+    parser = study_parser(str(__doc__))
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 3, 5, 10])
     parser.add_argument("--measured", type=int, default=6)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--size", type=int, default=256, help="pixels per side of the views")
-    parser.add_argument("--save", type=Path, help="a folder for the artifacts")
-    parser.add_argument("--base", default="tiny")
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
     config = TrainingConfig(steps=arguments.steps, image_size=arguments.size)
@@ -62,9 +52,7 @@ def main() -> None:
             "interval_95": [round(change.low, 4), round(change.high, 4)],
         }
         print(json.dumps(row), flush=True)
-        if arguments.save:
-            arguments.save.mkdir(parents=True, exist_ok=True)
-            save_artifact(outcome.model, arguments.save / f"{shots}.safetensors", torch.float16)
+        keep(outcome.model, arguments.save, str(shots))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ flipped for every step, encoded with sampled latents, and after each update all 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomHorizontalFlip
 
@@ -53,6 +54,22 @@ class Photos(Dataset[dict[str, Tensor]]):
         }
 
 
+def sampling_encoder(base: DiffusersModel) -> Callable[[Tensor], Tensor]:
+    """Encodes pixels (B,3,S,S) in [-1,1] as both references do: latents drawn from their distribution, the
+    autoencoder in the U-Net's precision, which it is brought to here.
+    """
+    if base.fingerprint.family == "tiny":  # its autoencoder has no distribution to sample
+        return torch.no_grad()(base.encode)
+    vae: Any = nn.Module.to(base.codec.vae, base.unet.dtype)
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        posterior = vae.encode(pixels.to(base.device, vae.dtype)).latent_dist
+        return posterior.sample().float() * vae.config.scaling_factor
+
+    return encode
+
+
 class TextualInversion:
     """The example's training loop, one `step` at a time; takes over the base's text encoder and tokenizer."""
 
@@ -60,9 +77,7 @@ class TextualInversion:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self.base, self.device = base, base.device
-        self.dtype = base.unet.dtype  # as the example does, the autoencoder in the same precision
-        if base.fingerprint.family != "tiny":
-            base.codec.vae.to(self.dtype)
+        self.dtype, self.encode = base.unet.dtype, sampling_encoder(base)
         self.scheduler: Any = DDPMScheduler(
             trained_betas=_betas(base.schedule.alphas_cumprod), prediction_type=base.schedule.prediction
         )
@@ -96,7 +111,7 @@ class TextualInversion:
     def step(self) -> float:
         """Trains once; returns the loss."""
         batch = self._next_batch()
-        latents = self._sampled_latents(batch["pixels"].to(self.device))
+        latents = self.encode(batch["pixels"])
         noise = torch.randn_like(latents)
         steps = self.scheduler.config.num_train_timesteps
         t = torch.randint(0, steps, (len(latents),), device=self.device)
@@ -111,13 +126,6 @@ class TextualInversion:
         self.optimizer.zero_grad()
         self._put_back_other_rows()
         return loss.detach().item()
-
-    def _sampled_latents(self, pixels: Tensor) -> Tensor:
-        vae: Any = self.base.codec.vae
-        if self.base.fingerprint.family == "tiny":  # its autoencoder has no distribution to sample
-            return self.base.encode(pixels).detach()
-        latents = vae.encode(pixels.to(self.dtype)).latent_dist.sample().detach()
-        return latents.float() * vae.config.scaling_factor
 
     def _put_back_other_rows(self) -> None:
         others = torch.ones(len(self.table.weight), dtype=torch.bool, device=self.device)

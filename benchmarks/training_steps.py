@@ -19,22 +19,36 @@ import torch
 from anomalydiffusion_core.artifact import save_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.pipeline import train_model
 from anomalydiffusion_core.training import TrainingConfig
 
 
-def main() -> None:
+def study_parser(description: str) -> argparse.ArgumentParser:
+    """The command line of a study of trainings on one dataset."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--steps", type=int, nargs="+", required=True)
-    parser.add_argument("--averaging", type=float, nargs="+", default=[0.0])
     parser.add_argument("--size", type=int, default=256, help="pixels per side of the views")
-    parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
     parser.add_argument("--save", type=Path, help="a folder for the artifacts")
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--device", default="cpu")
+    return parser
+
+
+def keep(model: AnomalyModel, folder: Path | None, name: str) -> None:
+    """Saves an artifact below `folder`, where one was asked for."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_artifact(model, folder / f"{name}.safetensors", torch.float16)
+
+
+def main() -> None:
+    parser = study_parser(str(__doc__))
+    parser.add_argument("--steps", type=int, nargs="+", required=True)
+    parser.add_argument("--averaging", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
     changes: dict[tuple[int, float], float] = {}
@@ -55,10 +69,7 @@ def main() -> None:
                 "share_of_longest": round(change / next(iter(changes.values())), 3),
             }
             print(json.dumps(row), flush=True)
-            if arguments.save:
-                arguments.save.mkdir(parents=True, exist_ok=True)
-                name = f"{steps}-{averaging:g}.safetensors"
-                save_artifact(outcome.model, arguments.save / name, torch.float16)
+            keep(outcome.model, arguments.save, f"{steps}-{averaging:g}")
 
 
 if __name__ == "__main__":

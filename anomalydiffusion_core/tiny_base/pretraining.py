@@ -274,9 +274,8 @@ def _cached_autoencoder(recipe: Recipe, out: Path) -> LappedAutoencoder:
 def _cached_pools(
     recipe: Recipe, out: Path, vae: LappedAutoencoder, tokenizer: Any, token_ids: Tensor
 ) -> list[Pool]:
-    pools = []
+    pools, space = [], hash_weights(vae.state_dict())[:8]  # latents of another autoencoder are of no use
     for size, count in ((128, recipe.scenes), (256, recipe.large_scenes)):
-        space = hash_weights(vae.state_dict())[:8]  # latents of another autoencoder are of no use
         path = out / f"pool_{size}_{recipe.seed}_{count}_{space}.safetensors"
         if not path.exists():
             save_file(vars(make_pool(vae, tokenizer, token_ids, recipe.seed, count, size)), path)
@@ -387,11 +386,8 @@ class _Trainer:
         )
         rows = torch.randint(len(pool.latents), (batch,), generator=g, device=device)
         # stratified timesteps: one in each of B equal strata
-        t = (
-            (torch.arange(batch, device=device) + torch.rand(batch, generator=g, device=device))
-            / batch
-            * 1000
-        )
+        strata = torch.arange(batch, device=device) + torch.rand(batch, generator=g, device=device)
+        t = strata / batch * 1000
         t = t[torch.randperm(batch, generator=g, device=device)]
         places = round(recipe.place_share * batch)
         pictures = -(-places // 4)
