@@ -103,6 +103,7 @@ def train(
             batch_size=batch,
             image_size=size,
             accumulate=accumulate,
+            checkpointing=checkpointing,
             normalisation=loss,
             spatial_encoder=spatial_encoder,
             validate_every=validate_every,

@@ -61,7 +61,8 @@ class Fitting:
         self.optimizer = torch.optim.AdamW(task.parameter_groups(config), betas=(0.9, 0.99), weight_decay=0.0)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.average = self.values()
+        # of decay 0, the parameters themselves
+        self.average = self.values() if config.averaging else [p.detach() for p in self.parameters]
         self.best: list[Tensor] | None = None  # the average at the best measurement
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
@@ -136,6 +137,8 @@ class Fitting:
 
     @torch.no_grad()
     def _average(self) -> None:
+        if not self.config.averaging:
+            return
         # while young, an average over all steps so far, so that it does not lag behind the start
         decay = min(self.config.averaging, self.step / (self.step + 10))
         for mean, value in zip(self.average, self.parameters, strict=True):
@@ -182,9 +185,8 @@ class Fitting:
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Brings a fresh training of the same task to a `state`."""
         self.put(_taken("parameter", tensors))
-        self.average = [
-            v.to(p.device) for v, p in zip(_taken("average", tensors), self.parameters, strict=True)
-        ]
+        for mean, value in zip(self.average, _taken("average", tensors), strict=True):
+            mean.copy_(value)
         self.best = _taken("best", tensors) or None
         self.generator.set_state(tensors["generator"])
         self.step, self.elapsed, self._since = record["step"], record["seconds"], time.monotonic()
@@ -253,15 +255,21 @@ def fit(
 
 
 def draw(pool: ViewPool, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Rows with types equally likely, timesteps one in each of `batch` equal strata, noise, a template
-    number.
+    """Rows of as many types as there are in `batch`, timesteps one in each of `batch` equal strata, noise, a
+    template number.
     """
-    counts = torch.bincount(pool.types, minlength=len(pool.names)).float()
-    rows = torch.multinomial(1 / counts[pool.types], batch, replacement=True, generator=generator)
+    types = torch.randperm(len(pool.names), generator=generator)
+    rows = [_any_row(pool, int(types[i % len(types)]), generator) for i in range(batch)]
     t = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch * 1000
     noise = torch.randn((batch, *pool.latents.shape[1:]), generator=generator)
     device = pool.latents.device
-    return rows, t.long().to(device), noise.to(device), int(torch.randint(1 << 16, (), generator=generator))
+    template = int(torch.randint(1 << 16, (), generator=generator))
+    return torch.tensor(rows), t.long().to(device), noise.to(device), template
+
+
+def _any_row(pool: ViewPool, kind: int, generator: torch.Generator) -> int:
+    rows = (pool.types == kind).nonzero()[:, 0]
+    return int(rows[torch.randint(len(rows), (), generator=generator)])
 
 
 class Validation:

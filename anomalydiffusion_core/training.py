@@ -6,11 +6,14 @@ The base stays frozen. A task says what is learned and its loss; `fitting.fit` r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .conditioning import anomaly_context, empty_context, mask_context
 from .dataset.views import ViewPool, latent_mask
@@ -42,6 +45,7 @@ class TrainingConfig:
     encoder_rate: float = 1e-4  # of the spatial encoder
     warmup_steps: int = 20
     accumulate: int = 1  # batches whose gradients make one step
+    checkpointing: bool = False  # activations of E and text encoder are computed again, not kept
     averaging: float = 0.0  # decay of the exponential moving average that is kept; 0 = the last values
     validate_every: int = 0  # steps between measurements on held-out pairs; 0 = only before and after
     patience: int = 0  # measurements without a better one after which training stops; 0 = never
@@ -102,7 +106,7 @@ class AnomalyTask:
         config: TrainingConfig,
         frozen: bool = False,
     ) -> None:
-        self.base, self.pool = base, pool
+        self.base, self.pool, self.checkpointing = base, pool, config.checkpointing
         self.normalisation: Normalisation = config.normalisation
         self.encoders = {
             name: encoder.to(base.device).train().requires_grad_(not frozen)
@@ -116,8 +120,9 @@ class AnomalyTask:
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
         noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
+        context = _recomputed(partial(self._context, pool, rows, template), self.checkpointing)
         return masked_loss(
-            self.base.predict_noise(noisy, t, self._context(pool, rows, template)),
+            self.base.predict_noise(noisy, t, context),
             noise,
             latent_mask(pool.masks[rows], self.base.factor),
             self.base.schedule.loss_weight(t),
@@ -147,7 +152,7 @@ class MaskTask:
     """e_m of every type in a pool of mask pictures: plain textual inversion."""
 
     def __init__(self, base: LatentDiffusion, pool: ViewPool, config: TrainingConfig) -> None:
-        self.base, self.pool = base, pool
+        self.base, self.pool, self.checkpointing = base, pool, config.checkpointing
         self.tokens = _token_table(base, pool.names, config.mask_tokens, config)
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict]:
@@ -155,7 +160,8 @@ class MaskTask:
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
         noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
-        eps_hat = self.base.predict_noise(noisy, t, self._context(pool, rows, template))
+        context = _recomputed(partial(self._context, pool, rows, template), self.checkpointing)
+        eps_hat = self.base.predict_noise(noisy, t, context)
         return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
 
     @torch.no_grad()
@@ -172,6 +178,15 @@ class MaskTask:
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""
         model.mask |= _by_type(self.pool.names, self.tokens)
+
+
+def _recomputed(context: Callable[[], Context], active: bool) -> Context:
+    """The context; where `active`, computed once more for its gradient, which costs less than what it keeps
+    meanwhile.
+    """
+    if not active or not torch.is_grad_enabled():
+        return context()
+    return checkpoint(context, use_reentrant=False, preserve_rng_state=False)
 
 
 def _token_table(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from small_tasks import make_pool, make_task, small_encoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalydiffusion_core.conditioning import anomaly_context
 from anomalydiffusion_core.dataset.layout import find_dataset
@@ -165,22 +165,38 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(fake_base: Lat
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
 
 
-def losses_and_gradients(base: DiffusersModel) -> list[Tensor]:
-    task = make_task(base, CONFIG)
+def losses_and_gradients(base: DiffusersModel, config: TrainingConfig = CONFIG) -> list[Tensor]:
+    task = make_task(base, config)
     losses = task.loss(task.pool, torch.arange(2), torch.tensor([300, 700]), randn(2, 4, 8, 8), 0)
     losses.mean().backward()
-    return [losses.detach(), task.tokens["clip_l"].grad]
+    encoder = [p.grad.flatten() for p in task.encoders["clip_l"].parameters() if p.grad is not None]
+    return [losses.detach(), task.tokens["clip_l"].grad, torch.cat(encoder)]
 
 
 def test_checkpointed_gradients_are_the_same_numbers(small_base: DiffusersModel) -> None:
-    calls: list[int] = []
-    small_base.unet.up_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    calls: list[nn.Module] = []
+    for module in (small_base.unet.up_blocks[0].resnets[0], small_base.text_encoder):
+        module.register_forward_pre_hook(lambda module, _: calls.append(module))
     kept = losses_and_gradients(small_base)
-    assert len(calls) == 1
+    assert len(calls) == 2
     small_base.economise(checkpointing=True)
-    for plain, again in zip(kept, losses_and_gradients(small_base), strict=True):
+    recomputed = losses_and_gradients(small_base, replace(CONFIG, checkpointing=True))
+    for plain, again in zip(kept, recomputed, strict=True):
         assert torch.allclose(plain, again, rtol=1e-5, atol=1e-8)
-    assert len(calls) == 3  # computed once more for the gradient
+    assert len(calls) == 6  # each computed once more for the gradient
+
+
+@pytest.mark.parametrize("batch", [2, 3, 6])
+def test_a_batch_has_as_many_types_as_there_are(fake_base: LatentDiffusion, batch: int) -> None:
+    pool, generator = make_pool(fake_base, count=9), torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(40):
+        rows = draw(pool, batch, generator)[0]
+        assert len(rows) == batch
+        counts = torch.bincount(pool.types[rows], minlength=2)
+        assert counts.max() - counts.min() <= 1  # however many views a type has
+        seen |= set(rows.tolist())
+    assert seen == set(range(9))
 
 
 def test_bf16_is_near_and_leaves_what_is_learned_in_float(small_base: DiffusersModel) -> None:
