@@ -63,6 +63,10 @@ class DiffusersModel:
             family, hash_weights(self.unet.state_dict(), self.text_encoder.state_dict())
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
     def economise(self, bf16: bool = False, checkpointing: bool = False) -> None:
         """To train in less memory: the U-Net in bfloat16, weights and activations; its activations computed
         again for the gradient instead of kept.
@@ -73,10 +77,13 @@ class DiffusersModel:
             self.unet.enable_gradient_checkpointing()
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.codec.encode(image.to(self.device))
+        return self.codec.to(self.device).encode(image.to(self.device))
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self.codec.decode(latent)
+        return self.codec.to(self.device).decode(latent)
+
+    def release_codec(self) -> None:
+        self.codec.to("cpu")
 
     @property
     def _table(self) -> nn.Embedding:

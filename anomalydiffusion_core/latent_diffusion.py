@@ -142,12 +142,21 @@ class LatentDiffusion(Protocol):
     device: torch.device
     spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E of the base per text encoder, or none
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the U-Net computes in."""
+        ...
+
     def encode(self, image: Tensor) -> Tensor:
         """(B,3,H,W) in [-1,1] -> model latent (B,C,H/f,W/f); the distribution's mean, no sampling."""
         ...
 
     def decode(self, latent: Tensor) -> Tensor:
         """Model latent (B,C,h,w) -> (B,3,H,W), about [-1,1]."""
+        ...
+
+    def release_codec(self) -> None:
+        """Takes the autoencoder off the device, until `encode` or `decode` needs it again."""
         ...
 
     def word_vectors(self, words: str) -> dict[str, Tensor]:

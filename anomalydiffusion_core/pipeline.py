@@ -146,6 +146,7 @@ def origin_of(
     return {
         "dataset": dataset.fingerprint(),
         "base": base.fingerprint.weights,
+        "precision": str(base.dtype).removeprefix("torch."),
         "share": share,
         "extends": learned_hash(known) if known else "",
     }
@@ -305,6 +306,7 @@ def _run(
         note = f"loss {loss:.4f}  gradient {history.gradient[-1]:.3f}  rate {100 * history.rate[-1]:.0f} %"
         on_stage(stage, step, total, note)
 
+    task.base.release_codec()  # its views are made
     try:
         fit(task, config, validation, on_step, monitor.history, keeper)
         if monitor.log:

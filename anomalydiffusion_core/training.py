@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class TrainingConfig:
 class Task(Protocol):
     """Something `fit` can train."""
 
+    base: LatentDiffusion
     pool: ViewPool
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict]: ...
@@ -186,7 +187,8 @@ def _recomputed(context: Callable[[], Context], active: bool) -> Context:
     """
     if not active or not torch.is_grad_enabled():
         return context()
-    return checkpoint(context, use_reentrant=False, preserve_rng_state=False)
+    recomputed: Any = checkpoint(context, use_reentrant=False, preserve_rng_state=False)
+    return recomputed
 
 
 def _token_table(

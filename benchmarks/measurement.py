@@ -9,13 +9,18 @@ import resource
 import statistics
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from multiprocessing.queues import SimpleQueue
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,42 @@ def _report_peak(job: Callable[[], object], answer: SimpleQueue[float]) -> None:
     job()
     unit = 1 if sys.platform == "darwin" else 1024
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+
+
+def peak_allocated(job: Callable[[], object], device: str) -> float:
+    """MiB at the peak of `job`, here: allocated on the GPU, or on a CPU the sum of all tensors that live."""
+    if device.startswith("cuda"):
+        return peak_memory(job, device)
+    with LiveTensors() as live:
+        job()
+    return live.peak / 2**20
+
+
+class LiveTensors(TorchDispatchMode):
+    """While active, keeps account of the bytes of all tensors that take part in any operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._known:
+            size = storage.nbytes()
+            self._known[storage] = size
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """What a training step costs: ours on a pool of ready views, over two references.
 
 They are diffusers' textual_inversion example (textual_inversion_step.py; the aim is at most 0.8 of its time
-and memory) and the authors' released step (released_step.py; at most 0.5 of its time, 0.6 of its memory).
-Same base, photos, batch, resolution, precision and number of tokens; all take turns step by step in one
-process. Ours is `fit` on an `AnomalyTask` (anomaly embeddings and spatial encoder). On CPU, seconds are CPU
-time of one thread; on CUDA, wall-clock time. Peak memory is that of a process which loads the base and trains
-alone. `--base random-sd` has Stable Diffusion 1.5's size, and random weights.
+and memory) and the authors' released step (released_step.py; at most 0.5 of its time, 0.6 of its memory),
+that with their spatial encoder and with ours. Same base, photos, batch, resolution, precision and number of
+tokens; all take turns step by step in one process. Ours is `fit` on an `AnomalyTask` (anomaly embeddings and
+spatial encoder). On CPU, seconds are CPU time of one thread; on CUDA, wall-clock time. Peak memory is of a
+base that is loaded, and trained on alone: what PyTorch allocates on CUDA, the sum of all live tensors on CPU.
+`--base random-sd` has Stable Diffusion 1.5's size, and random weights; `--only memory` takes no times.
 
     .venv/bin/python benchmarks/training.py --batch 4 --steps 4 --rounds 5
     .venv/bin/python benchmarks/training.py --base random-sd --device cuda --precision bf16 --checkpointing
@@ -17,7 +18,7 @@ import copy
 import json
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,15 @@ from measurement import (
     busy_seconds,
     options_parser,
     paired_ratio,
-    peak_memory,
+    peak_allocated,
     read_options,
     use_one_thread,
 )
 from random_base import load_base_or_random
+from released_encoder import ReleasedEncoder
 from released_step import ReleasedStep
 from textual_inversion_step import TextualInversion
+from torch import nn
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_views
@@ -77,14 +80,30 @@ def make_textual_inversion(base: DiffusersModel, photos: Path, config: TrainingC
 
 def make_released(base: DiffusersModel, photos: Path, config: TrainingConfig) -> ReleasedStep:
     """The authors' loop on the same photos."""
+    torch.manual_seed(0)
+    encoders = {name: ReleasedEncoder(width, SPATIAL_TOKENS) for name, width in base.token_widths.items()}
+    return _released(base, photos, config, encoders)
+
+
+def make_released_with_our_encoder(
+    base: DiffusersModel, photos: Path, config: TrainingConfig
+) -> ReleasedStep:
+    """The authors' loop with the spatial encoder that ours trains."""
+    return _released(base, photos, config, spatial_encoders(base))
+
+
+def _released(
+    base: DiffusersModel, photos: Path, config: TrainingConfig, encoders: Mapping[str, nn.Module]
+) -> ReleasedStep:
     config = replace(config, normalisation="released")
-    return ReleasedStep(base, find_dataset(photos).by_type(), spatial_encoders(base), config)
+    return ReleasedStep(base, find_dataset(photos).by_type(), dict(encoders), config)
 
 
 References = dict[str, Callable[[DiffusersModel, Path, TrainingConfig], TextualInversion | ReleasedStep]]
 REFERENCES: References = {
     "diffusers_textual_inversion": make_textual_inversion,
     "released_step": make_released,
+    "released_step_with_our_encoder": make_released_with_our_encoder,
 }
 
 
@@ -110,6 +129,7 @@ class Job:
             batch_size=self.options.batch,
             image_size=self.options.size or base.native_size,
             views_per_pair=VIEWS_PER_PAIR,
+            checkpointing=self.checkpointing,
         )
 
 
@@ -143,35 +163,41 @@ def measure_seconds(job: Job) -> dict[str, list[float]]:
 
 
 def measure_peaks(job: Job) -> dict[str, float]:
-    """MiB of a process that loads the base and trains WARM_UP + 1 steps, ours or a reference."""
+    """MiB where the base is loaded and trained on for WARM_UP steps, by ours or a reference."""
 
     def ours() -> None:
         base = job.base()
-        config = job.config(base, WARM_UP + 1)
-        fit(make_task(base, job.photos, config), config)
+        config = job.config(base, WARM_UP)
+        task = make_task(base, job.photos, config)
+        base.release_codec()
+        fit(task, config)
 
     def reference(name: str) -> None:
         base = job.base()
-        loop = REFERENCES[name](base, job.photos, job.config(base, WARM_UP + 1))
-        for _ in range(WARM_UP + 1):
+        loop = REFERENCES[name](base, job.photos, job.config(base, WARM_UP))
+        for _ in range(WARM_UP):  # the optimiser has its moments from the first on
             loop.step()
 
     device = job.options.device
-    peaks = {name: peak_memory(partial(reference, name), device) for name in REFERENCES}
-    return {OURS: peak_memory(ours, device), **peaks}
+    peaks = {name: peak_allocated(partial(reference, name), device) for name in REFERENCES}
+    return {OURS: peak_allocated(ours, device), **peaks}
 
 
-def measure(job: Job) -> dict[str, object]:
+def measure(job: Job, times: bool) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    peaks = measure_peaks(job)
-    seconds = measure_seconds(job)
-    ratios = {name: paired_ratio(seconds[OURS], seconds[name]) for name in REFERENCES}
+    peaks, result = measure_peaks(job), {}
+    if times:
+        seconds = measure_seconds(job)
+        ratios = {name: paired_ratio(seconds[OURS], seconds[name]) for name in REFERENCES}
+        result = {
+            "step_over": {name: round(ratio.median, 4) for name, ratio in ratios.items()},
+            "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
+            "spread": {name: ratio.rounded() for name, ratio in ratios.items()},
+        }
     return {
-        "step_over": {name: round(ratio.median, 4) for name, ratio in ratios.items()},
+        **result,
         "peak_memory_over": {name: round(peaks[OURS] / peaks[name], 4) for name in REFERENCES},
-        "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
         "peak_mib": {name: round(peak, 1) for name, peak in peaks.items()},
-        "spread": {name: ratio.rounded() for name, ratio in ratios.items()},
         "options": {**asdict(job.options), "bf16": job.bf16, "checkpointing": job.checkpointing},
         "torch": torch.__version__,
     }
@@ -186,8 +212,9 @@ if __name__ == "__main__":
     parser = options_parser(str(__doc__), 4, 6, "training steps in a round")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the U-Net")
     parser.add_argument("--checkpointing", action="store_true", help="of gradients, in all contenders")
+    parser.add_argument("--only", choices=["memory"])
     options, arguments = read_options(parser)
     with tempfile.TemporaryDirectory() as folder:
         write_few_shot_dataset(Path(folder), options.size or architecture.NATIVE_SIZE, pairs=3, normals=1)
         job = Job(Path(folder), options, arguments.precision == "bf16", arguments.checkpointing)
-        print(json.dumps(measure(job)))
+        print(json.dumps(measure(job, times=not arguments.only)))

@@ -84,6 +84,8 @@ class ComfyModel:
         self.latent_channels = int(model.model.latent_format.latent_channels)
         self.factor = int(vae.spacial_compression_decode())
         self.device = model.load_device
+        half = (model.model.manual_cast_dtype or unet.dtype) == torch.float16
+        self.dtype = torch.float32 if half else unet.dtype  # as `trainable` has it
         family = "tiny" if tiny else FAMILIES.get(width, f"sd-{width}")
         self.native_size = NATIVE_SIZES.get((family, self.schedule.prediction), 512)
         states = (self._text_state(encoder) for encoder in self.text_encoders.values())
@@ -115,6 +117,9 @@ class ComfyModel:
 
     def decode(self, latent: Tensor) -> Tensor:
         return to_core(self.vae.decode(self.model.model.process_latent_out(latent)))
+
+    def release_codec(self) -> None:
+        """Nothing: ComfyUI moves the VAE off where it needs the room."""
 
     def word_vectors(self, words: str) -> dict[str, Tensor]:
         return {
@@ -215,8 +220,7 @@ def trainable(base: ComfyModel) -> Iterator[None]:
     for module, name in ((unet, "MODEL"), (text, "CLIP")):
         _refuse_quantised(module, name)
     comfy.model_management.load_models_gpu([base.model, base.clip.patcher], force_full_load=True)
-    dtype = unet.dtype
-    half = (base.model.model.manual_cast_dtype or dtype) == torch.float16
+    dtype, changed = unet.dtype, unet.dtype != base.dtype
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -224,11 +228,11 @@ def trainable(base: ComfyModel) -> Iterator[None]:
         stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         try:
             _copy_weights(text, None)
-            _copy_weights(unet, torch.float32 if half else None)
-            unet.dtype = torch.float32 if half else dtype
+            _copy_weights(unet, base.dtype if changed else None)
+            unet.dtype = base.dtype
             yield
         finally:
-            if unet.dtype != dtype:
+            if changed:
                 _copy_weights(unet, dtype)
                 unet.dtype = dtype
 

@@ -42,6 +42,7 @@ class FakeBase:
 
     latent_channels, factor, native_size, length = 4, 8, 64, 32
     WIDTH, ATTENTION, ROWS = 16, 8, 97
+    dtype = torch.float32
 
     def __init__(
         self, prediction: str = "epsilon", family: str = "fake", weights: str = "0123456789abcdef"
@@ -70,6 +71,9 @@ class FakeBase:
 
     def economise(self, **how: bool) -> None:
         self.economised = how
+
+    def release_codec(self) -> None:
+        self.codec_released = True
 
     def encode(self, image: Tensor) -> Tensor:
         pooled = F.avg_pool2d(image, self.factor)

@@ -18,10 +18,11 @@ from anomalydiffusion_core import artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
+from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.fitting import Fitting, History, TrainingStopped, Validation, fit
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.pipeline import train_model
+from anomalydiffusion_core.pipeline import origin_of, train_model
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 
 CONFIG = TrainingConfig(
@@ -226,6 +227,13 @@ def test_a_checkpoint_of_another_training_is_refused(
     interrupted(fake_base, tmp_path)
     with pytest.raises(ValueError, match=message):
         fit(make_task(fake_base, config), config, keeper=Checkpoints(tmp_path).stage("anomaly", origin))
+
+
+def test_the_precision_belongs_to_a_training(small_base: DiffusersModel, dataset: Path) -> None:
+    found = find_dataset(dataset)
+    assert origin_of(small_base, found, 0.5)["precision"] == "float32"
+    small_base.economise(bf16=True)
+    assert origin_of(small_base, found, 0.5)["precision"] == "bfloat16"
 
 
 def test_a_longer_time_and_more_patience_are_no_other_training(

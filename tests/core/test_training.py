@@ -275,6 +275,18 @@ def repaint(dataset: Path, defect: str, stems: list[str], write_image: Callable[
         write_image(dataset / "thing/test" / defect / f"{stem}.png", pixels)
 
 
+def test_the_autoencoder_leaves_the_device_once_the_views_are_made(
+    fake_base: LatentDiffusion, dataset: Path
+) -> None:
+    released: list[bool] = []
+
+    def on_stage(stage: str, done: int, total: int, note: str) -> None:
+        released.append(getattr(fake_base, "codec_released", False))
+
+    train_model(fake_base, find_dataset(dataset), CONFIG, 2, 0.5, on_stage)
+    assert released == [False] + (len(released) - 1) * [True]
+
+
 def test_no_training_image_is_measured_and_no_measured_image_is_trained_on(
     fake_base: LatentDiffusion, dataset: Path, write_image: Callable[..., Path]
 ) -> None:
