@@ -1,8 +1,9 @@
-"""A pool of augmented views with their latents, made once, from which training draws."""
+"""A pool of augmented views with their latents, made ahead, from which training draws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,14 @@ from .augmentation import random_view, whole_view
 from .layout import Pair
 from .photos import Photo, read_mask, read_photo
 
+LARGEST_POOL = 2048  # views: 650 MB of memory for a base of Stable Diffusion's kind at 512 px
+
 
 @dataclass
 class ViewPool:
-    """`latents` (N,C,h,w), `masks` (N,1,S,S) uint8 in {0,1}, `types` (N,) index into `names`."""
+    """`latents` (N,C,h,w), `masks` (N,1,S,S) uint8 in {0,1}, `types` (N,) index into `names`; on the CPU,
+    which has more room than a GPU.
+    """
 
     latents: Tensor
     masks: Tensor
@@ -29,7 +34,7 @@ class ViewPool:
 
     def smallest_areas(self) -> dict[str, float]:
         """The least covered share of a view, by type."""
-        areas = self.masks.float().mean((1, 2, 3)).cpu()
+        areas = self.masks.float().mean((1, 2, 3))
         return {name: float(areas[self.types == i].min()) for i, name in enumerate(self.names)}
 
 
@@ -45,11 +50,14 @@ def make_views(
     per_pair: int,
     size: int,
     generator: torch.Generator,
+    most: int = LARGEST_POOL,
 ) -> ViewPool:
-    """The pair itself and `per_pair - 1` random views of every pair, encoded.
+    """The pair itself and `per_pair - 1` random views of every pair, encoded; where that were more than
+    `most`, fewer views, or views of as many pairs of each type, drawn by chance.
 
     Raises ValueError when `size` is no whole number of latent cells, or a file is at fault.
     """
+    pairs, per_pair = _bounded(pairs, per_pair, most, generator)
 
     def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         others = [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
@@ -64,18 +72,61 @@ def make_mask_views(
     per_pair: int,
     size: int,
     generator: torch.Generator,
+    most: int = LARGEST_POOL,
 ) -> ViewPool:
-    """`per_pair` close-ups of every mask, drawn black and white and encoded (for e_m).
+    """`per_pair` close-ups of every mask, drawn black and white and encoded (for e_m), at `most` so many.
 
     Close-ups, since in the whole photo a small defect's mask is a speck, which a loss over the whole picture
     hardly notices. Raises as `make_views` does.
     """
+    pairs, per_pair = _bounded(pairs, per_pair, most, generator)
 
     def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         close = [random_view(mask, mask, size, generator, close_up=True)[1] for _ in range(per_pair)]
         return [(2.0 * view.float().expand(3, -1, -1) - 1, view) for view in close]
 
     return _pool(base, pairs, size, views)
+
+
+def _bounded(
+    pairs: dict[str, list[Pair]], per_pair: int, most: int, generator: torch.Generator
+) -> tuple[dict[str, list[Pair]], int]:
+    """Pairs and views of each of which there are at most `most`, and at least one of each type."""
+    count = sum(map(len, pairs.values()))
+    if count <= most:
+        return pairs, min(per_pair, most // max(1, count))
+    kept = max(1, most // len(pairs))
+    shuffled = {
+        name: [group[int(i)] for i in torch.randperm(len(group), generator=generator)]
+        for name, group in pairs.items()
+    }
+    return {name: group[:kept] for name, group in shuffled.items()}, 1
+
+
+class RefreshedPool:
+    """Pools that follow each other every `every` steps, the next one made in the background.
+
+    `make` is given a pool's number, which must determine it: then the pool that a step draws from is the same
+    after a training was cut off. Two pools are held at most, and nothing lies on disk.
+    """
+
+    def __init__(self, make: Callable[[int], ViewPool], every: int) -> None:
+        self._make, self._every = make, every
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="views")
+        self._made: dict[int, Future[ViewPool]] = {}
+
+    def at(self, step: int) -> ViewPool:
+        """The pool that a step draws from; raises what `make` raises."""
+        number = step // self._every
+        for due in (number, number + 1):
+            if due not in self._made:
+                self._made[due] = self._executor.submit(self._make, due)
+        self._made = {due: pool for due, pool in self._made.items() if due >= number}
+        return self._made[number].result()
+
+    def close(self) -> None:
+        """Waits for the pool under way, and makes no more."""
+        self._executor.shutdown(cancel_futures=True)
 
 
 def _pool(
@@ -95,10 +146,10 @@ def _pool(
             photo, mask = read_pair(pair)
             views = views_of(photo.tensor(), mask)
             with torch.no_grad():
-                latents += [base.encode(part) for part in torch.stack([i for i, _ in views]).split(2)]
+                latents += [base.encode(part).cpu() for part in torch.stack([i for i, _ in views]).split(2)]
             masks += [m for _, m in views]
             types += [index] * len(views)
-    return ViewPool(torch.cat(latents), torch.stack(masks).to(base.device), torch.tensor(types), names)
+    return ViewPool(torch.cat(latents), torch.stack(masks), torch.tensor(types), names)
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch
 
 from anomalydiffusion_core.dataset.augmentation import bounding_box
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.views import latent_mask, make_mask_views, make_views, read_pair
+from anomalydiffusion_core.dataset.views import (
+    RefreshedPool,
+    ViewPool,
+    latent_mask,
+    make_mask_views,
+    make_views,
+    read_pair,
+)
 
 
 def generator() -> torch.Generator:
@@ -51,6 +59,61 @@ def test_the_same_seed_gives_the_same_pool(fake_base: Any, dataset: Path) -> Non
     pairs = find_dataset(dataset).by_type()
     one, two = (make_views(fake_base, pairs, 4, 64, generator()) for _ in range(2))
     assert torch.equal(one.latents, two.latents) and torch.equal(one.masks, two.masks)
+
+
+def test_a_pool_is_bounded_and_has_every_type(fake_base: Any, dataset: Path) -> None:
+    pairs = find_dataset(dataset).by_type()  # 4 scratches, 3 stains
+    fewer_views = make_views(fake_base, pairs, 9, 64, generator(), most=15)
+    assert fewer_views.types.tolist() == [0] * 8 + [1] * 6
+    whole = make_views(fake_base, pairs, 1, 64, generator())
+    drawn = set()
+    for seed in range(8):
+        fewer_pairs = make_views(fake_base, pairs, 9, 64, generator().manual_seed(seed), most=5)
+        assert fewer_pairs.types.tolist() == [0, 0, 1, 1]
+        same = (fewer_pairs.masks[:, None] == whole.masks[None]).flatten(2).all(2)
+        assert same.sum(1).tolist() == [1] * 4  # no pair twice
+        drawn |= set(same.nonzero()[:, 1].tolist())
+    assert drawn == set(range(7))
+    assert len(make_mask_views(fake_base, pairs, 9, 64, generator(), most=15)) == 14
+
+
+def numbered_pool(number: int) -> ViewPool:
+    return ViewPool(
+        torch.full((1, 4, 8, 8), float(number)), torch.ones(1, 1, 64, 64), torch.zeros(1), ["a/b"]
+    )
+
+
+def test_a_refreshed_pool_is_ready_before_it_is_due() -> None:
+    made, due = [], Event()
+
+    def make(number: int) -> ViewPool:
+        made.append(number)
+        if number == 1:
+            due.set()
+        return numbered_pool(number)
+
+    pools = RefreshedPool(make, every=3)
+    assert [float(pools.at(step).latents[0, 0, 0, 0]) for step in range(3)] == [0, 0, 0]
+    assert due.wait(10)  # nobody asked for it yet
+    assert [float(pools.at(step).latents[0, 0, 0, 0]) for step in range(3, 8)] == [1, 1, 1, 2, 2]
+    pools.close()
+    assert made == sorted(set(made))  # each once
+    resumed = RefreshedPool(make, every=3)
+    assert float(resumed.at(7).latents[0, 0, 0, 0]) == 2
+    resumed.close()
+
+
+def test_a_pool_that_cannot_be_made_says_why_when_it_is_due() -> None:
+    def make(number: int) -> ViewPool:
+        if number:
+            raise ValueError("photo.png is gone")
+        return numbered_pool(number)
+
+    pools = RefreshedPool(make, every=2)
+    assert len(pools.at(1)) == 1
+    with pytest.raises(ValueError, match=r"photo\.png is gone"):
+        pools.at(2)
+    pools.close()
 
 
 def test_a_size_that_splits_a_latent_cell_is_refused(fake_base: Any, dataset: Path) -> None:
