@@ -17,7 +17,7 @@ from torch import Tensor
 from anomalydiffusion_core.dataset.views import latent_mask
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, LatentDiffusion
-from anomalydiffusion_core.tiny_base.location import placed_scenes
+from anomalydiffusion_core.location import placed_scenes
 from anomalydiffusion_core.tiny_base.pretraining import LARGE, scene_batches
 
 PAIRS = (("left", "right"), ("top", "bottom"), ("upper", "lower"))

@@ -29,10 +29,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..artifact import save_artifact, write_atomically
 from ..diffusers_model import load_base
 from ..latent_diffusion import hash_weights
+from ..location import PLACE_FROM, train_location
 from ..templates import MASK_TEMPLATES
 from . import architecture as arch
 from .autoencoder import LappedAutoencoder, train_autoencoder
-from .location import PLACE_FROM, add_spatial_encoder, train_location
 from .sample_sheet import sample_sheet
 from .scenes import caption_words, draw_scene
 
@@ -235,7 +235,7 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.location_minutes:
-        add_spatial_encoder(
+        arch.add_spatial_encoder(
             path, train_location(base, recipe.location_minutes, recipe.location_scenes, seed=recipe.seed)
         )
         learned = demo_embeddings(load_base(str(path), device))

@@ -10,11 +10,11 @@ from anomalydiffusion_core import demo
 from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.location import PLACE, imitate_words, placed_scenes
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.tiny_base import architecture, few_shot, pretraining
 from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
-from anomalydiffusion_core.tiny_base.location import PLACE, imitate_words, placed_scenes
 from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
 from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, caption_words, draw_scene, place_in_words
 

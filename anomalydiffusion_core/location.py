@@ -8,26 +8,21 @@ base put the defect there. Half of each batch is mask pictures at the noisiest t
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..artifact import write_atomically
-from ..dataset.views import latent_mask
-from ..latent_diffusion import PLACEHOLDER, LatentDiffusion
-from ..spatial_encoder import SpatialEncoder
-from . import architecture as arch
-from .scenes import COLUMNS, ROWS, draw_scene
+from .dataset.views import latent_mask
+from .latent_diffusion import PLACEHOLDER, LatentDiffusion
+from .spatial_encoder import SpatialEncoder
+from .tiny_base import architecture as arch
+from .tiny_base.scenes import COLUMNS, ROWS, draw_scene
 
 log = logging.getLogger(__name__)
 PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")
@@ -139,13 +134,3 @@ def train_location(
         if step % 100 == 0:
             log.info("location step %d  loss %.4f  %.0f %%", step, np.mean(losses[-100:]), 100 * done)
     return encoder.eval()
-
-
-def add_spatial_encoder(path: Path, encoder: SpatialEncoder) -> None:
-    """Puts a spatial encoder into a base file, in float16, replacing one that it has."""
-    tensors = {key: value for key, value in load_file(path).items() if not key.startswith("spatial_encoder.")}
-    tensors |= {f"spatial_encoder.{k}": v.detach().cpu().half() for k, v in encoder.state_dict().items()}
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    metadata["spatial_encoder"] = json.dumps(json.loads(encoder.config.to_json()))
-    write_atomically(path, tensors, metadata)
