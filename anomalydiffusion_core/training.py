@@ -63,7 +63,8 @@ class TrainingConfig:
 class Task(Protocol):
     """Something `fit` can train."""
 
-    pool: ViewPool
+    @property
+    def pool(self) -> ViewPool: ...
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict]: ...
 

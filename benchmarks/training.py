@@ -41,7 +41,6 @@ from anomalydiffusion_core.dataset.views import make_views
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.pipeline import starting_encoders
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.tiny_base import architecture
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
@@ -52,20 +51,13 @@ VIEWS_PER_PAIR = 2
 SPATIAL_TOKENS = 4
 
 
-def spatial_encoders(base: DiffusersModel) -> dict[str, SpatialEncoder]:
-    """The base's own encoders; for a tiny base file without any, untrained ones of the same size."""
-    if base.fingerprint.family == "tiny" and not base.spatial_encoders:
-        return {name: SpatialEncoder(architecture.SPATIAL_ENCODER) for name in base.token_widths}
-    return starting_encoders(base)
-
-
 def make_task(base: DiffusersModel, photos: Path, config: TrainingConfig) -> AnomalyTask:
     """Anomaly embeddings and spatial encoder on a pool of views, encoded here and not in the step."""
     generator = torch.Generator().manual_seed(config.seed)
     pool = make_views(
         base, find_dataset(photos).by_type(), config.views_per_pair, config.image_size, generator
     )
-    return AnomalyTask(base, pool, spatial_encoders(base), config)
+    return AnomalyTask(base, pool, starting_encoders(base), config)
 
 
 def make_textual_inversion(base: DiffusersModel, photos: Path, config: TrainingConfig) -> TextualInversion:
@@ -78,7 +70,7 @@ def make_textual_inversion(base: DiffusersModel, photos: Path, config: TrainingC
 def make_released(base: DiffusersModel, photos: Path, config: TrainingConfig) -> ReleasedStep:
     """The authors' loop on the same photos."""
     config = replace(config, normalisation="released")
-    return ReleasedStep(base, find_dataset(photos).by_type(), spatial_encoders(base), config)
+    return ReleasedStep(base, find_dataset(photos).by_type(), starting_encoders(base), config)
 
 
 References = dict[str, Callable[[DiffusersModel, Path, TrainingConfig], TextualInversion | ReleasedStep]]
