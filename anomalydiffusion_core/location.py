@@ -32,7 +32,7 @@ EARLIEST = {"photo": 200, "mask picture": PLACE_FROM}  # timesteps that are lear
 DEFECT_WEIGHT = 8.0  # of latent cells that the defect touches
 DRAWN = 256  # pixels per side at most; drawn at 512 a scene takes four times as long, so that it is enlarged
 PLACES = TrainingConfig(steps=2000, batch_size=12, encoder_rate=5e-4, warmup_steps=100)
-WORDS = TrainingConfig(steps=600, batch_size=48, encoder_rate=1e-3)
+WORDS = TrainingConfig(steps=600, encoder_rate=1e-3)
 
 
 @dataclass

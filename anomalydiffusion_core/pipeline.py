@@ -312,7 +312,13 @@ def train_encoder(
         base, config.seed, scenes, lambda done, total: on_stage("scenes", done, total, "drawn and encoded")
     )
     encoders = untrained_encoders(base, config.seed)
-    words = replace(WORDS, steps=words_steps, minutes=config.minutes, seed=config.seed)
+    words = replace(
+        WORDS,
+        steps=words_steps,
+        batch_size=4 * config.batch_size,  # which needs E alone
+        minutes=config.minutes,
+        seed=config.seed,
+    )
     model = AnomalyModel(base.fingerprint, base.native_size, PHOTO_TEMPLATES)
     end = End()
     for stage, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):

@@ -236,7 +236,7 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.location_minutes:
-        config = replace(PLACES, steps=10**6, minutes=recipe.location_minutes, seed=recipe.seed)
+        config = replace(PLACES, steps=10**6, minutes=recipe.location_minutes, seed=recipe.seed + 100)
         outcome = train_encoder(base, config, WORDS.steps, recipe.location_scenes)
         outcome.end.check()
         record: Any = outcome.model.training["places"]
