@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_encoder import pretrain_encoder
 from .cli_generate import generate
 from .cli_options import Base, DefectTypes, Device, Json, Seed, device_of, load_with_base, names_in
 from .cli_train import train
@@ -246,6 +247,12 @@ def queue(
         return {"jobs": [{"id": job.prompt_id, "files": job.saved} for job in jobs]}
 
     raise typer.Exit(run_command(command, json))
+
+
+app.command(
+    "pretrain-encoder",
+    epilog="Example: anomalydiffusion pretrain-encoder --base sd15.safetensors --out encoder.safetensors",
+)(pretrain_encoder)
 
 
 @app.command("pretrain-tiny", epilog="Example: anomalydiffusion pretrain-tiny --recipe cpu --out runs/tiny")

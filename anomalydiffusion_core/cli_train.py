@@ -76,6 +76,13 @@ def train(
             help="Add the dataset's new defect types to this artifact; what it knows stays to the bit."
         ),
     ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the spatial encoder in this file of 'pretrain-encoder' or 'train'. Default: the "
+            "base's own, or an untrained one."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0.0, help="Minutes between two checkpoints, beside the artifact.")
@@ -122,10 +129,11 @@ def train(
             model = load_base(base or "tiny", device_of(device))
             model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
             known = load_artifact(extend, model.fingerprint) if extend else None
+            start = load_artifact(encoder, model.fingerprint) if encoder else None
             log = TensorBoardLog(tensorboard, model) if tensorboard else None
             with progress() as on_stage, interrupted_between(on_stage) as on_stage:
                 outcome = train_model(
-                    model, found, config, mask_steps, share, on_stage, checkpoints, known, log
+                    model, found, config, mask_steps, share, on_stage, checkpoints, known, log, start
                 )
             if log:
                 log.close()

@@ -48,7 +48,7 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
         outcome = train_demo(base, few_shot, on_stage)
         if not outcome.end.finished:  # kept, but not taken for a finished training by the next run
             save_artifact(outcome.model, out / "interrupted.safetensors")
-            raise ValueError(outcome.end.problem) if outcome.end.problem else KeyboardInterrupt
+            outcome.end.check()
         save_artifact(outcome.model, artifact)
     model = load_artifact(artifact, base.fingerprint)
     config = GenerationConfig(seed=seed)

@@ -20,10 +20,12 @@ from .embeddings import AnomalyModel
 from .fitting import History, Keeper, TrainingStopped, Validation, fit, training_record
 from .foreground import object_finder
 from .latent_diffusion import LatentDiffusion
+from .location import WORDS, PlaceTask, WordsTask, make_scenes
 from .masks import mask_picture_size
 from .placement import places_of
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
+from .tiny_base import architecture
 from .training import AnomalyTask, MaskTask, Task, TrainingConfig
 from .training_log import PREVIEW_EVERY, TensorBoardLog
 
@@ -81,6 +83,11 @@ class End:
         """Whether it came to its end."""
         return not self.interrupted and not self.problem
 
+    def check(self) -> None:
+        """Raises KeyboardInterrupt, or ValueError with the problem, where it did not."""
+        if not self.finished:
+            raise ValueError(self.problem) if self.problem else KeyboardInterrupt
+
 
 @dataclass
 class TrainingOutcome:
@@ -101,11 +108,12 @@ def train_model(
     checkpoints: Checkpoints | None = None,
     known: AnomalyModel | None = None,
     log: TensorBoardLog | None = None,
+    start: AnomalyModel | None = None,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
     With a `known` model only types that are new to it are learned, with its E as it is; the outcome holds
-    both, and of what was known every bit as before.
+    both, and of what was known every bit as before. E starts as the `start` model's, where one is given.
 
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
@@ -113,13 +121,12 @@ def train_model(
     """
     keepers: dict[str, Keeper] = {}
     if checkpoints:
-        origin = origin_of(base, dataset, share, known)
+        origin = origin_of(base, dataset, share, known, start)
         keepers = {name: checkpoints.stage(name, origin) for name in ("anomaly", "masks")}
 
-    def monitor() -> Monitor:
-        return Monitor(every=PREVIEW_EVERY if log else 0, log=log)
-
-    outcome = train_anomaly(base, dataset, config, share, on_stage, monitor(), keepers.get("anomaly"), known)
+    outcome = train_anomaly(
+        base, dataset, config, share, on_stage, _monitor(log), keepers.get("anomaly"), known, start
+    )
     try:
         if mask_steps and outcome.end.finished:
             mask_config = replace(config, steps=mask_steps)
@@ -130,7 +137,7 @@ def train_model(
                 mask_config,
                 share,
                 on_stage,
-                monitor(),
+                _monitor(log),
                 keepers.get("masks"),
                 known=known.mask if known else (),
             )
@@ -139,8 +146,16 @@ def train_model(
     return outcome
 
 
+def _monitor(log: TensorBoardLog | None) -> Monitor:
+    return Monitor(every=PREVIEW_EVERY if log else 0, log=log)
+
+
 def origin_of(
-    base: LatentDiffusion, dataset: Dataset, share: float, known: AnomalyModel | None = None
+    base: LatentDiffusion,
+    dataset: Dataset,
+    share: float,
+    known: AnomalyModel | None = None,
+    start: AnomalyModel | None = None,
 ) -> dict[str, Any]:
     """What a training was on, as a checkpoint remembers it."""
     return {
@@ -149,6 +164,7 @@ def origin_of(
         "precision": str(base.dtype).removeprefix("torch."),
         "share": share,
         "extends": learned_hash(known) if known else "",
+        "starts from": learned_hash(start) if start else "",
     }
 
 
@@ -161,9 +177,11 @@ def train_anomaly(
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
     known: AnomalyModel | None = None,
+    start: AnomalyModel | None = None,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     monitor = monitor or Monitor()
+    encoders = _first_encoders(base, config, known, start)
     training, held_out = _split(dataset, share, known.anomaly if known else {})
     generator = torch.Generator().manual_seed(config.seed)
     if known:
@@ -179,9 +197,6 @@ def train_anomaly(
     if held_out:
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
-    encoders = starting_encoders(base) if config.spatial_encoder else {}
-    if known:
-        encoders = copy.deepcopy(known.spatial_encoders)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
     end = _run(task, config, validation, "train", on_stage, monitor, keeper)
     task.into(model)
@@ -280,14 +295,82 @@ def _types_as_in(pool: ViewPool, other: ViewPool) -> torch.Tensor:
     return torch.tensor([other.names.index(pool.names[i]) for i in pool.types.tolist()])
 
 
-def starting_encoders(base: LatentDiffusion) -> dict[str, SpatialEncoder]:
-    """The base's own pre-trained spatial encoders, or fresh ones of the paper's size."""
-    if base.spatial_encoders:
-        return copy.deepcopy(base.spatial_encoders)
-    encoders = {}
-    for name, width in base.token_widths.items():
-        encoders[name] = SpatialEncoder(SpatialEncoderConfig(width))
-        encoders[name].set_scale(float(base.word_vectors("scratch stain hole")[name].square().mean().sqrt()))
+def train_encoder(
+    base: LatentDiffusion,
+    config: TrainingConfig,
+    words_steps: int,
+    scenes: int,
+    on_stage: OnStage = lambda *_: None,
+    log: TensorBoardLog | None = None,
+) -> TrainingOutcome:
+    """Learns E alone, from so many procedural scenes: first the words for places, in `words_steps`, then
+    places.
+
+    The outcome's model has no defect types; `train_model` can start from it. It ends as `train_model` does,
+    but a KeyboardInterrupt while scenes are drawn, when nothing is learned yet, is passed on.
+    """
+    pool = make_scenes(
+        base, config.seed, scenes, lambda done, total: on_stage("scenes", done, total, "drawn and encoded")
+    )
+    encoders = untrained_encoders(base, config.seed)
+    words = replace(
+        WORDS,
+        steps=words_steps,
+        batch_size=4 * config.batch_size,  # which needs E alone
+        minutes=config.minutes,
+        seed=config.seed,
+    )
+    model = AnomalyModel(base.fingerprint, base.native_size, PHOTO_TEMPLATES)
+    end = End()
+    for stage, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):
+        if end.finished:
+            monitor = _monitor(log)
+            end = _run(kind(base, pool, encoders), settings, None, stage, on_stage, monitor, None)
+            model.training[stage] = training_record(settings, monitor.history)
+    model.spatial_encoders = {name: encoder.eval() for name, encoder in encoders.items()}
+    return TrainingOutcome(model, None, end)
+
+
+def _first_encoders(
+    base: LatentDiffusion, config: TrainingConfig, known: AnomalyModel | None, start: AnomalyModel | None
+) -> dict[str, SpatialEncoder]:
+    """E before the first step; ValueError where `start` is of no use."""
+    if start and (known or not config.spatial_encoder):
+        reason = "brings its own" if known else "learns none"
+        who = "A model to be extended" if known else "A training without spatial encoder"
+        raise ValueError(f"{who} {reason}: leave out the spatial encoder to start from.")
+    if known:
+        return copy.deepcopy(known.spatial_encoders)
+    return starting_encoders(base, config.seed, start) if config.spatial_encoder else {}
+
+
+def starting_encoders(
+    base: LatentDiffusion, seed: int = 0, start: AnomalyModel | None = None
+) -> dict[str, SpatialEncoder]:
+    """Copies of the spatial encoders of `start`, else the base's own pre-trained ones, else untrained ones.
+
+    Raises ValueError where `start` is of another base family, or has none.
+    """
+    if start:
+        check_base(start.base, base.fingerprint, "The spatial encoder to start from", "give one of this base")
+        if not start.spatial_encoders:
+            raise ValueError(
+                "The model to start from has no spatial encoder: give one that was trained with it."
+            )
+        return copy.deepcopy(start.spatial_encoders)
+    return copy.deepcopy(base.spatial_encoders) or untrained_encoders(base, seed)
+
+
+def untrained_encoders(base: LatentDiffusion, seed: int) -> dict[str, SpatialEncoder]:
+    """E per text encoder, at its token table's scale: of the paper's size, small for the tiny base."""
+    vectors, encoders = base.word_vectors("scratch stain hole"), {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, width in base.token_widths.items():
+            tiny = base.fingerprint.family == "tiny"
+            size = replace(architecture.SPATIAL_ENCODER, width=width) if tiny else SpatialEncoderConfig(width)
+            encoders[name] = SpatialEncoder(size)
+            encoders[name].set_scale(float(vectors[name].square().mean().sqrt()))
     return encoders
 
 

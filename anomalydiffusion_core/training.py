@@ -68,7 +68,9 @@ class Task(Protocol):
     """Something `fit` can train."""
 
     base: LatentDiffusion
-    pool: ViewPool
+
+    @property
+    def pool(self) -> ViewPool: ...
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict]: ...
 

@@ -44,7 +44,6 @@ from anomalydiffusion_core.dataset.views import make_views
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.pipeline import starting_encoders
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.tiny_base import architecture
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
@@ -55,20 +54,13 @@ VIEWS_PER_PAIR = 2
 SPATIAL_TOKENS = 4
 
 
-def spatial_encoders(base: DiffusersModel) -> dict[str, SpatialEncoder]:
-    """The base's own encoders; for a tiny base file without any, untrained ones of the same size."""
-    if base.fingerprint.family == "tiny" and not base.spatial_encoders:
-        return {name: SpatialEncoder(architecture.SPATIAL_ENCODER) for name in base.token_widths}
-    return starting_encoders(base)
-
-
 def make_task(base: DiffusersModel, photos: Path, config: TrainingConfig) -> AnomalyTask:
     """Anomaly embeddings and spatial encoder on a pool of views, encoded here and not in the step."""
     generator = torch.Generator().manual_seed(config.seed)
     pool = make_views(
         base, find_dataset(photos).by_type(), config.views_per_pair, config.image_size, generator
     )
-    return AnomalyTask(base, pool, spatial_encoders(base), config)
+    return AnomalyTask(base, pool, starting_encoders(base), config)
 
 
 def make_textual_inversion(base: DiffusersModel, photos: Path, config: TrainingConfig) -> TextualInversion:
@@ -89,7 +81,7 @@ def make_released_with_our_encoder(
     base: DiffusersModel, photos: Path, config: TrainingConfig
 ) -> ReleasedStep:
     """The authors' loop with the spatial encoder that ours trains."""
-    return _released(base, photos, config, spatial_encoders(base))
+    return _released(base, photos, config, starting_encoders(base))
 
 
 def _released(

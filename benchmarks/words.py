@@ -17,7 +17,7 @@ from torch import Tensor
 from anomalydiffusion_core.dataset.views import latent_mask
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, LatentDiffusion
-from anomalydiffusion_core.tiny_base.location import placed_scenes
+from anomalydiffusion_core.location import placed_scenes
 from anomalydiffusion_core.tiny_base.pretraining import LARGE, scene_batches
 
 PAIRS = (("left", "right"), ("top", "bottom"), ("upper", "lower"))
@@ -63,11 +63,12 @@ def main() -> None:
         "loss": float(squared.mean()),
         "loss_in_defects": float((squared * touched).sum() / touched.sum()),
     }
-    scenes = placed_scenes(901, 8 * arguments.scenes, size)
+    scenes = next(placed_scenes(901, 8 * arguments.scenes, size, 8 * arguments.scenes))
     touched = latent_mask(scenes.masks, base.factor)
     large = touched.mean((1, 2, 3)) > LARGE
     off_centre = torch.tensor([exchanged(place) != place for place in scenes.places])
-    for name, kind, earliest in (("pictures", scenes.pictured, 950), ("photos", ~scenes.pictured, 500)):
+    pictured = torch.tensor([kind == "mask picture" for kind in scenes.kinds])
+    for name, kind, earliest in (("pictures", pictured, 950), ("photos", ~pictured, 500)):
         rows = torch.nonzero(large & off_centre & kind)[:, 0][: arguments.scenes]
         right, wrong = (
             error(

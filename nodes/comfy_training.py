@@ -27,9 +27,10 @@ def kept_training(
     share: float,
     minutes: float,
     known: AnomalyModel | None = None,
+    start: AnomalyModel | None = None,
 ) -> tuple[Checkpoints, StageKeeper]:
     """Where a training of just these settings is kept; queued again, it goes on from there."""
-    origin = origin_of(base, dataset, share, known)
+    origin = origin_of(base, dataset, share, known, start)
     settings = json.dumps([stage, origin, asdict(config)], sort_keys=True)
     name = hashlib.sha256(settings.encode()).hexdigest()[:16]
     checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / name, minutes)

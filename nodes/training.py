@@ -105,6 +105,12 @@ class TrainAnomaly(io.ComfyNode):
                     tooltip="Embeddings to add to: only defect types that are new to them are learned, with "
                     "their spatial encoder as it is; what they know stays to the bit.",
                 ),
+                AnomalyEmbedding.Input(
+                    "start",
+                    optional=True,
+                    tooltip="Embeddings whose spatial encoder this one starts from, such as a file of "
+                    "'anomalydiffusion pretrain-encoder'. Without: the base's own, or an untrained one.",
+                ),
             ],
             outputs=[
                 AnomalyEmbedding.Output("trained", display_name="embeddings"),
@@ -118,7 +124,7 @@ class TrainAnomaly(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
-        checkpoint_minutes: float = 2.0, extend: Any = None,
+        checkpoint_minutes: float = 2.0, extend: Any = None, start: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.pipeline import train_anomaly
         from ..anomalydiffusion_core.training import TrainingConfig
@@ -132,10 +138,12 @@ class TrainAnomaly(io.ComfyNode):
             steps=steps, batch_size=batch_size, image_size=side, anomaly_tokens=tokens, seed=seed
         )
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        kept, keeper = kept_training("anomaly", base, dataset, config, share, checkpoint_minutes, extend)
+        kept, keeper = kept_training(
+            "anomaly", base, dataset, config, share, checkpoint_minutes, extend, start
+        )
         with trainable(base), kept.alone():
             outcome = train_anomaly(
-                base, dataset, config, share, preview.on_stage, preview.monitor, keeper, extend
+                base, dataset, config, share, preview.on_stage, preview.monitor, keeper, extend, start
             )
         stopped = ended(outcome.end, kept, when_stopped == BEST)
         text = "Nothing was held out, so that nothing says how well it carries over."

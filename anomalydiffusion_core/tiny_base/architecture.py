@@ -8,13 +8,16 @@ of CLIP's vocabulary shares their mean.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..artifact import write_atomically
 from ..spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .autoencoder import FACTOR, LappedAutoencoder
 
@@ -150,6 +153,16 @@ def load_spatial_encoder(path: Path) -> SpatialEncoder | None:
     encoder = SpatialEncoder(SPATIAL_ENCODER)
     encoder.load_state_dict(state)
     return encoder.eval()
+
+
+def add_spatial_encoder(path: Path, encoder: SpatialEncoder) -> None:
+    """Puts a spatial encoder into a base file, in float16, replacing one that it has."""
+    tensors = {key: value for key, value in load_file(path).items() if not key.startswith("spatial_encoder.")}
+    tensors |= {f"spatial_encoder.{k}": v.detach().cpu().half() for k, v in encoder.state_dict().items()}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    metadata["spatial_encoder"] = json.dumps(json.loads(encoder.config.to_json()))
+    write_atomically(path, tensors, metadata)
 
 
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..artifact import save_artifact, write_atomically
 from ..diffusers_model import load_base
 from ..latent_diffusion import hash_weights
+from ..location import PLACE_FROM, PLACES, WORDS
 from ..templates import MASK_TEMPLATES
 from . import architecture as arch
 from .autoencoder import LappedAutoencoder, train_autoencoder
-from .location import PLACE_FROM, add_spatial_encoder, train_location
 from .sample_sheet import sample_sheet
 from .scenes import caption_words, draw_scene
 
@@ -64,7 +64,7 @@ class Recipe:
     autoencoder_scenes: int = 4_000
     autoencoder_steps: int = 1_800
     save_minutes: float = 5.0
-    location_minutes: float = 12.0  # of spatial-encoder training, after the rest
+    location_minutes: float = 12.0  # of training the spatial encoder on places, after the rest
     location_scenes: int = 6_000
     seed: int = 1
 
@@ -231,13 +231,17 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     draws loss curve and sample sheet beside it.
     """
     from ..demo import demo_embeddings
+    from ..pipeline import train_encoder
 
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.location_minutes:
-        add_spatial_encoder(
-            path, train_location(base, recipe.location_minutes, recipe.location_scenes, seed=recipe.seed)
-        )
+        config = replace(PLACES, steps=10**6, minutes=recipe.location_minutes, seed=recipe.seed + 100)
+        outcome = train_encoder(base, config, WORDS.steps, recipe.location_scenes)
+        outcome.end.check()
+        record: Any = outcome.model.training["places"]
+        log.info("location: %d steps, loss %.4f", record["steps"], np.mean(record["loss"][-100:]))
+        arch.add_spatial_encoder(path, next(iter(outcome.model.spatial_encoders.values())))
         learned = demo_embeddings(load_base(str(path), device))
         save_artifact(learned, out / arch.DEMO_EMBEDDINGS.name, torch.float16)
     draw_curve(json.loads((out / "curve.json").read_text())["curve"], out / "curve.png")

@@ -112,3 +112,17 @@ def test_embeddings_are_extended_by_types_that_are_new(run: Run, trained: Any) -
     state = known.spatial_encoders["clip_l"].state_dict()
     for name, tensor in both.spatial_encoders["clip_l"].state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+def test_a_training_starts_from_the_encoder_of_a_file(
+    run: Run, trained: Any, pack: Any, tmp_path: Path
+) -> None:
+    artifact = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.artifact")
+    (own, _) = train(run, trained, 6, steps=1)
+    with torch.no_grad():
+        own.spatial_encoders["clip_l"].scale.fill_(3.0)  # which no training would reach in a step
+    artifact.save_artifact(own, tmp_path / "encoder.safetensors")
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        start = artifact.load_artifact(tmp_path / "encoder.safetensors")
+    (embeddings, _) = train(run, trained, 6, steps=1, start=start)
+    assert float(embeddings.spatial_encoders["clip_l"].scale.detach()) == pytest.approx(3.0, abs=1e-3)

@@ -10,13 +10,12 @@ from anomalydiffusion_core import demo
 from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from anomalydiffusion_core.location import PLACE
 from anomalydiffusion_core.tiny_base import architecture, few_shot, pretraining
 from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
-from anomalydiffusion_core.tiny_base.location import PLACE, imitate_words, placed_scenes
 from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
-from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, caption_words, draw_scene, place_in_words
+from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene, place_in_words
 
 needs_weights = pytest.mark.skipif(
     not architecture.WEIGHTS.is_file(), reason="the embedded base's weights are absent"
@@ -89,30 +88,6 @@ def test_every_word_of_a_caption_is_in_the_vocabulary():
     known = set(pretraining.caption_vocabulary(tokenizer, caption_words()).tolist())
     captions = {draw_scene(5, i, 32).caption for i in range(400)}
     assert {i for caption in captions for i in tokenizer(caption).input_ids} <= known
-
-
-def test_captions_with_a_gap_hold_it_exactly_once_and_no_place():
-    scenes = placed_scenes(1, 40, 32)
-    assert scenes.images.shape == (40, 3, 32, 32) and scenes.masks.shape == (40, 1, 32, 32)
-    is_picture = torch.tensor(["black and white mask" in caption for caption in scenes.captions])
-    assert torch.equal(scenes.pictured, is_picture)
-    assert 1 <= int(is_picture.sum()) < 20
-    assert torch.equal((scenes.images[is_picture] > 0)[:, :1], scenes.masks[is_picture] > 0)
-    for caption, place, mask in zip(scenes.captions, scenes.places, scenes.masks, strict=True):
-        assert caption.count("{}") == 1
-        assert not any(f" {row} {column}" in caption for row in ROWS for column in COLUMNS)
-        assert place == f" at the {place_in_words(mask[0].numpy())}"
-
-
-def test_the_spatial_encoder_learns_the_words_for_a_place():
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    masks = torch.zeros((2, 1, 32, 32))
-    masks[0, :, 12:20, :8], masks[1, :, 12:20, 24:] = 1, 1
-    vectors = torch.randn((2, 4, 192), generator=generator)
-    encoder = SpatialEncoder(architecture.SPATIAL_ENCODER)
-    encoder.set_scale(1.0)
-    assert imitate_words(encoder, masks, vectors, 0.15, generator) < 0.3
 
 
 def test_the_autoencoder_is_a_lapped_transform_with_decorrelated_ordered_channels():

@@ -1,0 +1,80 @@
+"""The command `pretrain-encoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .cli_options import Base, Device, Json, Seed, device_of
+from .console import check_new, interrupted_between, progress, run_command, say
+
+
+def pretrain_encoder(
+    out: Annotated[Path, typer.Option(help="The file to write (.safetensors); must not exist yet.")],
+    base: Base = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps for making the base follow masks.")] = 2000,
+    words_steps: Annotated[
+        int, typer.Option(min=0, help="Steps, before, for imitating the base's words for places.")
+    ] = 600,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop each of the two trainings after this long.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Procedural scenes, drawn at first.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Scenes at a time.")] = 12,
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="Of the base's U-Net; bf16 takes half the memory, on GPUs that know it."),
+    ] = "fp32",
+    checkpointing: Annotated[
+        bool,
+        typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
+    ] = False,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, scenes drawn anew."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Teaches a spatial encoder where defects are, on procedural scenes, for any base: 'train --encoder'
+    starts from it.
+
+    Ctrl-C keeps what was learned so far.
+    """
+    from dataclasses import replace
+
+    from .artifact import save_artifact
+    from .diffusers_model import load_base
+    from .location import PLACES
+    from .pipeline import train_encoder
+    from .training_log import TensorBoardLog
+
+    def command() -> dict[str, Any]:
+        check_new(out)
+        model = load_base(base or "tiny", device_of(device))
+        model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+        config = replace(
+            PLACES,
+            steps=steps,
+            batch_size=batch,
+            image_size=model.native_size,
+            minutes=minutes,
+            seed=seed,
+        )
+        log = TensorBoardLog(tensorboard, model) if tensorboard else None
+        with progress() as on_stage, interrupted_between(on_stage) as on_stage:
+            outcome = train_encoder(model, config, words_steps, scenes, on_stage, log)
+        if log:
+            log.close()
+        save_artifact(outcome.model, out)
+        say(f"Spatial encoder: {out}")
+        return {
+            "encoder": str(out),
+            "interrupted": outcome.end.interrupted,
+            "shortfall": outcome.end.problem,
+        }
+
+    raise typer.Exit(run_command(command, json))

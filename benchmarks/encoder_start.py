@@ -1,0 +1,55 @@
+"""What a spatial encoder that was trained before is worth: a few-shot training from each start.
+
+The base's own, an untrained one of the same size, and those in files of `pretrain-encoder`, all with the same
+views, tokens and seed. Prints a JSON line each: the start, the held-out loss before and after, and its
+relative change with its 95 % interval. `--save` keeps the artifacts, for benchmarks/placement.py.
+
+    .venv/bin/python benchmarks/encoder_start.py data/demo encoder.safetensors --size 128 --save runs/starts
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from training_steps import keep, study_parser
+
+from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.pipeline import train_anomaly, untrained_encoders
+from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.training import TrainingConfig
+
+
+def main() -> None:
+    parser = study_parser(str(__doc__))
+    parser.add_argument("encoders", type=Path, nargs="*")
+    parser.add_argument("--share", type=float, default=0.2, help="of each type's pairs, which trains")
+    parser.add_argument("--steps", type=int, default=200)
+    arguments = parser.parse_args()
+    base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
+    config = TrainingConfig(steps=arguments.steps, image_size=arguments.size)
+    untrained = AnomalyModel(base.fingerprint, arguments.size, PHOTO_TEMPLATES)
+    untrained.spatial_encoders = untrained_encoders(base, config.seed)
+    starts = {"untrained": untrained}
+    starts |= {path.stem: load_artifact(path, base.fingerprint) for path in arguments.encoders}
+    for name, start in {**starts, **({"own": None} if base.spatial_encoders else {})}.items():
+        outcome = train_anomaly(base, dataset, config, arguments.share, start=start)
+        change = outcome.improvement
+        if change is None:
+            parser.error(f"--share {arguments.share} holds no pairs out: give less")
+        row = {
+            "start": name,
+            "before": round(change.before, 4),
+            "after": round(change.after, 4),
+            "change": round(change.relative, 4),
+            "interval_95": [round(change.low, 4), round(change.high, 4)],
+        }
+        print(json.dumps(row), flush=True)
+        keep(outcome.model, arguments.save, name)
+
+
+if __name__ == "__main__":
+    main()
