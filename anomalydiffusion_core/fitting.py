@@ -106,10 +106,11 @@ class Fitting:
         rate = ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        pool, value = self.task.pool, 0.0
+        pool, device, value = self.task.pool, self.task.base.device, 0.0
         self.optimizer.zero_grad(set_to_none=True)
         for _ in range(self.config.accumulate):
-            loss = self.task.loss(pool, *draw(pool, self.config.batch_size, self.generator)).mean()
+            rows, t, noise, template = draw(pool, self.config.batch_size, self.generator)
+            loss = self.task.loss(pool, rows, t.to(device), noise.to(device), template).mean()
             loss = loss / self.config.accumulate
             loss.backward()
             value += float(loss.detach())
@@ -262,9 +263,8 @@ def draw(pool: ViewPool, batch: int, generator: torch.Generator) -> tuple[Tensor
     rows = [_any_row(pool, int(types[i % len(types)]), generator) for i in range(batch)]
     t = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch * 1000
     noise = torch.randn((batch, *pool.latents.shape[1:]), generator=generator)
-    device = pool.latents.device
     template = int(torch.randint(1 << 16, (), generator=generator))
-    return torch.tensor(rows), t.long().to(device), noise.to(device), template
+    return torch.tensor(rows), t.long(), noise, template
 
 
 def _any_row(pool: ViewPool, kind: int, generator: torch.Generator) -> int:
@@ -286,7 +286,7 @@ class Validation:
     @torch.no_grad()
     def measure(self, task: Task) -> Tensor:
         """Loss of every pair at each of its timesteps, (N, draws)."""
-        device = self.pool.latents.device
+        device = task.base.device
         parts = [
             task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
             for part in torch.arange(len(self.rows)).split(8)

@@ -97,7 +97,7 @@ def make_scenes(
     native = (base.native_size, base.native_size)
     latents, masks, captions, places, kinds = [], [], [], [], []
     for part in placed_scenes(seed, count, min(base.native_size, DRAWN), batch):
-        latents.append(base.encode(F.interpolate(part.images, native, mode="bilinear")))
+        latents.append(base.encode(F.interpolate(part.images, native, mode="bilinear")).cpu())
         masks.append(part.masks)
         captions += part.captions
         places += part.places
@@ -105,7 +105,7 @@ def make_scenes(
         on_scene(len(captions), count)
     names = sorted(set(kinds))
     types = torch.tensor([names.index(kind) for kind in kinds])
-    return ScenePool(torch.cat(latents), torch.cat(masks).to(base.device), types, names, captions, places)
+    return ScenePool(torch.cat(latents), torch.cat(masks), types, names, captions, places)
 
 
 class PlaceTask:
@@ -124,14 +124,14 @@ class PlaceTask:
         """Squared error of v (B,), whatever the base predicts: that of epsilon says next to nothing at the
         noisiest timesteps, where the place is decided.
         """
-        schedule = self.base.schedule
+        schedule, views = self.base.schedule, pool.part(rows, self.base.device)
         earliest = self.earliest[pool.types[rows]].to(t.device)
         t = (earliest + (1 - earliest / schedule.steps) * t).long()
         eps_hat = self.base.predict_noise(
-            schedule.add_noise(pool.latents[rows], noise, t), t, self._context(rows)
+            schedule.add_noise(views.latents, noise, t), t, self._context(rows, views)
         )
         alpha, _ = schedule.alpha_sigma(t)
-        touched = F.adaptive_max_pool2d(pool.masks[rows].float(), noise.shape[-2:])
+        touched = F.adaptive_max_pool2d(views.masks.float(), noise.shape[-2:])
         weight = 1 + (DEFECT_WEIGHT - 1) * touched
         error = ((eps_hat - noise) / alpha).square().mean(1, keepdim=True)
         return (weight * error).flatten(1).mean(1) / weight.flatten(1).mean(1)
@@ -142,11 +142,12 @@ class PlaceTask:
         generators = [image_generator(0, i, "redrawn") for i in range(len(rows))]
         height, width = self.pool.latents.shape[-2:]
         empty = empty_context(self.base, len(rows))
-        return sample(self.base, self._context(rows), empty, (height, width), REDRAWING, generators)
+        context = self._context(rows, self.pool.part(rows, self.base.device))
+        return sample(self.base, context, empty, (height, width), REDRAWING, generators)
 
-    def _context(self, rows: Tensor) -> Context:
+    def _context(self, rows: Tensor, views: ViewPool) -> Context:
         captions = [self.pool.captions[row] for row in rows.tolist()]
-        return self.base.encode_prompts(captions, spatial_tokens(self.encoders, self.pool.masks[rows]))
+        return self.base.encode_prompts(captions, spatial_tokens(self.encoders, views.masks))
 
 
 class WordsTask(PlaceTask):
@@ -162,9 +163,10 @@ class WordsTask(PlaceTask):
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
         """Squared error (B,) relative to the vectors' mean square."""
+        masks = pool.part(rows, self.base.device).masks
         errors = [
             (tokens - self.vectors[name][rows]).square().flatten(1).mean(1)
             / self.vectors[name].square().mean()
-            for name, tokens in spatial_tokens(self.encoders, pool.masks[rows]).items()
+            for name, tokens in spatial_tokens(self.encoders, masks).items()
         ]
         return torch.stack(errors).mean(0)

@@ -65,7 +65,7 @@ class Monitor:
             return
         first = [int((task.pool.types == i).nonzero()[0]) for i in range(len(task.pool.names))]
         rows = torch.tensor(first[: self.types])
-        real, redrawn = task.pool.latents[rows], task.redraw(rows)
+        real, redrawn = task.pool.latents[rows].to(task.base.device), task.redraw(rows)
         self.show(real, redrawn)
         if self.log:
             self.log.show(stage, step, real, redrawn)

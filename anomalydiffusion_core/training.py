@@ -122,12 +122,12 @@ class AnomalyTask:
         return [_token_group(self.base, self.tokens, config), {"params": encoders, "lr": config.encoder_rate}]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
-        context = _recomputed(partial(self._context, pool, rows, template), self.checkpointing)
+        views = pool.part(rows, self.base.device)
+        context = _recomputed(partial(self._context, views, template), self.checkpointing)
         return masked_loss(
-            self.base.predict_noise(noisy, t, context),
+            self.base.predict_noise(self.base.schedule.add_noise(views.latents, noise, t), t, context),
             noise,
-            latent_mask(pool.masks[rows], self.base.factor),
+            latent_mask(views.masks, self.base.factor),
             self.base.schedule.loss_weight(t),
             self.normalisation,
         )
@@ -135,14 +135,15 @@ class AnomalyTask:
     @torch.no_grad()
     def redraw(self, rows: Tensor) -> Tensor:
         """Defects drawn anew inside their masks, the rest of the photo as it is."""
-        target = Inpainting(self.pool.latents[rows], latent_mask(self.pool.masks[rows], self.base.factor))
-        context, empty = self._context(self.pool, rows, 0), empty_context(self.base, len(rows))
+        views = self.pool.part(rows, self.base.device)
+        target = Inpainting(views.latents, latent_mask(views.masks, self.base.factor))
+        context, empty = self._context(views, 0), empty_context(self.base, len(rows))
         return inpaint(self.base, target, context, empty, REDRAWING, _generators(rows))
 
-    def _context(self, pool: ViewPool, rows: Tensor, template: int) -> Context:
-        e_a = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
+    def _context(self, views: ViewPool, template: int) -> Context:
+        e_a = {name: table[views.types] for name, table in self.tokens.items()}
         prompt = PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)]
-        return anomaly_context(self.base, prompt, e_a, self.encoders, pool.masks[rows])
+        return anomaly_context(self.base, prompt, e_a, self.encoders, views.masks)
 
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""
@@ -162,21 +163,23 @@ class MaskTask:
         return [_token_group(self.base, self.tokens, config)]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
-        context = _recomputed(partial(self._context, pool, rows, template), self.checkpointing)
+        views = pool.part(rows, self.base.device)
+        context = _recomputed(partial(self._context, views, template), self.checkpointing)
+        noisy = self.base.schedule.add_noise(views.latents, noise, t)
         eps_hat = self.base.predict_noise(noisy, t, context)
         return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
 
     @torch.no_grad()
     def redraw(self, rows: Tensor) -> Tensor:
         """Masks invented from noise, of the types of `rows`."""
-        context, empty = self._context(self.pool, rows, 0), empty_context(self.base, len(rows))
-        height, width = self.pool.latents.shape[-2:]
+        views = self.pool.part(rows, self.base.device)
+        context, empty = self._context(views, 0), empty_context(self.base, len(rows))
+        height, width = views.latents.shape[-2:]
         return sample(self.base, context, empty, (height, width), REDRAWING, _generators(rows))
 
-    def _context(self, pool: ViewPool, rows: Tensor, template: int) -> Context:
-        e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
-        return mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(rows))
+    def _context(self, views: ViewPool, template: int) -> Context:
+        e_m = {name: table[views.types] for name, table in self.tokens.items()}
+        return mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(views))
 
     def into(self, model: AnomalyModel) -> None:
         """Copies what was learned into `model`."""

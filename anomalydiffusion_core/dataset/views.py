@@ -32,6 +32,12 @@ class ViewPool:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def part(self, rows: Tensor, device: torch.device) -> ViewPool:
+        """Some of the views, on a device."""
+        return ViewPool(
+            self.latents[rows].to(device), self.masks[rows].to(device), self.types[rows], self.names
+        )
+
     def smallest_areas(self) -> dict[str, float]:
         """The least covered share of a view, by type."""
         areas = self.masks.float().mean((1, 2, 3))

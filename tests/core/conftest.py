@@ -271,7 +271,7 @@ def taesd() -> Path:
     return SHARED / "weights" / "taesd"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def small_base() -> DiffusersModel:
     """A small random base of diffusers' modules: two U-Net levels, CLIP's words at width 16, pooling codec.
 
