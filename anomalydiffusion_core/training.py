@@ -91,6 +91,12 @@ def masked_loss(
     return squared / (channels * cells.clamp(min=1))
 
 
+def unmasked_loss(base: LatentDiffusion, clean: Tensor, t: Tensor, noise: Tensor, context: Context) -> Tensor:
+    """The loss per sample (B,) that bases are trained with, on clean latents (B,C,h,w)."""
+    eps_hat = base.predict_noise(base.schedule.add_noise(clean, noise, t), t, context)
+    return (base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
+
+
 class AnomalyTask:
     """e_a of every type in the pool, and E, unless it is `frozen`."""
 
@@ -129,7 +135,7 @@ class AnomalyTask:
         """Defects drawn anew inside their masks, the rest of the photo as it is."""
         target = Inpainting(self.pool.latents[rows], latent_mask(self.pool.masks[rows], self.base.factor))
         context, empty = self._context(self.pool, rows, 0), empty_context(self.base, len(rows))
-        return inpaint(self.base, target, context, empty, REDRAWING, _generators(rows))
+        return inpaint(self.base, target, context, empty, REDRAWING, view_generators(rows))
 
     def _context(self, pool: ViewPool, rows: Tensor, template: int) -> Context:
         e_a = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
@@ -154,16 +160,15 @@ class MaskTask:
         return [_token_group(self.base, self.tokens, config)]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        noisy = self.base.schedule.add_noise(pool.latents[rows], noise, t)
-        eps_hat = self.base.predict_noise(noisy, t, self._context(pool, rows, template))
-        return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
+        context = self._context(pool, rows, template)
+        return unmasked_loss(self.base, pool.latents[rows], t, noise, context)
 
     @torch.no_grad()
     def redraw(self, rows: Tensor) -> Tensor:
         """Masks invented from noise, of the types of `rows`."""
         context, empty = self._context(self.pool, rows, 0), empty_context(self.base, len(rows))
         height, width = self.pool.latents.shape[-2:]
-        return sample(self.base, context, empty, (height, width), REDRAWING, _generators(rows))
+        return sample(self.base, context, empty, (height, width), REDRAWING, view_generators(rows))
 
     def _context(self, pool: ViewPool, rows: Tensor, template: int) -> Context:
         e_m = {name: table[pool.types[rows]] for name, table in self.tokens.items()}
@@ -192,7 +197,8 @@ def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: Trainin
     return {"params": list(tokens.values()), "lr": config.token_rate * rms}
 
 
-def _generators(rows: Tensor) -> list[torch.Generator]:
+def view_generators(rows: Tensor) -> list[torch.Generator]:
+    """What views are drawn anew with, the same each time."""
     return [image_generator(0, i, "redrawn") for i in range(len(rows))]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,8 @@ from ..latent_diffusion import LatentDiffusion
 from .augmentation import random_view, whole_view
 from .layout import Pair
 from .photos import Photo, read_mask, read_photo
+
+Source = TypeVar("Source", Pair, Path)
 
 
 @dataclass
@@ -51,7 +55,9 @@ def make_views(
     Raises ValueError when `size` is no whole number of latent cells, or a file is at fault.
     """
 
-    def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def views(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+        photo, mask = read_pair(pair)
+        image = photo.tensor()
         others = [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
         return [whole_view(image, mask, size), *others]
 
@@ -71,29 +77,57 @@ def make_mask_views(
     hardly notices. Raises as `make_views` does.
     """
 
-    def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def views(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+        mask = read_pair(pair)[1]
         close = [random_view(mask, mask, size, generator, close_up=True)[1] for _ in range(per_pair)]
         return [(2.0 * view.float().expand(3, -1, -1) - 1, view) for view in close]
 
     return _pool(base, pairs, size, views)
 
 
+def make_normal_views(
+    base: LatentDiffusion,
+    photos: Mapping[str, Sequence[Path]],
+    per_photo: int,
+    size: int,
+    generator: torch.Generator,
+) -> ViewPool:
+    """`per_photo` random views of normal photos, anywhere in them, at the scale of views of pairs; `types`
+    are the categories, the masks empty. Raises as `make_views` does.
+    """
+
+    def views(path: Path) -> list[tuple[Tensor, Tensor]]:
+        image = read_photo(path).tensor()
+        around = [_one_pixel(image.shape[-2:], generator) for _ in range(per_photo)]
+        unmarked = torch.zeros(1, 1, 1, dtype=torch.uint8)
+        return [(random_view(image, pixel, size, generator)[0], unmarked) for pixel in around]
+
+    pool = _pool(base, photos, size, views)
+    return replace(pool, masks=pool.masks.expand(-1, 1, size, size))
+
+
+def _one_pixel(size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A mask (1,H,W) of one pixel anywhere."""
+    mask = torch.zeros(1, *size, dtype=torch.uint8)
+    mask.flatten()[torch.randint(mask.numel(), (), generator=generator)] = 1
+    return mask
+
+
 def _pool(
     base: LatentDiffusion,
-    pairs: dict[str, list[Pair]],
+    sources: Mapping[str, Sequence[Source]],
     size: int,
-    views_of: Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]],
+    views_of: Callable[[Source], list[tuple[Tensor, Tensor]]],
 ) -> ViewPool:
     if size % base.factor:
         raise ValueError(
             f"Size {size} is no multiple of {base.factor} pixels, the base's latent cell: change it."
         )
-    names = sorted(pairs)
+    names = sorted(sources)
     latents, masks, types = [], [], []
     for index, name in enumerate(names):
-        for pair in pairs[name]:
-            photo, mask = read_pair(pair)
-            views = views_of(photo.tensor(), mask)
+        for source in sources[name]:
+            views = views_of(source)
             with torch.no_grad():
                 latents += [base.encode(part) for part in torch.stack([i for i, _ in views]).split(2)]
             masks += [m for _, m in views]
