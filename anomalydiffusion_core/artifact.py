@@ -9,7 +9,7 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,9 @@ from . import __version__
 from .embeddings import AnomalyModel, Place, Pose
 from .latent_diffusion import Fingerprint
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+
+if TYPE_CHECKING:
+    from .diffusers_model import DiffusersModel
 
 log = logging.getLogger(__name__)
 FORMAT = "anomalydiffusion/1"
@@ -53,6 +56,9 @@ def save_artifact(model: AnomalyModel, path: Path, dtype: torch.dtype = torch.fl
         "trained_on": json.dumps(model.trained_on),
         "package_version": __version__,
     }
+    if model.adapter:
+        rank = next(len(tensor) for name, tensor in model.adapter.items() if name.endswith(".down"))
+        metadata["adapter"] = json.dumps({"rank": rank, "alpha": rank})
     write_atomically(path, tensors, metadata)
 
 
@@ -73,6 +79,7 @@ def _tensors(model: AnomalyModel) -> dict[str, Tensor]:
     for name, encoder in model.spatial_encoders.items():
         prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
         tensors |= {prefix + key: value for key, value in encoder.state_dict().items()}
+    tensors |= {f"adapter/{name}": tensor for name, tensor in model.adapter.items()}
     return {key: value.float() for key, value in tensors.items()}
 
 
@@ -129,6 +136,16 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
     return model
 
 
+def load_onto(base: DiffusersModel, path: Path) -> AnomalyModel:
+    """Reads an artifact for use on a base, which is adapted as it was when the artifact was trained.
+
+    Raises ValueError as `load_artifact` and `DiffusersModel.adapt` do.
+    """
+    model = load_artifact(path, base.fingerprint)
+    base.adapt(model.adapter)
+    return model
+
+
 def check_base(trained_on: Fingerprint, base: Fingerprint, what: str, remedy: str) -> None:
     """Raises ValueError where `what` was trained on another family than `base`; warns of other weights."""
     if base.family != trained_on.family:
@@ -160,6 +177,8 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
             defect_type, _, encoder = rest.rpartition("/")
             check_type(defect_type)
             getattr(model, kind).setdefault(defect_type, {})[encoder] = tensor
+        elif kind == "adapter":
+            model.adapter[rest] = tensor
     configs = json.loads(metadata["spatial_encoder"])
     for name, config in configs.items():
         prefix = f"spatial_encoder/{name}/" if len(configs) > 1 else "spatial_encoder/"
@@ -197,3 +216,17 @@ def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) 
     tokens = model.anomaly_tokens(defect_type)
     tensors = {"emb_params": next(iter(tokens.values()))} if len(tokens) == 1 else tokens
     write_atomically(path, {key: value.float() for key, value in tensors.items()}, {})
+
+
+def export_lora(model: AnomalyModel, path: Path) -> None:
+    """The base's adapter as an ordinary LoRA file of a U-Net, in the names that ComfyUI, kohya's scripts and
+    diffusers read; its strength 1 is what the model was trained on.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.adapter.items():
+        layer, _, direction = name.rpartition(".")
+        key = "lora_unet_" + layer.replace(".", "_")
+        tensors[f"{key}.lora_{direction}.weight"] = tensor.float()
+        if direction == "down":
+            tensors[f"{key}.alpha"] = torch.tensor(float(len(tensor)))
+    write_atomically(path, tensors, {})

@@ -37,7 +37,14 @@ class Checkpoints:
         """Where one training of several is kept. `origin` says what was trained on what: a checkpoint of
         another, or of another configuration, is refused.
         """
-        return StageKeeper(self.folder / f"{name}.safetensors", origin, self.minutes)
+        return StageKeeper(self._file(name), origin, self.minutes)
+
+    def has(self, stage: str) -> bool:
+        """Whether something of that stage is kept."""
+        return self._file(stage).exists()
+
+    def _file(self, stage: str) -> Path:
+        return self.folder / f"{stage}.safetensors"
 
     def check(self, resume: bool) -> None:
         """Raises ValueError where there is nothing to resume, or something is and nobody asked for it."""

@@ -43,7 +43,7 @@ def device_of(name: str | None) -> str:
 
 def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
     """The base model, and the artifact on it; raises ValueError where they do not fit."""
-    from .artifact import load_artifact
+    from .artifact import load_artifact, load_onto
     from .diffusers_model import load_base
 
     trained_on = load_artifact(artifact).base.family
@@ -52,4 +52,4 @@ def load_with_base(artifact: Path, base: str | None, device: str | None) -> tupl
             f"{artifact} was trained on base family {trained_on!r}: say with --base where that model is."
         )
     host = load_base(base or "tiny", device_of(device))
-    return host, load_artifact(artifact, host.fingerprint)
+    return host, load_onto(host, artifact)

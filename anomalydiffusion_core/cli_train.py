@@ -23,9 +23,7 @@ def train(
         int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")
     ] = 600,
     mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 400,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop each of the two trainings after this long.")
-    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop each of the trainings after this long.")] = None,
     size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Views at a time.")] = 4,
     accumulate: Annotated[
@@ -70,6 +68,14 @@ def train(
         Path | None,
         typer.Option(help="Folder for TensorBoard: losses, gradients, rates, views drawn anew."),
     ] = None,
+    adapt: Annotated[
+        Literal["normals"] | None,
+        typer.Option(
+            help="First adapt the base's attention to the dataset's normal photos, by LoRA; kept in the "
+            "artifact, and beside it as .lora.safetensors for ComfyUI."
+        ),
+    ] = None,
+    adapt_steps: Annotated[int, typer.Option(min=1, help="Steps of that adaptation.")] = 300,
     extend: Annotated[
         Path | None,
         typer.Option(
@@ -95,7 +101,8 @@ def train(
 
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
     """
-    from .artifact import load_artifact, save_artifact
+    from .adaptation import train_adapted
+    from .artifact import export_lora, load_artifact, load_onto, save_artifact
     from .checkpoint import Checkpoints
     from .dataset.layout import find_dataset
     from .diffusers_model import load_base
@@ -118,26 +125,55 @@ def train(
             minutes=minutes,
             seed=seed,
         )
+        if adapt and extend:
+            raise ValueError(
+                "--adapt and --extend exclude each other: what is extended stays on the base that it was "
+                "trained on, adapted or not; leave --adapt out."
+            )
+        lora = out.with_suffix(".lora.safetensors")
         check_writable(out)
         with checkpoints.alone():
             checkpoints.check(resume)
+            if resume and bool(adapt) != checkpoints.has("normals"):
+                how = "without" if adapt else "with"
+                raise ValueError(
+                    f"The training in {checkpoints.folder} was begun {how} --adapt: give the same again, or "
+                    "train to another name."
+                )
             if not resume:
                 check_new(out)
+                check_new(lora)
             found = find_dataset(dataset, category, defect)
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             model = load_base(base or "tiny", device_of(device))
             model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
-            known = load_artifact(extend, model.fingerprint) if extend else None
+            known = load_onto(model, extend) if extend else None
             start = load_artifact(encoder, model.fingerprint) if encoder else None
             log = TensorBoardLog(tensorboard, model) if tensorboard else None
             with progress() as on_stage, interrupted_between(on_stage) as on_stage:
-                outcome = train_model(
-                    model, found, config, mask_steps, share, on_stage, checkpoints, known, log, start
-                )
+                if adapt:
+                    outcome = train_adapted(
+                        model,
+                        found,
+                        config,
+                        mask_steps,
+                        share,
+                        adapt_steps,
+                        on_stage,
+                        checkpoints,
+                        log,
+                        start,
+                    )
+                else:
+                    outcome = train_model(
+                        model, found, config, mask_steps, share, on_stage, checkpoints, known, log, start
+                    )
             if log:
                 log.close()
             save_artifact(outcome.model, out)
+            if outcome.model.adapter:
+                export_lora(outcome.model, lora)
         if outcome.end.finished:
             checkpoints.remove()
         say(f"Artifact: {out}")
@@ -147,6 +183,9 @@ def train(
             "interrupted": outcome.end.interrupted,
             "shortfall": outcome.end.problem,
         }
+        if outcome.model.adapter:
+            say(f"LoRA for ComfyUI: {lora}")
+            summary["lora"] = str(lora)
         if outcome.improvement:
             i = outcome.improvement
             say(

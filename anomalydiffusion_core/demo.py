@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .artifact import load_artifact, save_artifact
+from .artifact import load_artifact, load_onto, save_artifact
 from .comfyui_jobs import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
 from .comfyui_server import PACK, RunningServer, running_server
 from .dataset.layout import find_dataset
@@ -50,7 +50,7 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
             save_artifact(outcome.model, out / "interrupted.safetensors")
             outcome.end.check()
         save_artifact(outcome.model, artifact)
-    model = load_artifact(artifact, base.fingerprint)
+    model = load_onto(base, artifact)
     config = GenerationConfig(seed=seed)
     run = GenerationRun(artifact, config, base)
     made = generate_all(run, model, few_shot, count, generated, on_stage=on_stage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+ADAPTED_ALREADY = "The base is adapted to the normal photos of another training: load it again."
+ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]  # layers of every attention, by the ends of their names
 ENCODER_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 
 
@@ -58,6 +60,7 @@ class DiffusersModel:
         self.encoder_name = ENCODER_BY_WIDTH.get(width, "clip_l")
         self.token_widths = {self.encoder_name: width}
         self.spatial_encoders = {self.encoder_name: spatial_encoder} if spatial_encoder else {}
+        self.adapter: dict[str, Tensor] = {}
         self.length = int(self.text_encoder.config.max_position_embeddings)
         self.fingerprint = Fingerprint(
             family, hash_weights(self.unet.state_dict(), self.text_encoder.state_dict())
@@ -75,6 +78,63 @@ class DiffusersModel:
             nn.Module.to(self.unet, torch.bfloat16)  # diffusers' own `to` warns here, of nothing
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
+
+    @contextmanager
+    def adapting(self, rank: int, generator: torch.Generator) -> Iterator[dict[str, nn.Parameter]]:
+        """While active, a low-rank update that can be trained takes part in the U-Net's attention: at first
+        zero, in float32 whatever the U-Net's precision. Gives its parameters, named as in an adapter.
+
+        Raises ValueError where peft is not installed, or the base is adapted already.
+        """
+        if self.adapter:
+            raise ValueError(ADAPTED_ALREADY)
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise ValueError("peft, which adapts a base, is not installed: pip install peft.") from error
+        self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED))
+        try:
+            parameters = {}
+            for name, parameter in self.unet.named_parameters():
+                layer, _, matrix = name.removesuffix(".default.weight").rpartition(".lora_")
+                if not layer:
+                    continue
+                start = torch.zeros(parameter.shape)
+                if matrix == "A":
+                    nn.init.kaiming_uniform_(start, 5**0.5, generator=generator)  # as peft does
+                parameter.data = start.to(self.device)
+                parameters[f"{layer}.{'down' if matrix == 'A' else 'up'}"] = parameter
+            yield parameters
+        finally:
+            self.unet.unload_lora()
+
+    @torch.no_grad()
+    def adapt(self, adapter: Mapping[str, Tensor]) -> None:
+        """Adds an adapter to the U-Net's weights for good, W + up @ down in every layer; the fingerprint
+        stays that of the plain weights.
+
+        The same adapter again changes nothing. Raises ValueError where the base holds another one, or none
+        should be there, and where layers or shapes do not fit.
+        """
+        held = self.adapter
+        if held.keys() == adapter.keys() and all(torch.equal(held[name], adapter[name]) for name in held):
+            return
+        if held:
+            raise ValueError(ADAPTED_ALREADY)
+        layers = dict(self.unet.named_modules())
+        updates = {}
+        for layer in {name.rpartition(".")[0] for name in adapter}:
+            update = adapter[f"{layer}.up"] @ adapter[f"{layer}.down"]
+            if layer not in layers or layers[layer].weight.shape != update.shape:
+                raise ValueError(
+                    f"The adapter does not fit the base, whose {layer} is of another shape or absent: give "
+                    "the base that it was trained on."
+                )
+            updates[layer] = update
+        for layer, update in updates.items():
+            weight = layers[layer].weight
+            weight.copy_(weight.float() + update.to(weight.device))
+        self.adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter.items()}
 
     def encode(self, image: Tensor) -> Tensor:
         return self.codec.to(self.device).encode(image.to(self.device))

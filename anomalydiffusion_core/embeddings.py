@@ -56,6 +56,8 @@ class AnomalyModel:
     mask_areas: dict[str, float] = field(default_factory=dict)  # smallest training mask, share of the photo
     mask_places: dict[str, list[Place]] = field(default_factory=dict)  # of the training masks
     trained_on: dict[str, list[str]] = field(default_factory=dict)  # short hashes of the training photos
+    # low-rank update of the base that all was learned on: `<layer>.down` (r,in) and `<layer>.up` (out,r)
+    adapter: dict[str, Tensor] = field(default_factory=dict)
 
     def remember(self, defect_type: str, photos: Iterable[str]) -> None:
         """Adds photos to those that a type was trained on."""

@@ -141,6 +141,7 @@ class LatentDiffusion(Protocol):
     native_size: int  # pixels per side that the base was trained at
     device: torch.device
     spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E of the base per text encoder, or none
+    adapter: dict[str, Tensor]  # low-rank update that its weights hold (`AnomalyModel.adapter`), or none
 
     @property
     def dtype(self) -> torch.dtype:

@@ -19,7 +19,7 @@ from .dataset.views import ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
 from .fitting import History, Keeper, TrainingStopped, Validation, fit, training_record
 from .foreground import object_finder
-from .latent_diffusion import LatentDiffusion
+from .latent_diffusion import LatentDiffusion, hash_weights
 from .location import WORDS, PlaceTask, WordsTask, make_scenes
 from .masks import mask_picture_size
 from .placement import places_of
@@ -162,6 +162,7 @@ def origin_of(
         "dataset": dataset.fingerprint(),
         "base": base.fingerprint.weights,
         "precision": str(base.dtype).removeprefix("torch."),
+        "adapter": hash_weights(base.adapter) if base.adapter else "",
         "share": share,
         "extends": learned_hash(known) if known else "",
         "starts from": learned_hash(start) if start else "",
@@ -184,12 +185,7 @@ def train_anomaly(
     encoders = _first_encoders(base, config, known, start)
     training, held_out = _split(dataset, share, known.anomaly if known else {})
     generator = torch.Generator().manual_seed(config.seed)
-    if known:
-        model = _extendable(known, base, config)
-    else:
-        model = AnomalyModel(
-            base.fingerprint, config.image_size, PHOTO_TEMPLATES, dataset_fingerprint=dataset.fingerprint()
-        )
+    model = _extendable(known, base, config) if known else empty_model(base, dataset, config)
     on_stage("read", 0, 1, "reading pairs and making views")
     _remember(model, training)
     pool = make_views(base, training, config.views_per_pair, config.image_size, generator)
@@ -198,7 +194,7 @@ def train_anomaly(
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
-    end = _run(task, config, validation, "train", on_stage, monitor, keeper)
+    end = run_task(task, config, validation, "train", on_stage, monitor, keeper)
     task.into(model)
     record = training_record(config, monitor.history)
     improvement, measured = None, monitor.history.validation
@@ -229,7 +225,7 @@ def train_masks(
     training, size = _split(dataset, share, known)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
-    end = _run(task, config, None, "masks", on_stage, monitor, keeper)
+    end = run_task(task, config, None, "masks", on_stage, monitor, keeper)
     task.into(model)
     _remember(model, training)
     finders = {
@@ -252,6 +248,17 @@ def _record(
         return
     earlier: Any = model.training.get("added", [])
     model.training["added"] = [*earlier, {"kind": kind, "types": sorted(types), **record}]
+
+
+def empty_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig) -> AnomalyModel:
+    """A model of the base as it stands that has learned nothing yet."""
+    return AnomalyModel(
+        base.fingerprint,
+        config.image_size,
+        PHOTO_TEMPLATES,
+        dataset_fingerprint=dataset.fingerprint(),
+        adapter=dict(base.adapter),
+    )
 
 
 def _extendable(known: AnomalyModel, base: LatentDiffusion, config: TrainingConfig) -> AnomalyModel:
@@ -325,7 +332,7 @@ def train_encoder(
     for stage, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):
         if end.finished:
             monitor = _monitor(log)
-            end = _run(kind(base, pool, encoders), settings, None, stage, on_stage, monitor, None)
+            end = run_task(kind(base, pool, encoders), settings, None, stage, on_stage, monitor, None)
             model.training[stage] = training_record(settings, monitor.history)
     model.spatial_encoders = {name: encoder.eval() for name, encoder in encoders.items()}
     return TrainingOutcome(model, None, end)
@@ -374,7 +381,7 @@ def untrained_encoders(base: LatentDiffusion, seed: int) -> dict[str, SpatialEnc
     return encoders
 
 
-def _run(
+def run_task(
     task: Task,
     config: TrainingConfig,
     validation: Validation | None,
@@ -383,6 +390,8 @@ def _run(
     monitor: Monitor,
     keeper: Keeper | None,
 ) -> End:
+    """Trains a task as a stage of the job, looked on at by `monitor`; says how it ended."""
+
     def on_step(step: int, total: int, loss: float) -> None:
         monitor.look(task, stage, step, total)
         history = monitor.history

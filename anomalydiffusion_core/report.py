@@ -199,14 +199,16 @@ def _rejected_sheets(root: Path, rejected: dict[str, list[ManifestPair]]) -> lis
 def _loss_curve(model: AnomalyModel) -> str | None:
     from matplotlib.figure import Figure
 
-    records: dict[str, Any] = {
-        name: model.training[name] for name in ("anomaly", "mask") if name in model.training
+    titles = {
+        "normals": "Adaptation to normal photos",
+        "anomaly": "Anomaly embeddings and spatial encoder",
+        "mask": "Mask embeddings",
     }
+    records: dict[str, Any] = {name: model.training[name] for name in titles if name in model.training}
     if not records:
         return None
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(records)))
-    titles = {"anomaly": "Anomaly embeddings and spatial encoder", "mask": "Mask embeddings"}
     for ax, (name, record) in zip(axes, records.items(), strict=True):
         losses = np.asarray(record["loss"])
         window = max(1, len(losses) // 25)

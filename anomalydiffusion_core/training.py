@@ -98,6 +98,12 @@ def masked_loss(
     return squared / (channels * cells.clamp(min=1))
 
 
+def unmasked_loss(base: LatentDiffusion, clean: Tensor, t: Tensor, noise: Tensor, context: Context) -> Tensor:
+    """The loss per sample (B,) that bases are trained with, on clean latents (B,C,h,w)."""
+    eps_hat = base.predict_noise(base.schedule.add_noise(clean, noise, t), t, context)
+    return (base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
+
+
 class AnomalyTask:
     """e_a of every type in the pool, and E, unless it is `frozen`."""
 
@@ -138,7 +144,7 @@ class AnomalyTask:
         views = self.pool.part(rows, self.base.device)
         target = Inpainting(views.latents, latent_mask(views.masks, self.base.factor))
         context, empty = self._context(views, 0), empty_context(self.base, len(rows))
-        return inpaint(self.base, target, context, empty, REDRAWING, _generators(rows))
+        return inpaint(self.base, target, context, empty, REDRAWING, view_generators(rows))
 
     def _context(self, views: ViewPool, template: int) -> Context:
         e_a = {name: table[views.types] for name, table in self.tokens.items()}
@@ -165,9 +171,7 @@ class MaskTask:
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
         views = pool.part(rows, self.base.device)
         context = _recomputed(partial(self._context, views, template), self.checkpointing)
-        noisy = self.base.schedule.add_noise(views.latents, noise, t)
-        eps_hat = self.base.predict_noise(noisy, t, context)
-        return (self.base.schedule.loss_weight(t) * (eps_hat - noise).square()).flatten(1).mean(1)
+        return unmasked_loss(self.base, views.latents, t, noise, context)
 
     @torch.no_grad()
     def redraw(self, rows: Tensor) -> Tensor:
@@ -175,7 +179,7 @@ class MaskTask:
         views = self.pool.part(rows, self.base.device)
         context, empty = self._context(views, 0), empty_context(self.base, len(rows))
         height, width = views.latents.shape[-2:]
-        return sample(self.base, context, empty, (height, width), REDRAWING, _generators(rows))
+        return sample(self.base, context, empty, (height, width), REDRAWING, view_generators(rows))
 
     def _context(self, views: ViewPool, template: int) -> Context:
         e_m = {name: table[views.types] for name, table in self.tokens.items()}
@@ -214,7 +218,8 @@ def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: Trainin
     return {"params": list(tokens.values()), "lr": config.token_rate * rms}
 
 
-def _generators(rows: Tensor) -> list[torch.Generator]:
+def view_generators(rows: Tensor) -> list[torch.Generator]:
+    """What views are drawn anew with, the same each time."""
     return [image_generator(0, i, "redrawn") for i in range(len(rows))]
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from measurement import busy_seconds, use_one_thread
 
-from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.calibration import calibrated_gate
 from anomalydiffusion_core.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.dataset.photos import file_hash
@@ -99,7 +99,7 @@ def generate(
 
 def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    model = load_artifact(artifact, base.fingerprint)
+    model = load_onto(base, artifact)
     start = busy_seconds("cpu")
     made, rejected = generate(artifact, base, model, dataset, count)
     plain, seconds = busy_seconds("cpu") - start, Counter[str]()

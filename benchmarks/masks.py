@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.masks import MaskConfig, drawn_masks
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     base = load_base(options.base)
-    model = load_artifact(options.artifact, base.fingerprint)
+    model = load_onto(base, options.artifact)
     rows, usable = [], Counter()
     for name in sorted(model.mask):
         for guidance in options.guidance:

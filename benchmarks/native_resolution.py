@@ -22,7 +22,7 @@ import torch
 from measurement import peak_memory, use_one_thread
 from PIL import Image
 
-from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, short_hash, write_png
 from anomalydiffusion_core.diffusers_model import load_base
@@ -81,7 +81,7 @@ def generate(root: Path, options: argparse.Namespace) -> None:
     """Two pairs, with masks as they are; nothing is rejected."""
     use_one_thread()
     base, dataset = load_base("tiny"), root / "dataset"
-    model = load_artifact(options.artifact, base.fingerprint)
+    model = load_onto(base, options.artifact)
     model = trained_here(model, find_dataset(dataset), options.canvas)
     config = GenerationConfig(
         SamplingConfig(steps=options.steps, guidance=2.5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from anomalydiffusion_core.artifact import load_artifact
+from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.embeddings import AnomalyModel
@@ -28,4 +28,4 @@ def trained_parser(description: str, guidance: float, steps: int | None = None) 
 def load_trained(arguments: argparse.Namespace) -> tuple[DiffusersModel, AnomalyModel, Dataset]:
     """Base, trained model and dataset that `trained_parser`'s arguments name."""
     base = load_base(arguments.base)
-    return base, load_artifact(arguments.artifact, base.fingerprint), find_dataset(arguments.dataset)
+    return base, load_onto(base, arguments.artifact), find_dataset(arguments.dataset)

@@ -6,6 +6,7 @@ precision, text encoders that add in place, attention kernels without a backward
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
@@ -39,6 +40,7 @@ from .comfy_sampling import WEIGHTS, with_reweighted_attention
 from .comfy_tiny_base import TinyModelConfig
 from .pixels import from_core, to_core
 
+log = logging.getLogger(__name__)
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 FAMILIES = {768: "sd1", 1024: "sd2", 768 + 1280: "sdxl"}  # by the width of the context
 NATIVE_SIZES = {  # which ComfyUI does not tell; all others 512
@@ -90,6 +92,7 @@ class ComfyModel:
         self.native_size = NATIVE_SIZES.get((family, self.schedule.prediction), 512)
         states = (self._text_state(encoder) for encoder in self.text_encoders.values())
         self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
+        self.adapter: dict[str, Tensor] = {}  # LoRA is laid on by the graph
         self._options: dict[str, Any] = {}
 
     @cached_property
@@ -100,9 +103,22 @@ class ComfyModel:
         return dict.fromkeys(self.token_widths, encoder) if encoder else {}
 
     def _unet_state(self) -> dict[str, Tensor]:
+        """Weights by diffusers' names, without the LoRA that may be laid on them at the moment."""
+        state, plain = self.model.model.state_dict(), self.model.backup
+        return {
+            name: plain[key].weight if key in plain else state[key]
+            for name, key in self._unet_keys().items()
+            if key in state
+        }
+
+    def _unet_keys(self) -> dict[str, str]:
         names = comfy.utils.unet_to_diffusers(self.model.model.model_config.unet_config)
-        state = self.model.model.diffusion_model.state_dict()
-        return {name: state[key] for name, key in names.items() if key in state}
+        return {name: f"diffusion_model.{key}" for name, key in names.items()}
+
+    def has_lora_for(self, adapter: dict[str, Tensor]) -> bool:
+        """Whether some LoRA is laid on every layer of an adapter."""
+        keys, layers = self._unet_keys(), {name.rpartition(".")[0] for name in adapter}
+        return all(keys.get(f"{layer}.weight") in self.model.patches for layer in layers)
 
     @staticmethod
     def _text_state(encoder: nn.Module) -> dict[str, Tensor]:
@@ -258,9 +274,14 @@ def load_for(
     learned: AnomalyModel, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE
 ) -> ComfyModel:
     """The base for using what was learned. Raises ValueError where it was learned on another family; other
-    weights of the same family only give a warning.
+    weights of the same family, and a base that lacks the LoRA learned with them, only give a warning.
     """
     base = ComfyModel(model, clip, vae)
     check_base(learned.base, base.fingerprint, "The artifact", "connect that base or train again")
+    if not base.has_lora_for(learned.adapter):
+        log.warning(
+            "The artifact was trained on a base adapted to normal photos: load the .lora.safetensors file "
+            "beside it by LoraLoaderModelOnly, between the base and all that takes its MODEL."
+        )
     comfy.model_management.load_models_gpu([clip.patcher])
     return base

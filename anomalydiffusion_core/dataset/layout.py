@@ -39,6 +39,11 @@ class Category:
     test_normals: tuple[Path, ...] = ()
 
     @property
+    def training_normals(self) -> tuple[Path, ...]:
+        """The normal photos that are not of `test/good`."""
+        return tuple(path for path in self.normals if path not in self.test_normals)
+
+    @property
     def defects(self) -> list[str]:
         return sorted({pair.defect for pair in self.pairs})
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from .layout import Pair
 from .photos import Photo, read_mask, read_photo
 
 LARGEST_POOL = 2048  # views: 650 MB of memory for a base of Stable Diffusion's kind at 512 px
+Source = TypeVar("Source", Pair, Path)
 
 
 @dataclass
@@ -63,13 +66,15 @@ def make_views(
 
     Raises ValueError when `size` is no whole number of latent cells, or a file is at fault.
     """
-    pairs, per_pair = _bounded(pairs, per_pair, most, generator)
+    drawn, per_pair = _bounded(pairs, per_pair, most, generator)
 
-    def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def views(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+        photo, mask = read_pair(pair)
+        image = photo.tensor()
         others = [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
         return [whole_view(image, mask, size), *others]
 
-    return _pool(base, pairs, size, views)
+    return _pool(base, drawn, size, views)
 
 
 def make_mask_views(
@@ -85,26 +90,59 @@ def make_mask_views(
     Close-ups, since in the whole photo a small defect's mask is a speck, which a loss over the whole picture
     hardly notices. Raises as `make_views` does.
     """
-    pairs, per_pair = _bounded(pairs, per_pair, most, generator)
+    drawn, per_pair = _bounded(pairs, per_pair, most, generator)
 
-    def views(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def views(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+        mask = read_pair(pair)[1]
         close = [random_view(mask, mask, size, generator, close_up=True)[1] for _ in range(per_pair)]
         return [(2.0 * view.float().expand(3, -1, -1) - 1, view) for view in close]
 
-    return _pool(base, pairs, size, views)
+    return _pool(base, drawn, size, views)
+
+
+def make_normal_views(
+    base: LatentDiffusion,
+    photos: Mapping[str, Sequence[Path]],
+    per_photo: int,
+    size: int,
+    generator: torch.Generator,
+    most: int = LARGEST_POOL,
+) -> ViewPool:
+    """`per_photo` random views of normal photos, anywhere in them, at the scale of views of pairs, at `most`
+    so many; `types` are the categories, the masks empty. Raises as `make_views` does.
+    """
+    photos, per_photo = _bounded(photos, per_photo, most, generator)
+
+    def views(path: Path) -> list[tuple[Tensor, Tensor]]:
+        image = read_photo(path).tensor()
+        around = [_one_pixel(image.shape[-2:], generator) for _ in range(per_photo)]
+        unmarked = torch.zeros(1, 1, 1, dtype=torch.uint8)
+        return [(random_view(image, pixel, size, generator)[0], unmarked) for pixel in around]
+
+    pool = _pool(base, photos, size, views)
+    return replace(pool, masks=pool.masks.expand(-1, 1, size, size))
+
+
+def _one_pixel(size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A mask (1,H,W) of one pixel anywhere."""
+    mask = torch.zeros(1, *size, dtype=torch.uint8)
+    mask.flatten()[torch.randint(mask.numel(), (), generator=generator)] = 1
+    return mask
 
 
 def _bounded(
-    pairs: dict[str, list[Pair]], per_pair: int, most: int, generator: torch.Generator
-) -> tuple[dict[str, list[Pair]], int]:
-    """Pairs and views of each of which there are at most `most`, and at least one of each type."""
-    count = sum(map(len, pairs.values()))
+    sources: Mapping[str, Sequence[Source]], each: int, most: int, generator: torch.Generator
+) -> tuple[Mapping[str, Sequence[Source]], int]:
+    """Sources of views, and how many views of each, of which there are at most `most`, and at least one of
+    each type.
+    """
+    count = sum(map(len, sources.values()))
     if count <= most:
-        return pairs, min(per_pair, most // max(1, count))
-    kept = max(1, most // len(pairs))
+        return sources, min(each, most // max(1, count))
+    kept = max(1, most // len(sources))
     shuffled = {
         name: [group[int(i)] for i in torch.randperm(len(group), generator=generator)]
-        for name, group in pairs.items()
+        for name, group in sources.items()
     }
     return {name: group[:kept] for name, group in shuffled.items()}, 1
 
@@ -137,20 +175,19 @@ class RefreshedPool:
 
 def _pool(
     base: LatentDiffusion,
-    pairs: dict[str, list[Pair]],
+    sources: Mapping[str, Sequence[Source]],
     size: int,
-    views_of: Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor]]],
+    views_of: Callable[[Source], list[tuple[Tensor, Tensor]]],
 ) -> ViewPool:
     if size % base.factor:
         raise ValueError(
             f"Size {size} is no multiple of {base.factor} pixels, the base's latent cell: change it."
         )
-    names = sorted(pairs)
+    names = sorted(sources)
     latents, masks, types = [], [], []
     for index, name in enumerate(names):
-        for pair in pairs[name]:
-            photo, mask = read_pair(pair)
-            views = views_of(photo.tensor(), mask)
+        for source in sources[name]:
+            views = views_of(source)
             with torch.no_grad():
                 latents += [base.encode(part).cpu() for part in torch.stack([i for i, _ in views]).split(2)]
             masks += [m for _, m in views]

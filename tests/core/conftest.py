@@ -64,6 +64,7 @@ class FakeBase:
         self.to_q, self.to_k = weight(self.ATTENTION, 4), weight(self.ATTENTION, self.WIDTH)
         self.to_v, self.to_out = weight(self.ATTENTION, self.WIDTH), weight(4, self.ATTENTION)
         self.active: AttentionWeights | None = None
+        self.adapter: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             config = SpatialEncoderConfig(self.WIDTH, 4, "resnet10", mask_size=64, pyramid_channels=8, grid=4)
@@ -74,6 +75,9 @@ class FakeBase:
 
     def release_codec(self) -> None:
         self.codec_released = True
+
+    def adapt(self, adapter: dict[str, Tensor]) -> None:
+        assert not adapter
 
     def encode(self, image: Tensor) -> Tensor:
         pooled = F.avg_pool2d(image, self.factor)
