@@ -9,6 +9,7 @@ import typer
 
 from .cli_options import Base, Device, Json, Seed, device_of
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
+from .processes import launched
 
 
 def train(
@@ -27,7 +28,7 @@ def train(
         float | None, typer.Option(help="Stop each of the two trainings after this long.")
     ] = None,
     size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Views at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Views at a time, in each process.")] = 4,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches per step: as a larger batch, in the memory of one.")
     ] = 1,
@@ -87,17 +88,31 @@ def train(
     """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs.
 
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
+    Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
     from .artifact import load_artifact, save_artifact
     from .checkpoint import Checkpoints
-    from .dataset.layout import find_dataset
-    from .diffusers_model import load_base
+    from .dataset.layout import Dataset, find_dataset
+    from .diffusers_model import DiffusersModel, load_base
+    from .embeddings import AnomalyModel
     from .pipeline import train_model
     from .training import TrainingConfig
     from .training_log import TensorBoardLog
 
+    checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
+
+    def prepare() -> tuple[Dataset, DiffusersModel, AnomalyModel | None, TensorBoardLog | None]:
+        checkpoints.check(resume)
+        if not resume:
+            check_new(out)
+        found = find_dataset(dataset, category, defect)
+        model = load_base(base or "tiny", device_of(processes.own_device(device)))
+        model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+        known = load_artifact(extend, model.fingerprint) if extend else None
+        log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None
+        return found, model, known, log
+
     def command() -> dict[str, Any]:
-        checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
         config = TrainingConfig(
             steps=steps,
             batch_size=batch,
@@ -110,27 +125,20 @@ def train(
             minutes=minutes,
             seed=seed,
         )
-        check_writable(out)
-        with checkpoints.alone():
-            checkpoints.check(resume)
-            if not resume:
-                check_new(out)
-            found = find_dataset(dataset, category, defect)
+        processes.first(lambda: check_writable(out))
+        with processes.held(checkpoints.alone()):
+            found, model, known, log = processes.together(prepare)
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-            model = load_base(base or "tiny", device_of(device))
-            model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
-            known = load_artifact(extend, model.fingerprint) if extend else None
-            log = TensorBoardLog(tensorboard, model) if tensorboard else None
-            with progress() as on_stage, interrupted_between(on_stage) as on_stage:
+            with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
                 outcome = train_model(
-                    model, found, config, mask_steps, share, on_stage, checkpoints, known, log
+                    model, found, config, mask_steps, share, on_stage, checkpoints, known, log, processes
                 )
             if log:
                 log.close()
-            save_artifact(outcome.model, out)
+            processes.first(lambda: save_artifact(outcome.model, out))
         if outcome.end.finished:
-            checkpoints.remove()
+            processes.first(checkpoints.remove)
         say(f"Artifact: {out}")
         summary: dict[str, Any] = {
             "artifact": str(out),
@@ -147,4 +155,6 @@ def train(
             summary["improvement"] = vars(i)
         return summary
 
-    raise typer.Exit(run_command(command, json))
+    with launched(device) as processes:
+        code = run_command(command, json, processes)
+    raise typer.Exit(code)

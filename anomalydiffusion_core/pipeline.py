@@ -22,6 +22,7 @@ from .foreground import object_finder
 from .latent_diffusion import LatentDiffusion
 from .masks import mask_picture_size
 from .placement import places_of
+from .processes import ALONE, Processes
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
 from .training import AnomalyTask, MaskTask, Task, TrainingConfig
@@ -101,6 +102,7 @@ def train_model(
     checkpoints: Checkpoints | None = None,
     known: AnomalyModel | None = None,
     log: TensorBoardLog | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
@@ -110,16 +112,19 @@ def train_model(
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
     outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
+    Several `processes` that all call this learn the same together; `config.batch_size` is that of each.
     """
     keepers: dict[str, Keeper] = {}
     if checkpoints:
-        origin = origin_of(base, dataset, share, known)
+        origin = origin_of(base, dataset, share, known, processes.count)
         keepers = {name: checkpoints.stage(name, origin) for name in ("anomaly", "masks")}
 
     def monitor() -> Monitor:
         return Monitor(every=PREVIEW_EVERY if log else 0, log=log)
 
-    outcome = train_anomaly(base, dataset, config, share, on_stage, monitor(), keepers.get("anomaly"), known)
+    outcome = train_anomaly(
+        base, dataset, config, share, on_stage, monitor(), keepers.get("anomaly"), known, processes
+    )
     try:
         if mask_steps and outcome.end.finished:
             mask_config = replace(config, steps=mask_steps)
@@ -133,6 +138,7 @@ def train_model(
                 monitor(),
                 keepers.get("masks"),
                 known=known.mask if known else (),
+                processes=processes,
             )
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
@@ -140,7 +146,11 @@ def train_model(
 
 
 def origin_of(
-    base: LatentDiffusion, dataset: Dataset, share: float, known: AnomalyModel | None = None
+    base: LatentDiffusion,
+    dataset: Dataset,
+    share: float,
+    known: AnomalyModel | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """What a training was on, as a checkpoint remembers it."""
     return {
@@ -148,6 +158,7 @@ def origin_of(
         "base": base.fingerprint.weights,
         "share": share,
         "extends": learned_hash(known) if known else "",
+        "processes": processes,
     }
 
 
@@ -160,6 +171,7 @@ def train_anomaly(
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
     known: AnomalyModel | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     monitor = monitor or Monitor()
@@ -182,9 +194,9 @@ def train_anomaly(
     if known:
         encoders = copy.deepcopy(known.spatial_encoders)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
-    end = _run(task, config, validation, "train", on_stage, monitor, keeper)
+    end = _run(task, config, validation, "train", on_stage, monitor, keeper, processes)
     task.into(model)
-    record = training_record(config, monitor.history)
+    record = training_record(config, monitor.history, processes.count)
     improvement, measured = None, monitor.history.validation
     if (best := monitor.history.best()) is not None:
         improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
@@ -203,6 +215,7 @@ def train_masks(
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
     known: Collection[str] = (),
+    processes: Processes = ALONE,
 ) -> End:
     """Learns e_m of every type in the dataset that is not `known`, from the masks of its training pairs, into
     `model`.
@@ -213,7 +226,7 @@ def train_masks(
     training, size = _split(dataset, share, known)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
-    end = _run(task, config, None, "masks", on_stage, monitor, keeper)
+    end = _run(task, config, None, "masks", on_stage, monitor, keeper, processes)
     task.into(model)
     _remember(model, training)
     finders = {
@@ -223,7 +236,8 @@ def train_masks(
     model.mask_places |= {
         name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
-    _record(model, "mask", training_record(config, monitor.history), training, added=bool(known))
+    record = training_record(config, monitor.history, processes.count)
+    _record(model, "mask", record, training, added=bool(known))
     return end
 
 
@@ -298,15 +312,16 @@ def _run(
     on_stage: OnStage,
     monitor: Monitor,
     keeper: Keeper | None,
+    processes: Processes,
 ) -> End:
     def on_step(step: int, total: int, loss: float) -> None:
-        monitor.look(task, stage, step, total)
+        processes.first(lambda: monitor.look(task, stage, step, total))
         history = monitor.history
         note = f"loss {loss:.4f}  gradient {history.gradient[-1]:.3f}  rate {100 * history.rate[-1]:.0f} %"
         on_stage(stage, step, total, note)
 
     try:
-        fit(task, config, validation, on_step, monitor.history, keeper)
+        fit(task, config, validation, on_step, monitor.history, keeper, processes)
         if monitor.log:
             monitor.log.measured(stage, monitor.history)
     except KeyboardInterrupt:
