@@ -118,10 +118,9 @@ class Fitting:
         losses = self.processes.gather(self.processes.together(self._backward))
         value = sum(losses) / len(losses)
         self._check(value)
-        learning = [p for p in self.parameters if p.grad is not None]
-        means = self.processes.mean([p.grad for p in learning if p.grad is not None])
-        for parameter, gradient in zip(learning, means, strict=True):
-            parameter.grad = gradient
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        for gradient, mean in zip(gradients, self.processes.mean(gradients), strict=True):
+            gradient.copy_(mean)
         norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
         self.optimizer.step()
         self.step += 1

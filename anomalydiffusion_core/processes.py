@@ -88,7 +88,9 @@ class LaunchedProcesses(Processes):
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
         from accelerate.utils import reduce
 
-        return reduce(tensors, "mean")  # type: ignore[return-value]
+        flat: Any = reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")  # in one message
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
     def gather(self, value: T) -> list[T]:
         from accelerate.utils import gather_object

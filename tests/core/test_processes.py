@@ -56,7 +56,8 @@ class Threads(Processes):
         return self.gather(value)[0]
 
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [torch.stack(each).mean(0) for each in zip(*self.gather(tensors), strict=True)]
+        copies = [tensor.clone() for tensor in tensors]
+        return [torch.stack(each).mean(0) for each in zip(*self.gather(copies), strict=True)]
 
 
 def in_threads(work: Callable[[Processes], Any], count: int = 2) -> list[Any]:
@@ -293,4 +294,5 @@ def test_bad_input_that_only_the_first_process_meets_is_said_once_and_ends_both(
         process = launched(*training(dataset, tmp_path / "a.safetensors", 2))
         output = output_of(process)
     assert output.count("error: ") == output.count("error: Another training is writing to") == 1, output
-    assert process.returncode and re.findall(r"exitcode +: (-?\d+)", output) == ["2", "2"], output
+    *_, root_cause = re.findall(r"exitcode +: (-?\d+)", output)  # the launcher may have ended the other
+    assert process.returncode and root_cause == "2", output
