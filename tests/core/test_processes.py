@@ -256,7 +256,7 @@ def output_of(process: subprocess.Popen[str]) -> str:
 
 
 def training(data: Path, out: Path, batch: int, *more: object) -> tuple[object, ...]:
-    sizes = ("--steps", 12, "--mask-steps", 2, "--size", 64, "--share", 0.5, "--batch", batch)
+    sizes = ("--steps", 30, "--mask-steps", 2, "--size", 64, "--share", 0.5, "--batch", batch)
     return ("train", data, "--out", out, *sizes, "--device", "cpu", *more)
 
 
@@ -272,7 +272,7 @@ def test_launched_processes_stop_at_ctrl_c_and_resume_to_what_one_learns(
     process.send_signal(signal.SIGINT)
     output = output_of(process)
     assert json.loads(summary.read_text())["interrupted"] and output.count("Artifact: ") == 1, output
-    assert 1 <= load_artifact(two).training["anomaly"]["steps"] < 12  # type: ignore[index]
+    assert 1 <= load_artifact(two).training["anomaly"]["steps"] < 30  # type: ignore[index]
     refused(run(*training(dataset, two, 2, "--resume")), "was begun with processes 2, not 1")
 
     process = launched(*training(dataset, two, 2, "--resume"))
@@ -281,7 +281,7 @@ def test_launched_processes_stop_at_ctrl_c_and_resume_to_what_one_learns(
     assert not (tmp_path / "two.training").exists()
     expected: Any = load_artifact(one).training
     trained: Any = load_artifact(two).training
-    for stage, steps in (("anomaly", 12), ("mask", 2)):
+    for stage, steps in (("anomaly", 30), ("mask", 2)):
         assert trained[stage]["processes"] == 2 and trained[stage]["config"]["batch_size"] == 2
         assert len(trained[stage]["loss"]) == steps
         assert trained[stage]["loss"] == pytest.approx(expected[stage]["loss"], rel=1e-4)
