@@ -21,6 +21,7 @@ from .embeddings import AnomalyModel
 from .fitting import Keeper, training_record
 from .latent_diffusion import PLACEHOLDER, LatentDiffusion
 from .pipeline import End, Monitor, OnStage, TrainingOutcome, empty_model, origin_of, run_task, train_model
+from .processes import ALONE, Processes
 from .sampling import sample
 from .templates import PHOTO_TEMPLATES
 from .training import REDRAWING, TrainingConfig, unmasked_loss, view_generators
@@ -33,7 +34,7 @@ RATE = 1e-3  # 3e-3 learns no more of leather in 100 steps
 class AdaptationTask:
     """An adapter's parameters, on views of normal photos whose types are categories.
 
-    Every second prompt is empty, so that the unconditional branch of guidance is adapted, too.
+    Half of the prompts are empty, so that the unconditional branch of guidance is adapted, too.
     """
 
     def __init__(self, base: LatentDiffusion, pool: ViewPool, adapter: dict[str, nn.Parameter]) -> None:
@@ -43,10 +44,7 @@ class AdaptationTask:
         return [{"params": list(self.adapter.values()), "lr": RATE}]
 
     def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        prompts = [
-            "" if (template + i) % 2 else _prompt(pool, row, template // 2)
-            for i, row in enumerate(rows.tolist())
-        ]
+        prompts = ["" if (template + row) % 2 else _prompt(pool, row, template // 2) for row in rows.tolist()]
         latents = pool.latents[rows].to(self.base.device)
         return unmasked_loss(self.base, latents, t, noise, self.base.encode_prompts(prompts))
 
@@ -75,6 +73,7 @@ def train_adapted(
     checkpoints: Checkpoints | None = None,
     log: TensorBoardLog | None = None,
     start: AnomalyModel | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Adapts the base to the dataset's normal photos by `adapt_steps` steps, then learns on it as
     `train_model` does; the outcome holds the adapter.
@@ -83,16 +82,17 @@ def train_adapted(
     """
     keeper = None
     if checkpoints:
-        origin = origin_of(base, dataset, share) | {"normals": _fingerprint(training_normals(dataset))}
+        origin = origin_of(base, dataset, share, processes=processes.count)
+        origin["normals"] = _fingerprint(training_normals(dataset))
         keeper = checkpoints.stage("normals", origin)
     adaptation = replace(config, steps=adapt_steps)
     monitor = Monitor(every=PREVIEW_EVERY if log else 0, log=log)
-    end = adapt_to_normals(base, dataset, adaptation, on_stage, monitor, keeper)
+    end = adapt_to_normals(base, dataset, adaptation, on_stage, monitor, keeper, processes)
     outcome = TrainingOutcome(empty_model(base, dataset, config), None, end)
     try:
         if end.finished:
             outcome = train_model(
-                base, dataset, config, mask_steps, share, on_stage, checkpoints, None, log, start
+                base, dataset, config, mask_steps, share, on_stage, checkpoints, None, log, start, processes
             )
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
@@ -107,6 +107,7 @@ def adapt_to_normals(
     on_stage: OnStage = lambda *_: None,
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
+    processes: Processes = ALONE,
 ) -> End:
     """Adapts the base, for good, to the training normals of all categories together.
 
@@ -118,7 +119,7 @@ def adapt_to_normals(
     pool = make_normal_views(base, photos, _views_per_photo(config, photos), config.image_size, generator)
     with base.adapting(RANK, generator) as parameters:
         task = AdaptationTask(base, pool, parameters)
-        end = run_task(task, config, None, "normals", on_stage, monitor or Monitor(), keeper)
+        end = run_task(task, config, None, "normals", on_stage, monitor or Monitor(), keeper, processes)
         adapter = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
     base.adapt(adapter)
     return end

@@ -9,6 +9,7 @@ import typer
 
 from .cli_options import Base, Device, Json, Seed, device_of
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
+from .processes import launched
 
 
 def train(
@@ -25,7 +26,7 @@ def train(
     mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 400,
     minutes: Annotated[float | None, typer.Option(help="Stop each of the trainings after this long.")] = None,
     size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Views at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Views at a time, in each process.")] = 4,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches per step: as a larger batch, in the memory of one.")
     ] = 1,
@@ -100,18 +101,49 @@ def train(
     """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs.
 
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
+    Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
     from .adaptation import train_adapted
     from .artifact import export_lora, load_artifact, load_onto, save_artifact
     from .checkpoint import Checkpoints
-    from .dataset.layout import find_dataset
-    from .diffusers_model import load_base
+    from .dataset.layout import Dataset, find_dataset
+    from .diffusers_model import DiffusersModel, load_base
+    from .embeddings import AnomalyModel
     from .pipeline import train_model
     from .training import TrainingConfig
     from .training_log import TensorBoardLog
 
+    checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
+
+    lora = out.with_suffix(".lora.safetensors")
+
+    def prepare() -> tuple[
+        Dataset, DiffusersModel, AnomalyModel | None, AnomalyModel | None, TensorBoardLog | None
+    ]:
+        if adapt and extend:
+            raise ValueError(
+                "--adapt and --extend exclude each other: what is extended stays on the base that it was "
+                "trained on, adapted or not; leave --adapt out."
+            )
+        checkpoints.check(resume)
+        if resume and bool(adapt) != checkpoints.has("normals"):
+            how = "without" if adapt else "with"
+            raise ValueError(
+                f"The training in {checkpoints.folder} was begun {how} --adapt: give the same again, or "
+                "train to another name."
+            )
+        if not resume:
+            check_new(out)
+            check_new(lora)
+        found = find_dataset(dataset, category, defect)
+        model = load_base(base or "tiny", device_of(processes.own_device(device)))
+        model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+        known = load_onto(model, extend) if extend else None
+        start = load_artifact(encoder, model.fingerprint) if encoder else None
+        log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None
+        return found, model, known, start, log
+
     def command() -> dict[str, Any]:
-        checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
         config = TrainingConfig(
             steps=steps,
             batch_size=batch,
@@ -125,33 +157,12 @@ def train(
             minutes=minutes,
             seed=seed,
         )
-        if adapt and extend:
-            raise ValueError(
-                "--adapt and --extend exclude each other: what is extended stays on the base that it was "
-                "trained on, adapted or not; leave --adapt out."
-            )
-        lora = out.with_suffix(".lora.safetensors")
-        check_writable(out)
-        with checkpoints.alone():
-            checkpoints.check(resume)
-            if resume and bool(adapt) != checkpoints.has("normals"):
-                how = "without" if adapt else "with"
-                raise ValueError(
-                    f"The training in {checkpoints.folder} was begun {how} --adapt: give the same again, or "
-                    "train to another name."
-                )
-            if not resume:
-                check_new(out)
-                check_new(lora)
-            found = find_dataset(dataset, category, defect)
+        processes.first(lambda: check_writable(out))
+        with processes.held(checkpoints.alone()):
+            found, model, known, start, log = processes.together(prepare)
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-            model = load_base(base or "tiny", device_of(device))
-            model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
-            known = load_onto(model, extend) if extend else None
-            start = load_artifact(encoder, model.fingerprint) if encoder else None
-            log = TensorBoardLog(tensorboard, model) if tensorboard else None
-            with progress() as on_stage, interrupted_between(on_stage) as on_stage:
+            with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
                 if adapt:
                     outcome = train_adapted(
                         model,
@@ -164,18 +175,29 @@ def train(
                         checkpoints,
                         log,
                         start,
+                        processes,
                     )
                 else:
                     outcome = train_model(
-                        model, found, config, mask_steps, share, on_stage, checkpoints, known, log, start
+                        model,
+                        found,
+                        config,
+                        mask_steps,
+                        share,
+                        on_stage,
+                        checkpoints,
+                        known,
+                        log,
+                        start,
+                        processes,
                     )
             if log:
                 log.close()
-            save_artifact(outcome.model, out)
+            processes.first(lambda: save_artifact(outcome.model, out))
             if outcome.model.adapter:
-                export_lora(outcome.model, lora)
+                processes.first(lambda: export_lora(outcome.model, lora))
         if outcome.end.finished:
-            checkpoints.remove()
+            processes.first(checkpoints.remove)
         say(f"Artifact: {out}")
         summary: dict[str, Any] = {
             "artifact": str(out),
@@ -195,4 +217,6 @@ def train(
             summary["improvement"] = vars(i)
         return summary
 
-    raise typer.Exit(run_command(command, json))
+    with launched(device) as processes:
+        code = run_command(command, json, processes)
+    raise typer.Exit(code)

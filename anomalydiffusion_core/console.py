@@ -8,9 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from .pipeline import OnStage
@@ -63,9 +65,9 @@ def _plain_lines() -> OnStage:
 
 
 @contextmanager
-def interrupted_between(on_stage: OnStage) -> Iterator[OnStage]:
-    """The callback, which on Ctrl-C raises KeyboardInterrupt at its next call, so that no step is cut in two;
-    pressed again, Ctrl-C does so at once.
+def interrupted_between(on_stage: OnStage, processes: Processes = ALONE) -> Iterator[OnStage]:
+    """The callback, which on Ctrl-C in any process raises KeyboardInterrupt at its next call in all, so that
+    no step is cut in two; pressed again, Ctrl-C does so at once.
     """
     pressed = False
 
@@ -77,7 +79,7 @@ def interrupted_between(on_stage: OnStage) -> Iterator[OnStage]:
 
     def show(stage: str, done: int, total: int, note: str) -> None:
         on_stage(stage, done, total, note)
-        if pressed:
+        if any(processes.gather(pressed)):
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, press)
@@ -108,19 +110,33 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"{path} cannot be written: {nearest} is read-only; choose another place.")
 
 
-def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -> int:
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing of what is printed is shown."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def run_command(
+    command: Callable[[], dict[str, Any]], json_path: Path | None, processes: Processes = ALONE
+) -> int:
     """Runs a command and turns its end into an exit code: 0 done, 2 bad input, 130 interrupted.
 
     The returned summary goes to `json_path` when given. A summary with `interrupted` true gives 130, one with
-    a `shortfall` (why less was made than asked for) says so and gives 2.
+    a `shortfall` (why less was made than asked for) says so and gives 2. Of several `processes` that run it,
+    the first alone speaks and writes, and all end with its exit code.
     """
+    with silence() if processes.index else nullcontext():
+        return processes.agree(_exit_code(command, json_path, processes))
+
+
+def _exit_code(command: Callable[[], dict[str, Any]], json_path: Path | None, processes: Processes) -> int:
     try:
         if json_path:
-            check_writable(json_path)
+            processes.first(lambda: check_writable(json_path))
         summary = command()
         if json_path:
-            json_path.parent.mkdir(parents=True, exist_ok=True)
-            json_path.write_text(json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8")
+            processes.first(lambda: _write_summary(summary, json_path))
     except KeyboardInterrupt:
         print("Interrupted; what was finished is kept.", file=sys.stderr)
         return 130
@@ -131,6 +147,11 @@ def run_command(command: Callable[[], dict[str, Any]], json_path: Path | None) -
         print(f"error: {summary['shortfall']}", file=sys.stderr)
         return 2
     return 130 if summary.get("interrupted") else 0
+
+
+def _write_summary(summary: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .dataset.views import ViewPool
+from .processes import ALONE, Processes
 from .training import Task, TrainingConfig
 
 EXPLODED = 10.0  # times the loss of the first steps
@@ -55,12 +56,19 @@ class Fitting:
     """A training under way: the task's parameters, and everything that their next step depends on."""
 
     def __init__(
-        self, task: Task, config: TrainingConfig, validation: Validation | None, history: History
+        self,
+        task: Task,
+        config: TrainingConfig,
+        validation: Validation | None,
+        history: History,
+        processes: Processes = ALONE,
     ) -> None:
         self.task, self.config, self.validation, self.history = task, config, validation, history
+        self.processes = processes
         self.optimizer = torch.optim.AdamW(task.parameter_groups(config), betas=(0.9, 0.99), weight_decay=0.0)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.put(processes.agree([value.cpu() for value in self.values()]))
         # of decay 0, the parameters themselves
         self.average = self.values() if config.averaging else [p.detach() for p in self.parameters]
         self.best: list[Tensor] | None = None  # the average at the best measurement
@@ -80,8 +88,9 @@ class Fitting:
 
     @property
     def progress(self) -> float:
-        """By steps or by `config.minutes`, whichever is further; 1 = done."""
-        by_time = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
+        """By steps or by `config.minutes`, on the first process's clock, whichever is further; 1 = done."""
+        minutes = self.config.minutes
+        by_time = self.processes.agree(self.seconds) / (60 * minutes) if minutes else 0.0
         return max(self.step / self.config.steps if self.config.steps else 1.0, by_time)
 
     @property
@@ -98,23 +107,21 @@ class Fitting:
         return self.progress >= 1 or 0 < self.config.patience <= waited
 
     def take_step(self) -> None:
-        """One step of AdamW on `config.accumulate` batches; raises TrainingStopped where the loss says that
-        it cannot go on.
+        """One step of AdamW on `config.accumulate` batches of every process; raises TrainingStopped where the
+        loss says that it cannot go on.
         """
         self.whole = False
         ramp = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         rate = ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        pool, device, value = self.task.pool, self.task.base.device, 0.0
         self.optimizer.zero_grad(set_to_none=True)
-        for _ in range(self.config.accumulate):
-            rows, t, noise, template = draw(pool, self.config.batch_size, self.generator)
-            loss = self.task.loss(pool, rows, t.to(device), noise.to(device), template).mean()
-            loss = loss / self.config.accumulate
-            loss.backward()
-            value += float(loss.detach())
+        losses = self.processes.gather(self.processes.together(self._backward))
+        value = sum(losses) / len(losses)
         self._check(value)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        for gradient, mean in zip(gradients, self.processes.mean(gradients), strict=True):
+            gradient.copy_(mean)
         norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
         self.optimizer.step()
         self.step += 1
@@ -123,6 +130,18 @@ class Fitting:
         self.history.gradient.append(float(torch.stack(norms).norm()))
         self.history.rate.append(rate)
         self.whole = True
+
+    def _backward(self) -> float:
+        """The loss of this process's part of the batches, which all processes draw alike."""
+        pool, device, size, value = self.task.pool, self.task.base.device, self.config.batch_size, 0.0
+        own = slice(self.processes.index * size, (self.processes.index + 1) * size)
+        for _ in range(self.config.accumulate):
+            rows, t, noise, template = draw(pool, self.processes.count * size, self.generator)
+            loss = self.task.loss(pool, rows[own], t[own].to(device), noise[own].to(device), template).mean()
+            loss = loss / self.config.accumulate
+            loss.backward()
+            value += float(loss.detach())
+        return value
 
     def _check(self, loss: float) -> None:
         losses = self.history.loss
@@ -155,7 +174,7 @@ class Fitting:
         own = self.values()
         try:
             self.put(self.average)
-            measured.append((self.step, self.validation.measure(self.task)))
+            measured.append((self.step, self.processes.agree(self.validation.measure(self.task))))
         finally:
             self.put(own)
         if self.history.best() == len(measured) - 1:
@@ -220,17 +239,19 @@ def fit(
     on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
     history: History | None = None,
     keeper: Keeper | None = None,
+    processes: Processes = ALONE,
 ) -> History:
     """Trains a task; returns (and, for interrupts, fills in place) its history.
 
     It ends with `config.steps`, `config.minutes` or `config.patience`, whichever comes first, and leaves in
     the task the average of the best measurement, or the last one. `on_step(step, total, loss)` may raise to
-    stop. With a keeper it goes on where that one's training was cut off, and is kept there. Raises
-    TrainingStopped where the loss is no number any more or explodes.
+    stop. With a keeper it goes on where that one's training was cut off, and is kept there, by the first of
+    several processes, in all of which `fit` is called alike. Raises TrainingStopped where the loss is no
+    number any more or explodes.
     """
-    fitting = Fitting(task, config, validation, history if history is not None else History())
+    fitting = Fitting(task, config, validation, history if history is not None else History(), processes)
     if keeper:
-        keeper.restore(fitting)
+        processes.together(lambda: keeper.restore(fitting))
     try:
         while True:
             if fitting.due:
@@ -239,16 +260,16 @@ def fit(
                 break
             fitting.take_step()
             if keeper:
-                keeper.after_step(fitting)
+                processes.first(lambda: keeper.after_step(fitting))
             on_step(fitting.step, config.steps, fitting.history.loss[-1])
         fitting.measure()
         if keeper:
-            keeper.keep(fitting)
+            processes.first(lambda: keeper.keep(fitting))
     except OSError:  # of the keeper
         raise
     except BaseException:  # whatever `on_step` stops with
         if keeper and fitting.whole:
-            keeper.keep(fitting)
+            processes.first(lambda: keeper.keep(fitting))
         raise
     finally:
         fitting.settle()
@@ -294,10 +315,11 @@ class Validation:
         return torch.cat(parts).cpu().view(-1, self.draws)
 
 
-def training_record(config: TrainingConfig, history: History) -> dict[str, object]:
+def training_record(config: TrainingConfig, history: History, processes: int = 1) -> dict[str, object]:
     """What an artifact remembers of a training run."""
     return {
         "config": asdict(config),
+        "processes": processes,
         "steps": len(history.loss),
         "loss": [round(x, 5) for x in history.loss],
         "gradient": [round(x, 5) for x in history.gradient],

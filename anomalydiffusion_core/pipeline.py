@@ -23,6 +23,7 @@ from .latent_diffusion import LatentDiffusion, hash_weights
 from .location import WORDS, PlaceTask, WordsTask, make_scenes
 from .masks import mask_picture_size
 from .placement import places_of
+from .processes import ALONE, Processes
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
 from .tiny_base import architecture
@@ -109,6 +110,7 @@ def train_model(
     known: AnomalyModel | None = None,
     log: TensorBoardLog | None = None,
     start: AnomalyModel | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
@@ -118,14 +120,15 @@ def train_model(
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
     outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
+    Several `processes` that all call this learn the same together; `config.batch_size` is that of each.
     """
     keepers: dict[str, Keeper] = {}
     if checkpoints:
-        origin = origin_of(base, dataset, share, known, start)
+        origin = origin_of(base, dataset, share, known, start, processes.count)
         keepers = {name: checkpoints.stage(name, origin) for name in ("anomaly", "masks")}
 
     outcome = train_anomaly(
-        base, dataset, config, share, on_stage, _monitor(log), keepers.get("anomaly"), known, start
+        base, dataset, config, share, on_stage, _monitor(log), keepers.get("anomaly"), known, start, processes
     )
     try:
         if mask_steps and outcome.end.finished:
@@ -140,6 +143,7 @@ def train_model(
                 _monitor(log),
                 keepers.get("masks"),
                 known=known.mask if known else (),
+                processes=processes,
             )
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
@@ -156,6 +160,7 @@ def origin_of(
     share: float,
     known: AnomalyModel | None = None,
     start: AnomalyModel | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """What a training was on, as a checkpoint remembers it."""
     return {
@@ -166,6 +171,7 @@ def origin_of(
         "share": share,
         "extends": learned_hash(known) if known else "",
         "starts from": learned_hash(start) if start else "",
+        "processes": processes,
     }
 
 
@@ -179,6 +185,7 @@ def train_anomaly(
     keeper: Keeper | None = None,
     known: AnomalyModel | None = None,
     start: AnomalyModel | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     monitor = monitor or Monitor()
@@ -194,9 +201,9 @@ def train_anomaly(
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
-    end = run_task(task, config, validation, "train", on_stage, monitor, keeper)
+    end = run_task(task, config, validation, "train", on_stage, monitor, keeper, processes)
     task.into(model)
-    record = training_record(config, monitor.history)
+    record = training_record(config, monitor.history, processes.count)
     improvement, measured = None, monitor.history.validation
     if (best := monitor.history.best()) is not None:
         improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
@@ -215,6 +222,7 @@ def train_masks(
     monitor: Monitor | None = None,
     keeper: Keeper | None = None,
     known: Collection[str] = (),
+    processes: Processes = ALONE,
 ) -> End:
     """Learns e_m of every type in the dataset that is not `known`, from the masks of its training pairs, into
     `model`.
@@ -225,7 +233,7 @@ def train_masks(
     training, size = _split(dataset, share, known)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
-    end = run_task(task, config, None, "masks", on_stage, monitor, keeper)
+    end = run_task(task, config, None, "masks", on_stage, monitor, keeper, processes)
     task.into(model)
     _remember(model, training)
     finders = {
@@ -235,7 +243,8 @@ def train_masks(
     model.mask_places |= {
         name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
-    _record(model, "mask", training_record(config, monitor.history), training, added=bool(known))
+    record = training_record(config, monitor.history, processes.count)
+    _record(model, "mask", record, training, added=bool(known))
     return end
 
 
@@ -332,7 +341,7 @@ def train_encoder(
     for stage, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):
         if end.finished:
             monitor = _monitor(log)
-            end = run_task(kind(base, pool, encoders), settings, None, stage, on_stage, monitor, None)
+            end = run_task(kind(base, pool, encoders), settings, None, stage, on_stage, monitor, None, ALONE)
             model.training[stage] = training_record(settings, monitor.history)
     model.spatial_encoders = {name: encoder.eval() for name, encoder in encoders.items()}
     return TrainingOutcome(model, None, end)
@@ -389,18 +398,19 @@ def run_task(
     on_stage: OnStage,
     monitor: Monitor,
     keeper: Keeper | None,
+    processes: Processes,
 ) -> End:
     """Trains a task as a stage of the job, looked on at by `monitor`; says how it ended."""
 
     def on_step(step: int, total: int, loss: float) -> None:
-        monitor.look(task, stage, step, total)
+        processes.first(lambda: monitor.look(task, stage, step, total))
         history = monitor.history
         note = f"loss {loss:.4f}  gradient {history.gradient[-1]:.3f}  rate {100 * history.rate[-1]:.0f} %"
         on_stage(stage, step, total, note)
 
     task.base.release_codec()  # its views are made
     try:
-        fit(task, config, validation, on_step, monitor.history, keeper)
+        fit(task, config, validation, on_step, monitor.history, keeper, processes)
         if monitor.log:
             monitor.log.measured(stage, monitor.history)
     except KeyboardInterrupt:
