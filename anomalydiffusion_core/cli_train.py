@@ -30,6 +30,12 @@ def train(
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches per step: as a larger batch, in the memory of one.")
     ] = 1,
+    refresh_every: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Steps after which other views of the pairs are drawn meanwhile; 0 = never."
+        ),
+    ] = 0,
     precision: Annotated[
         Literal["fp32", "bf16"],
         typer.Option(help="Of the base's U-Net; bf16 takes half the memory, on GPUs that know it."),
@@ -149,6 +155,7 @@ def train(
             batch_size=batch,
             image_size=size,
             accumulate=accumulate,
+            refresh_every=refresh_every,
             checkpointing=checkpointing,
             normalisation=loss,
             spatial_encoder=spatial_encoder,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .dataset.views import ViewPool
+from .dataset.views import RefreshedPool, ViewPool
 from .processes import ALONE, Processes
 from .training import Task, TrainingConfig
 
@@ -62,9 +62,10 @@ class Fitting:
         validation: Validation | None,
         history: History,
         processes: Processes = ALONE,
+        pools: RefreshedPool | None = None,
     ) -> None:
         self.task, self.config, self.validation, self.history = task, config, validation, history
-        self.processes = processes
+        self.processes, self.pools = processes, pools
         self.optimizer = torch.optim.AdamW(task.parameter_groups(config), betas=(0.9, 0.99), weight_decay=0.0)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -133,7 +134,7 @@ class Fitting:
 
     def _backward(self) -> float:
         """The loss of this process's part of the batches, which all processes draw alike."""
-        pool, device, size, value = self.task.pool, self.task.base.device, self.config.batch_size, 0.0
+        pool, device, size, value = self._pool(), self.task.base.device, self.config.batch_size, 0.0
         own = slice(self.processes.index * size, (self.processes.index + 1) * size)
         for _ in range(self.config.accumulate):
             rows, t, noise, template = draw(pool, self.processes.count * size, self.generator)
@@ -142,6 +143,12 @@ class Fitting:
             loss.backward()
             value += float(loss.detach())
         return value
+
+    def _pool(self) -> ViewPool:
+        try:
+            return self.pools.at(self.step) if self.pools else self.task.pool
+        except (OSError, ValueError) as error:  # a photo that is gone, say
+            raise TrainingStopped(f"No new views could be made: {error}") from error
 
     def _check(self, loss: float) -> None:
         losses = self.history.loss
@@ -240,8 +247,9 @@ def fit(
     history: History | None = None,
     keeper: Keeper | None = None,
     processes: Processes = ALONE,
+    pools: RefreshedPool | None = None,
 ) -> History:
-    """Trains a task; returns (and, for interrupts, fills in place) its history.
+    """Trains a task, on its pool or on `pools`; returns (and, for interrupts, fills in place) its history.
 
     It ends with `config.steps`, `config.minutes` or `config.patience`, whichever comes first, and leaves in
     the task the average of the best measurement, or the last one. `on_step(step, total, loss)` may raise to
@@ -249,7 +257,9 @@ def fit(
     several processes, in all of which `fit` is called alike. Raises TrainingStopped where the loss is no
     number any more or explodes.
     """
-    fitting = Fitting(task, config, validation, history if history is not None else History(), processes)
+    fitting = Fitting(
+        task, config, validation, history if history is not None else History(), processes, pools
+    )
     if keeper:
         processes.together(lambda: keeper.restore(fitting))
     try:

@@ -15,7 +15,7 @@ from .artifact import check_base, learned_hash
 from .checkpoint import Checkpoints
 from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
-from .dataset.views import ViewPool, make_mask_views, make_views
+from .dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
 from .fitting import History, Keeper, TrainingStopped, Validation, fit, training_record
 from .foreground import object_finder
@@ -24,6 +24,7 @@ from .location import WORDS, PlaceTask, WordsTask, make_scenes
 from .masks import mask_picture_size
 from .placement import places_of
 from .processes import ALONE, Processes
+from .sampling import image_generator
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
 from .tiny_base import architecture
@@ -195,13 +196,19 @@ def train_anomaly(
     model = _extendable(known, base, config) if known else empty_model(base, dataset, config)
     on_stage("read", 0, 1, "reading pairs and making views")
     _remember(model, training)
-    pool = make_views(base, training, config.views_per_pair, config.image_size, generator)
+
+    def views(number: int) -> ViewPool:
+        drawn = image_generator(config.seed, number, "views")
+        return make_views(base, training, config.views_per_pair, config.image_size, drawn)
+
+    pools = RefreshedPool(views, config.refresh_every) if config.refresh_every else None
+    pool = pools.at(0) if pools else views(0)
     validation = None
     if held_out:
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
-    end = run_task(task, config, validation, "train", on_stage, monitor, keeper, processes)
+    end = run_task(task, config, validation, "train", on_stage, monitor, keeper, processes, pools)
     task.into(model)
     record = training_record(config, monitor.history, processes.count)
     improvement, measured = None, monitor.history.validation
@@ -399,6 +406,7 @@ def run_task(
     monitor: Monitor,
     keeper: Keeper | None,
     processes: Processes,
+    pools: RefreshedPool | None = None,
 ) -> End:
     """Trains a task as a stage of the job, looked on at by `monitor`; says how it ended."""
 
@@ -408,9 +416,10 @@ def run_task(
         note = f"loss {loss:.4f}  gradient {history.gradient[-1]:.3f}  rate {100 * history.rate[-1]:.0f} %"
         on_stage(stage, step, total, note)
 
-    task.base.release_codec()  # its views are made
+    if not pools:
+        task.base.release_codec()  # its views are made
     try:
-        fit(task, config, validation, on_step, monitor.history, keeper, processes)
+        fit(task, config, validation, on_step, monitor.history, keeper, processes, pools)
         if monitor.log:
             monitor.log.measured(stage, monitor.history)
     except KeyboardInterrupt:
@@ -421,6 +430,9 @@ def run_task(
         return End(problem=f"{error.filename or stage}: {error.strerror or error}; nothing more was learned.")
     except torch.OutOfMemoryError:
         return End(problem="The device ran out of memory: lower batch or size, then resume or train again.")
+    finally:
+        if pools:
+            pools.close()
     return End()
 
 

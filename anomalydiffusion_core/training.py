@@ -39,6 +39,7 @@ class TrainingConfig:
     batch_size: int = 4
     image_size: int = 256  # pixels per side of the views
     views_per_pair: int = 16  # the pair itself and random views of it
+    refresh_every: int = 0  # steps after which other views are drawn, in the background; 0 = never
     anomaly_tokens: int = 8  # k
     mask_tokens: int = 4  # k'
     token_rate: float = 0.3

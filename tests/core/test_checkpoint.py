@@ -105,9 +105,12 @@ def test_each_part_of_a_checkpoint_counts(fake_base: LatentDiffusion, tmp_path: 
     assert not same(learned(task), learned(whole))
 
 
+@pytest.mark.parametrize("refresh_every", [0, 3])
 def test_a_whole_job_goes_on_in_either_of_its_trainings(
-    fake_base: LatentDiffusion, dataset: Path, tmp_path: Path
+    fake_base: LatentDiffusion, dataset: Path, tmp_path: Path, refresh_every: int
 ) -> None:
+    config = replace(CONFIG, refresh_every=refresh_every)
+
     def run(folder: str, *stops: tuple[str, int]) -> AnomalyModel:
         for stage, step in stops:
 
@@ -116,8 +119,8 @@ def test_a_whole_job_goes_on_in_either_of_its_trainings(
                     raise KeyboardInterrupt
 
             checkpoints = Checkpoints(tmp_path / folder)
-            assert train_model(fake_base, found, CONFIG, 6, 0.5, stop, checkpoints).end.interrupted
-        return train_model(fake_base, found, CONFIG, 6, 0.5, checkpoints=Checkpoints(tmp_path / folder)).model
+            assert train_model(fake_base, found, config, 6, 0.5, stop, checkpoints).end.interrupted
+        return train_model(fake_base, found, config, 6, 0.5, checkpoints=Checkpoints(tmp_path / folder)).model
 
     found = find_dataset(dataset)
     whole, parts = run("whole"), run("parts", ("train", 7), ("masks", 2))

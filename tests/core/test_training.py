@@ -275,6 +275,29 @@ def repaint(dataset: Path, defect: str, stems: list[str], write_image: Callable[
         write_image(dataset / "thing/test" / defect / f"{stem}.png", pixels)
 
 
+def test_other_views_are_drawn_meanwhile(fake_base: LatentDiffusion, dataset: Path) -> None:
+    found, once = find_dataset(dataset), replace(CONFIG, steps=8)
+    losses = {}
+    for every in (0, 4, 8):
+        outcome = train_model(fake_base, found, replace(once, refresh_every=every), 0, 0.5)
+        losses[every] = outcome.model.training["anomaly"]["loss"]
+    assert losses[8] == losses[0]
+    assert losses[4][:4] == losses[0][:4] and losses[4] != losses[0]
+
+
+def test_views_that_cannot_be_drawn_any_more_stop_with_the_file(
+    fake_base: LatentDiffusion, dataset: Path
+) -> None:
+    def lose_a_photo(_stage: str, done: int, _total: int, _note: str) -> None:
+        if done == 1:
+            (dataset / "thing/test/stain/000.png").unlink()
+
+    config = replace(CONFIG, steps=20, refresh_every=6)
+    outcome = train_model(fake_base, find_dataset(dataset), config, 0, 0.5, lose_a_photo)
+    assert "No new views could be made: " in outcome.end.problem and "000.png" in outcome.end.problem
+    assert outcome.model.training["anomaly"]["steps"] == 12
+
+
 def test_the_autoencoder_leaves_the_device_once_the_views_are_made(
     fake_base: LatentDiffusion, dataset: Path
 ) -> None:
