@@ -11,21 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoints
 from .conditioning import empty_context
 from .dataset.layout import Dataset
 from .dataset.photos import file_hash
 from .dataset.views import ViewPool, make_normal_views
 from .diffusers_model import DiffusersModel
 from .embeddings import AnomalyModel
-from .fitting import Keeper, training_record
+from .fitting import training_record
 from .latent_diffusion import PLACEHOLDER, LatentDiffusion
-from .pipeline import End, Monitor, OnStage, TrainingOutcome, empty_model, origin_of, run_task, train_model
-from .processes import ALONE, Processes
+from .pipeline import TrainingOutcome, empty_model, origin_of, train_model
 from .sampling import sample
 from .templates import PHOTO_TEMPLATES
 from .training import REDRAWING, TrainingConfig, unmasked_loss, view_generators
-from .training_log import PREVIEW_EVERY, TensorBoardLog
+from .training_run import End, Run, Stage
 
 RANK = 8
 RATE = 1e-3  # 3e-3 learns no more of leather in 100 steps
@@ -69,34 +67,25 @@ def train_adapted(
     mask_steps: int,
     share: float,
     adapt_steps: int,
-    on_stage: OnStage = lambda *_: None,
-    checkpoints: Checkpoints | None = None,
-    log: TensorBoardLog | None = None,
+    run: Run = Run(),
     start: AnomalyModel | None = None,
-    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Adapts the base to the dataset's normal photos by `adapt_steps` steps, then learns on it as
     `train_model` does; the outcome holds the adapter.
 
     Interrupts and problems of the adaptation end the whole, as they do there.
     """
-    keeper = None
-    if checkpoints:
-        origin = origin_of(base, dataset, share, processes=processes.count)
-        origin["normals"] = _fingerprint(training_normals(dataset))
-        keeper = checkpoints.stage("normals", origin)
-    adaptation = replace(config, steps=adapt_steps)
-    monitor = Monitor(every=PREVIEW_EVERY if log else 0, log=log)
-    end = adapt_to_normals(base, dataset, adaptation, on_stage, monitor, keeper, processes)
+    origin = origin_of(base, dataset, share, run.processes)
+    origin["normals"] = _fingerprint(training_normals(dataset))
+    adaptation, stage = replace(config, steps=adapt_steps), run.stage("normals", origin)
+    end = adapt_to_normals(base, dataset, adaptation, stage)
     outcome = TrainingOutcome(empty_model(base, dataset, config), None, end)
     try:
         if end.finished:
-            outcome = train_model(
-                base, dataset, config, mask_steps, share, on_stage, checkpoints, None, log, start, processes
-            )
+            outcome = train_model(base, dataset, config, mask_steps, share, run, start=start)
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
-    outcome.model.training["normals"] = training_record(adaptation, monitor.history)
+    outcome.model.training["normals"] = training_record(adaptation, stage.monitor.history)
     return outcome
 
 
@@ -104,22 +93,19 @@ def adapt_to_normals(
     base: DiffusersModel,
     dataset: Dataset,
     config: TrainingConfig,
-    on_stage: OnStage = lambda *_: None,
-    monitor: Monitor | None = None,
-    keeper: Keeper | None = None,
-    processes: Processes = ALONE,
+    stage: Stage | None = None,
 ) -> End:
     """Adapts the base, for good, to the training normals of all categories together.
 
     Raises ValueError where there are none in `train/good`, and where the base is adapted already.
     """
-    photos = training_normals(dataset)
-    on_stage("read", 0, 1, "reading normal photos and making views")
+    photos, stage = training_normals(dataset), stage or Stage("normals")
+    stage.tell("reading normal photos and making views")
     generator = torch.Generator().manual_seed(config.seed)
     pool = make_normal_views(base, photos, _views_per_photo(config, photos), config.image_size, generator)
     with base.adapting(RANK, generator) as parameters:
         task = AdaptationTask(base, pool, parameters)
-        end = run_task(task, config, None, "normals", on_stage, monitor or Monitor(), keeper, processes)
+        end = stage.train(task, config)
         adapter = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
     base.adapt(adapter)
     return end

@@ -51,6 +51,7 @@ def pretrain_encoder(
     from .location import PLACES
     from .pipeline import train_encoder
     from .training_log import TensorBoardLog
+    from .training_run import Run
 
     def command() -> dict[str, Any]:
         check_new(out)
@@ -66,7 +67,7 @@ def pretrain_encoder(
         )
         log = TensorBoardLog(tensorboard, model) if tensorboard else None
         with progress() as on_stage, interrupted_between(on_stage) as on_stage:
-            outcome = train_encoder(model, config, words_steps, scenes, on_stage, log)
+            outcome = train_encoder(model, config, words_steps, scenes, Run(on_stage, log=log))
         if log:
             log.close()
         save_artifact(outcome.model, out)

@@ -118,6 +118,7 @@ def train(
     from .pipeline import train_model
     from .training import TrainingConfig
     from .training_log import TensorBoardLog
+    from .training_run import Run
 
     checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
 
@@ -170,34 +171,11 @@ def train(
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
+                run = Run(on_stage, checkpoints, log, processes)
                 if adapt:
-                    outcome = train_adapted(
-                        model,
-                        found,
-                        config,
-                        mask_steps,
-                        share,
-                        adapt_steps,
-                        on_stage,
-                        checkpoints,
-                        log,
-                        start,
-                        processes,
-                    )
+                    outcome = train_adapted(model, found, config, mask_steps, share, adapt_steps, run, start)
                 else:
-                    outcome = train_model(
-                        model,
-                        found,
-                        config,
-                        mask_steps,
-                        share,
-                        on_stage,
-                        checkpoints,
-                        known,
-                        log,
-                        start,
-                        processes,
-                    )
+                    outcome = train_model(model, found, config, mask_steps, share, run, known, start)
             if log:
                 log.close()
             processes.first(lambda: save_artifact(outcome.model, out))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .processes import ALONE, Processes
 
 if TYPE_CHECKING:
-    from .pipeline import OnStage
+    from .training_run import OnStage
 
 PLAIN_EVERY = 0.1  # share of a stage between two plain lines
 

@@ -21,10 +21,11 @@ from .export.mvtec import read_manifest
 from .generated_dataset import GenerationRun, generate_all
 from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
-from .pipeline import OnStage, TrainingOutcome, train_model
+from .pipeline import TrainingOutcome, train_model
 from .report import write_report
 from .tiny_base.few_shot import CATEGORIES, write_few_shot_dataset
 from .training import TrainingConfig
+from .training_run import OnStage, Run
 
 SIZE = 128  # pixels per side
 TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
@@ -59,7 +60,7 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
 
 def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
     """Learns the demo's four defect types from its few-shot dataset."""
-    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, on_stage)
+    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, Run(on_stage))
 
 
 def demo_embeddings(base: LatentDiffusion) -> AnomalyModel:

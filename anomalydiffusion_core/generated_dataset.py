@@ -24,9 +24,9 @@ from .generation_config import GenerationConfig
 from .latent_diffusion import LatentDiffusion
 from .mask_sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
 from .masks import TriesExhausted, drawn_masks
-from .pipeline import OnStage
 from .sampling import OnStep
 from .tiny_decoder import decoder_file, load_tiny_decoder
+from .training_run import OnStage
 
 DEFAULT_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from .artifact import check_base, learned_hash
-from .checkpoint import Checkpoints
 from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
 from .dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
 from .embeddings import AnomalyModel
-from .fitting import History, Keeper, TrainingStopped, Validation, fit, training_record
+from .fitting import Validation, training_record
 from .foreground import object_finder
 from .latent_diffusion import LatentDiffusion, hash_weights
 from .location import WORDS, PlaceTask, WordsTask, make_scenes
@@ -28,11 +27,10 @@ from .sampling import image_generator
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .templates import PHOTO_TEMPLATES
 from .tiny_base import architecture
-from .training import AnomalyTask, MaskTask, Task, TrainingConfig
-from .training_log import PREVIEW_EVERY, TensorBoardLog
+from .training import AnomalyTask, MaskTask, TrainingConfig
+from .training_run import End, Run, Stage
 
 log = logging.getLogger(__name__)
-OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
 
 
 @dataclass(frozen=True)
@@ -44,51 +42,6 @@ class Improvement:
     relative: float  # (after - before) / before; negative is better
     low: float
     high: float
-
-
-@dataclass
-class Monitor:
-    """Looks on at a training: `history` fills step by step, and every `every` steps (0: never) `show` is
-    given latents (N,C,h,w) of one view of each of the first types, and of the same drawn anew; a `log` has
-    all of it.
-    """
-
-    history: History = field(default_factory=History)
-    every: int = 0
-    show: Callable[[torch.Tensor, torch.Tensor], None] = lambda real, redrawn: None
-    types: int = 4  # at most
-    log: TensorBoardLog | None = None
-
-    def look(self, task: Task, stage: str, step: int, total: int) -> None:
-        """To be called after each step."""
-        if self.log:
-            self.log.step(stage, self.history)
-        if not self.every or (step % self.every and step != total):
-            return
-        first = [int((task.pool.types == i).nonzero()[0]) for i in range(len(task.pool.names))]
-        rows = torch.tensor(first[: self.types])
-        real, redrawn = task.pool.latents[rows].to(task.base.device), task.redraw(rows)
-        self.show(real, redrawn)
-        if self.log:
-            self.log.show(stage, step, real, redrawn)
-
-
-@dataclass(frozen=True)
-class End:
-    """How a training ended: of itself, `interrupted` by a KeyboardInterrupt, or by a `problem`."""
-
-    interrupted: bool = False
-    problem: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it came to its end."""
-        return not self.interrupted and not self.problem
-
-    def check(self) -> None:
-        """Raises KeyboardInterrupt, or ValueError with the problem, where it did not."""
-        if not self.finished:
-            raise ValueError(self.problem) if self.problem else KeyboardInterrupt
 
 
 @dataclass
@@ -106,12 +59,9 @@ def train_model(
     config: TrainingConfig,
     mask_steps: int,
     share: float,
-    on_stage: OnStage = lambda *_: None,
-    checkpoints: Checkpoints | None = None,
+    run: Run = Run(),
     known: AnomalyModel | None = None,
-    log: TensorBoardLog | None = None,
     start: AnomalyModel | None = None,
-    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
@@ -120,48 +70,27 @@ def train_model(
 
     The first `share` of each type's pairs trains; the rest only measures. With share 1 nothing is held out.
     A KeyboardInterrupt ends the stage under way, as does a loss that explodes or memory that runs out; the
-    outcome holds the best of what was learned so far. With `checkpoints` it goes on where it was cut off.
-    Several `processes` that all call this learn the same together; `config.batch_size` is that of each.
+    outcome holds the best of what was learned so far. With checkpoints it goes on where it was cut off.
     """
-    keepers: dict[str, Keeper] = {}
-    if checkpoints:
-        origin = origin_of(base, dataset, share, known, start, processes.count)
-        keepers = {name: checkpoints.stage(name, origin) for name in ("anomaly", "masks")}
-
-    outcome = train_anomaly(
-        base, dataset, config, share, on_stage, _monitor(log), keepers.get("anomaly"), known, start, processes
-    )
+    origin = origin_of(base, dataset, share, run.processes, known, start)
+    outcome = train_anomaly(base, dataset, config, share, run.stage("anomaly", origin), known, start)
     try:
         if mask_steps and outcome.end.finished:
-            mask_config = replace(config, steps=mask_steps)
-            outcome.end = train_masks(
-                base,
-                dataset,
-                outcome.model,
-                mask_config,
-                share,
-                on_stage,
-                _monitor(log),
-                keepers.get("masks"),
-                known=known.mask if known else (),
-                processes=processes,
-            )
+            settings, stage = replace(config, steps=mask_steps), run.stage("masks", origin)
+            masks_known = known.mask if known else ()
+            outcome.end = train_masks(base, dataset, outcome.model, settings, share, stage, masks_known)
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
     return outcome
-
-
-def _monitor(log: TensorBoardLog | None) -> Monitor:
-    return Monitor(every=PREVIEW_EVERY if log else 0, log=log)
 
 
 def origin_of(
     base: LatentDiffusion,
     dataset: Dataset,
     share: float,
+    processes: Processes = ALONE,
     known: AnomalyModel | None = None,
     start: AnomalyModel | None = None,
-    processes: int = 1,
 ) -> dict[str, Any]:
     """What a training was on, as a checkpoint remembers it."""
     return {
@@ -172,7 +101,7 @@ def origin_of(
         "share": share,
         "extends": learned_hash(known) if known else "",
         "starts from": learned_hash(start) if start else "",
-        "processes": processes,
+        "processes": processes.count,
     }
 
 
@@ -181,20 +110,17 @@ def train_anomaly(
     dataset: Dataset,
     config: TrainingConfig,
     share: float,
-    on_stage: OnStage = lambda *_: None,
-    monitor: Monitor | None = None,
-    keeper: Keeper | None = None,
+    stage: Stage | None = None,
     known: AnomalyModel | None = None,
     start: AnomalyModel | None = None,
-    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
-    monitor = monitor or Monitor()
+    stage = stage or Stage("anomaly")
     encoders = _first_encoders(base, config, known, start)
     training, held_out = _split(dataset, share, known.anomaly if known else {})
     generator = torch.Generator().manual_seed(config.seed)
     model = _extendable(known, base, config) if known else empty_model(base, dataset, config)
-    on_stage("read", 0, 1, "reading pairs and making views")
+    stage.tell("reading pairs and making views")
     _remember(model, training)
 
     def views(number: int) -> ViewPool:
@@ -208,11 +134,12 @@ def train_anomaly(
         validation = Validation(make_views(base, held_out, 1, config.image_size, generator))
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
-    end = run_task(task, config, validation, "train", on_stage, monitor, keeper, processes, pools)
+    end = stage.train(task, config, validation, pools)
     task.into(model)
-    record = training_record(config, monitor.history, processes.count)
-    improvement, measured = None, monitor.history.validation
-    if (best := monitor.history.best()) is not None:
+    history = stage.monitor.history
+    record = training_record(config, history, stage.processes.count)
+    improvement, measured = None, history.validation
+    if (best := history.best()) is not None:
         improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
         (record if known else model.training)["improvement"] = asdict(improvement)
     _record(model, "anomaly", record, training, added=known is not None)
@@ -225,22 +152,19 @@ def train_masks(
     model: AnomalyModel,
     config: TrainingConfig,
     share: float,
-    on_stage: OnStage = lambda *_: None,
-    monitor: Monitor | None = None,
-    keeper: Keeper | None = None,
+    stage: Stage | None = None,
     known: Collection[str] = (),
-    processes: Processes = ALONE,
 ) -> End:
     """Learns e_m of every type in the dataset that is not `known`, from the masks of its training pairs, into
     `model`.
 
     `model` holds what was learned so far, however it ended.
     """
-    monitor, generator = monitor or Monitor(), torch.Generator().manual_seed(config.seed)
+    stage, generator = stage or Stage("masks"), torch.Generator().manual_seed(config.seed)
     training, size = _split(dataset, share, known)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
-    end = run_task(task, config, None, "masks", on_stage, monitor, keeper, processes)
+    end = stage.train(task, config)
     task.into(model)
     _remember(model, training)
     finders = {
@@ -250,7 +174,7 @@ def train_masks(
     model.mask_places |= {
         name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
-    record = training_record(config, monitor.history, processes.count)
+    record = training_record(config, stage.monitor.history, stage.processes.count)
     _record(model, "mask", record, training, added=bool(known))
     return end
 
@@ -323,8 +247,7 @@ def train_encoder(
     config: TrainingConfig,
     words_steps: int,
     scenes: int,
-    on_stage: OnStage = lambda *_: None,
-    log: TensorBoardLog | None = None,
+    run: Run = Run(),
 ) -> TrainingOutcome:
     """Learns E alone, from so many procedural scenes: first the words for places, in `words_steps`, then
     places.
@@ -332,9 +255,11 @@ def train_encoder(
     The outcome's model has no defect types; `train_model` can start from it. It ends as `train_model` does,
     but a KeyboardInterrupt while scenes are drawn, when nothing is learned yet, is passed on.
     """
-    pool = make_scenes(
-        base, config.seed, scenes, lambda done, total: on_stage("scenes", done, total, "drawn and encoded")
-    )
+
+    def on_scene(done: int, total: int) -> None:
+        run.on_stage("scenes", done, total, "drawn and encoded")
+
+    pool = make_scenes(base, config.seed, scenes, on_scene)
     encoders = untrained_encoders(base, config.seed)
     words = replace(
         WORDS,
@@ -345,11 +270,11 @@ def train_encoder(
     )
     model = AnomalyModel(base.fingerprint, base.native_size, PHOTO_TEMPLATES)
     end = End()
-    for stage, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):
+    for name, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):
         if end.finished:
-            monitor = _monitor(log)
-            end = run_task(kind(base, pool, encoders), settings, None, stage, on_stage, monitor, None, ALONE)
-            model.training[stage] = training_record(settings, monitor.history)
+            stage = run.stage(name)
+            end = stage.train(kind(base, pool, encoders), settings)
+            model.training[name] = training_record(settings, stage.monitor.history)
     model.spatial_encoders = {name: encoder.eval() for name, encoder in encoders.items()}
     return TrainingOutcome(model, None, end)
 
@@ -395,45 +320,6 @@ def untrained_encoders(base: LatentDiffusion, seed: int) -> dict[str, SpatialEnc
             encoders[name] = SpatialEncoder(size)
             encoders[name].set_scale(float(vectors[name].square().mean().sqrt()))
     return encoders
-
-
-def run_task(
-    task: Task,
-    config: TrainingConfig,
-    validation: Validation | None,
-    stage: str,
-    on_stage: OnStage,
-    monitor: Monitor,
-    keeper: Keeper | None,
-    processes: Processes,
-    pools: RefreshedPool | None = None,
-) -> End:
-    """Trains a task as a stage of the job, looked on at by `monitor`; says how it ended."""
-
-    def on_step(step: int, total: int, loss: float) -> None:
-        processes.first(lambda: monitor.look(task, stage, step, total))
-        history = monitor.history
-        note = f"loss {loss:.4f}  gradient {history.gradient[-1]:.3f}  rate {100 * history.rate[-1]:.0f} %"
-        on_stage(stage, step, total, note)
-
-    if not pools:
-        task.base.release_codec()  # its views are made
-    try:
-        fit(task, config, validation, on_step, monitor.history, keeper, processes, pools)
-        if monitor.log:
-            monitor.log.measured(stage, monitor.history)
-    except KeyboardInterrupt:
-        return End(interrupted=True)
-    except TrainingStopped as stopped:
-        return End(problem=str(stopped))
-    except OSError as error:  # of a checkpoint
-        return End(problem=f"{error.filename or stage}: {error.strerror or error}; nothing more was learned.")
-    except torch.OutOfMemoryError:
-        return End(problem="The device ran out of memory: lower batch or size, then resume or train again.")
-    finally:
-        if pools:
-            pools.close()
-    return End()
 
 
 def paired_improvement(before: np.ndarray, after: np.ndarray, resamples: int = 4000) -> Improvement:

@@ -24,8 +24,9 @@ from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.fitting import Validation
-from anomalydiffusion_core.pipeline import Monitor, paired_improvement, train_anomaly
+from anomalydiffusion_core.pipeline import paired_improvement, train_anomaly
 from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training_run import Stage
 
 VIEWS = 8  # of each photo of `test/good`
 
@@ -45,11 +46,11 @@ def main() -> None:
             base = load_base(arguments.base, arguments.device)
             if variant == "adapted":
                 adapt(base, dataset, replace(config, steps=arguments.adapt_steps))
-            start, monitor = time.monotonic(), Monitor()
-            outcome = train_anomaly(base, dataset, config, arguments.share, monitor=monitor)
+            start, stage = time.monotonic(), Stage("anomaly")
+            outcome = train_anomaly(base, dataset, config, arguments.share, stage)
             if outcome.improvement is None:
                 parser.error(f"--share {arguments.share} holds no pairs out: give less")
-            measured = [losses for _, losses in monitor.history.validation]
+            measured = [losses for _, losses in stage.monitor.history.validation]
             losses[variant] = measured[0], measured[-1]
             tell(variant, seed, losses["plain"][0], measured[-1], time.monotonic() - start)
             keep(outcome.model, arguments.save, f"{variant}-{seed}")

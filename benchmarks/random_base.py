@@ -1,7 +1,6 @@
 """A base of Stable Diffusion 1.x's layout with random weights: what it costs, without a download.
 
-The U-Net and the autoencoder are of true size; the text encoder, which is run once per prompt, is the
-embedded base's with CLIP-L's width.
+U-Net, autoencoder and text encoder are of true size.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ def load_base_or_random(name: str, device: str) -> DiffusersModel:
 def random_sd(device: str = "cpu") -> DiffusersModel:
     """Stable Diffusion 1.5's U-Net (860 M parameters) and autoencoder with random weights."""
     torch.manual_seed(0)
-    text = {**TEXT_ENCODER, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    text = {**TEXT_ENCODER, "hidden_size": 768, "intermediate_size": 3072}
+    text |= {"num_hidden_layers": 12, "num_attention_heads": 12}
     start, end = VOCABULARY - 2, VOCABULARY - 1
     config = CLIPTextConfig(
         vocab_size=VOCABULARY, bos_token_id=start, eos_token_id=end, pad_token_id=end, **text

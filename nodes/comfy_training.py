@@ -9,32 +9,37 @@ from pathlib import Path
 
 import folder_paths
 
-from ..anomalydiffusion_core.checkpoint import Checkpoints, StageKeeper
+from ..anomalydiffusion_core.checkpoint import Checkpoints
 from ..anomalydiffusion_core.dataset.layout import Dataset
 from ..anomalydiffusion_core.embeddings import AnomalyModel
-from ..anomalydiffusion_core.pipeline import End, origin_of
+from ..anomalydiffusion_core.pipeline import origin_of
 from ..anomalydiffusion_core.training import TrainingConfig
+from ..anomalydiffusion_core.training_run import End, Stage
 from .comfy_model import ComfyModel
+from .training_preview import TrainingPreview
 
 FOLDER = Path("anomalydiffusion") / "training"  # below ComfyUI's output folder
 
 
 def kept_training(
-    stage: str,
+    name: str,
     base: ComfyModel,
     dataset: Dataset,
     config: TrainingConfig,
     share: float,
     minutes: float,
+    preview: TrainingPreview,
     known: AnomalyModel | None = None,
     start: AnomalyModel | None = None,
-) -> tuple[Checkpoints, StageKeeper]:
-    """Where a training of just these settings is kept; queued again, it goes on from there."""
-    origin = origin_of(base, dataset, share, known, start)
-    settings = json.dumps([stage, origin, asdict(config)], sort_keys=True)
-    name = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / name, minutes)
-    return checkpoints, checkpoints.stage(stage, origin)
+) -> tuple[Checkpoints, Stage]:
+    """A training that `preview` shows, and where it is kept: queued again with just these settings, it goes
+    on from there.
+    """
+    origin = origin_of(base, dataset, share, known=known, start=start)
+    settings = json.dumps([name, origin, asdict(config)], sort_keys=True)
+    folder = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / folder, minutes)
+    return checkpoints, Stage(name, preview.on_stage, preview.monitor, checkpoints.stage(name, origin))
 
 
 def ended(end: End, checkpoints: Checkpoints, keep_best: bool) -> str:

@@ -138,13 +138,11 @@ class TrainAnomaly(io.ComfyNode):
             steps=steps, batch_size=batch_size, image_size=side, anomaly_tokens=tokens, seed=seed
         )
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        kept, keeper = kept_training(
-            "anomaly", base, dataset, config, share, checkpoint_minutes, extend, start
+        kept, stage = kept_training(
+            "anomaly", base, dataset, config, share, checkpoint_minutes, preview, extend, start
         )
         with trainable(base), kept.alone():
-            outcome = train_anomaly(
-                base, dataset, config, share, preview.on_stage, preview.monitor, keeper, extend, start
-            )
+            outcome = train_anomaly(base, dataset, config, share, stage, extend, start)
         stopped = ended(outcome.end, kept, when_stopped == BEST)
         text = "Nothing was held out, so that nothing says how well it carries over."
         if outcome.improvement:
@@ -197,12 +195,11 @@ class TrainMasks(io.ComfyNode):
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         known = embeddings.mask if set(dataset.by_type()) - set(embeddings.mask) else {}
-        kept, keeper = kept_training(
-            "masks", base, dataset, config, share, checkpoint_minutes, embeddings if known else None
+        extended = embeddings if known else None
+        kept, stage = kept_training(
+            "masks", base, dataset, config, share, checkpoint_minutes, preview, extended
         )
         with trainable(base), kept.alone():
-            end = train_masks(
-                base, dataset, trained, config, share, preview.on_stage, preview.monitor, keeper, known
-            )
+            end = train_masks(base, dataset, trained, config, share, stage, known)
         text = ended(end, kept, when_stopped == BEST)
         return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result(text)))

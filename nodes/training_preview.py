@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..anomalydiffusion_core.fitting import History
-from ..anomalydiffusion_core.pipeline import Monitor
+from ..anomalydiffusion_core.training_run import Monitor
 from .comfy_model import ComfyModel
 from .pixels import from_core
 

@@ -35,6 +35,7 @@ from anomalydiffusion_core.pipeline import train_model
 from anomalydiffusion_core.reweighting import AARMode, AttentionWeights
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training_run import Run
 
 QUICK = TrainingConfig(
     steps=3, batch_size=2, image_size=64, views_per_pair=2, warmup_steps=1, spatial_encoder=False
@@ -327,11 +328,11 @@ def test_other_normal_photos_are_no_resumption(
         if (stage, done) == ("normals", 2):
             raise KeyboardInterrupt
 
-    cut = train_adapted(copy.deepcopy(commanded), found, QUICK, 0, 0.5, 4, stop, checkpoints)
+    cut = train_adapted(copy.deepcopy(commanded), found, QUICK, 0, 0.5, 4, Run(stop, checkpoints))
     assert cut.end.interrupted and not cut.model.anomaly and cut.model.adapter
     write_image(dataset / "thing/train/good/000.png", np.full((64, 64, 3), 90, np.uint8))
     with pytest.raises(ValueError, match="was begun with normals '"):
-        train_adapted(commanded, found, QUICK, 0, 0.5, 4, checkpoints=checkpoints)
+        train_adapted(commanded, found, QUICK, 0, 0.5, 4, Run(checkpoints=checkpoints))
 
 
 def test_the_command_generates_on_the_adapted_base(

@@ -24,6 +24,7 @@ from anomalydiffusion_core.fitting import Fitting, History, TrainingStopped, Val
 from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.pipeline import origin_of, train_model
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training_run import Run
 
 CONFIG = TrainingConfig(
     steps=12,
@@ -119,11 +120,13 @@ def test_a_whole_job_goes_on_in_either_of_its_trainings(
                     raise KeyboardInterrupt
 
             checkpoints = Checkpoints(tmp_path / folder)
-            assert train_model(fake_base, found, config, 6, 0.5, stop, checkpoints).end.interrupted
-        return train_model(fake_base, found, config, 6, 0.5, checkpoints=Checkpoints(tmp_path / folder)).model
+            assert train_model(fake_base, found, config, 6, 0.5, Run(stop, checkpoints)).end.interrupted
+        return train_model(
+            fake_base, found, config, 6, 0.5, Run(checkpoints=Checkpoints(tmp_path / folder))
+        ).model
 
     found = find_dataset(dataset)
-    whole, parts = run("whole"), run("parts", ("train", 7), ("masks", 2))
+    whole, parts = run("whole"), run("parts", ("anomaly", 7), ("masks", 2))
     assert artifact.learned_hash(whole) == artifact.learned_hash(parts)
     assert whole.training == parts.training
 

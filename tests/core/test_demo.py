@@ -29,16 +29,16 @@ def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_ends_with_the_asked_pairs_and_a_report_and_continues_where_it_was(tmp_path: Path) -> None:
     stages: list[str] = []
     summary = demo.run_demo(tmp_path, 1, 0, lambda stage, *_: stages.append(stage))
-    assert summary["pairs"] == 4 and summary["changed_outside"] == 0 and "train" in stages
+    assert summary["pairs"] == 4 and summary["changed_outside"] == 0 and "anomaly" in stages
     assert "data:image/png" in Path(summary["report"]).read_text()
     stages.clear()
     again = demo.run_demo(tmp_path, 2, 0, lambda stage, *_: stages.append(stage))
-    assert again["pairs"] == 8 and "train" not in stages
+    assert again["pairs"] == 8 and "anomaly" not in stages
 
 
 def test_an_interrupt_keeps_what_was_learned_beside_the_finished_artifact(tmp_path: Path) -> None:
     def interrupt(stage: str, *_: object) -> None:
-        if stage == "train":
+        if stage == "anomaly":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

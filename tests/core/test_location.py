@@ -37,6 +37,7 @@ from anomalydiffusion_core.pipeline import (
 from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, draw_scene, place_in_words
 from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training_run import Run
 
 QUICK = replace(PLACES, steps=3, batch_size=2)
 
@@ -183,7 +184,7 @@ def test_an_interrupt_keeps_the_encoder_unless_nothing_is_learned_yet(base: Any)
             if (name, done) == (stage, step):
                 raise KeyboardInterrupt
 
-        return train_encoder(base, QUICK, 3, 8, stop)
+        return train_encoder(base, QUICK, 3, 8, Run(stop))
 
     with pytest.raises(KeyboardInterrupt):
         stop_at("scenes", 4)

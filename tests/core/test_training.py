@@ -24,6 +24,7 @@ from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.pipeline import paired_improvement, train_model
 from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import AnomalyTask, MaskTask, TrainingConfig, masked_loss
+from anomalydiffusion_core.training_run import Run
 
 CONFIG = TrainingConfig(
     steps=6, batch_size=2, image_size=64, views_per_pair=2, anomaly_tokens=3, mask_tokens=2, warmup_steps=2
@@ -293,7 +294,7 @@ def test_views_that_cannot_be_drawn_any_more_stop_with_the_file(
             (dataset / "thing/test/stain/000.png").unlink()
 
     config = replace(CONFIG, steps=20, refresh_every=6)
-    outcome = train_model(fake_base, find_dataset(dataset), config, 0, 0.5, lose_a_photo)
+    outcome = train_model(fake_base, find_dataset(dataset), config, 0, 0.5, Run(lose_a_photo))
     assert "No new views could be made: " in outcome.end.problem and "000.png" in outcome.end.problem
     assert outcome.model.training["anomaly"]["steps"] == 12
 
@@ -306,7 +307,7 @@ def test_the_autoencoder_leaves_the_device_once_the_views_are_made(
     def on_stage(stage: str, done: int, total: int, note: str) -> None:
         released.append(getattr(fake_base, "codec_released", False))
 
-    train_model(fake_base, find_dataset(dataset), CONFIG, 2, 0.5, on_stage)
+    train_model(fake_base, find_dataset(dataset), CONFIG, 2, 0.5, Run(on_stage))
     assert released == [False] + (len(released) - 1) * [True]
 
 
@@ -337,10 +338,10 @@ def test_nothing_is_held_out_with_a_share_of_one(fake_base: LatentDiffusion, dat
 
 def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset: Path) -> None:
     def stop(stage: str, done: int, total: int, note: str) -> None:
-        if stage == "train" and done == 3:
+        if stage == "anomaly" and done == 3:
             raise KeyboardInterrupt
 
-    outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, on_stage=stop)
+    outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, run=Run(stop))
     assert outcome.end.interrupted
     assert outcome.model.training["anomaly"]["steps"] == 3  # type: ignore[index]
     still = replace(CONFIG, steps=1, token_rate=0.0, encoder_rate=0.0)
