@@ -38,7 +38,7 @@ def train(
     ] = 0,
     precision: Annotated[
         Literal["fp32", "bf16"],
-        typer.Option(help="Of the base's U-Net; bf16 takes half the memory, on GPUs that know it."),
+        typer.Option(help="Of U-Net and text encoder; bf16 takes half the memory, on GPUs that know it."),
     ] = "fp32",
     checkpointing: Annotated[
         bool,

@@ -71,11 +71,12 @@ class DiffusersModel:
         return self.unet.dtype
 
     def economise(self, bf16: bool = False, checkpointing: bool = False) -> None:
-        """To train in less memory: the U-Net in bfloat16, weights and activations; its activations computed
-        again for the gradient instead of kept.
+        """To train in less memory: U-Net and text encoder in bfloat16, weights and activations; the U-Net's
+        activations computed again for the gradient instead of kept.
         """
         if bf16:
             nn.Module.to(self.unet, torch.bfloat16)  # diffusers' own `to` warns here, of nothing
+            self.text_encoder.to(torch.bfloat16)
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
 
@@ -151,7 +152,7 @@ class DiffusersModel:
 
     def word_vectors(self, words: str) -> dict[str, Tensor]:
         ids = torch.tensor(self._ids(words), device=self.device)
-        return {self.encoder_name: self._table.weight[ids].detach().clone()}
+        return {self.encoder_name: self._table.weight[ids].detach().float()}
 
     def _ids(self, text: str) -> list[int]:
         if not text.strip():
@@ -173,7 +174,7 @@ class DiffusersModel:
             rows.append(row + [pad] * (self.length - len(row)))
         ids = torch.tensor(rows, device=self.device)
         with _inserting(self._table, vectors, starts):
-            hidden = self.text_encoder(ids).last_hidden_state
+            hidden = self.text_encoder(ids).last_hidden_state.float()
         return Context(hidden, common_columns(starts, count or 0))
 
     def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:

@@ -204,11 +204,12 @@ def test_bf16_is_near_and_leaves_what_is_learned_in_float(small_base: DiffusersM
     exact = losses_and_gradients(small_base)
     weights = small_base.fingerprint
     small_base.economise(bf16=True)
-    assert {p.dtype for p in small_base.unet.parameters()} == {torch.bfloat16}
+    modules = (small_base.unet, small_base.text_encoder)
+    assert {p.dtype for module in modules for p in module.parameters()} == {torch.bfloat16}
     assert small_base.fingerprint == weights
     for plain, rounded in zip(exact, losses_and_gradients(small_base), strict=True):
         assert rounded.dtype == torch.float32
-        assert 0 < (plain - rounded).norm() < 0.05 * plain.norm()
+        assert 0 < (plain - rounded).norm() < 0.1 * plain.norm()
 
 
 def test_the_same_seed_learns_the_same_and_another_seed_does_not(fake_base: LatentDiffusion) -> None:
