@@ -42,7 +42,7 @@ class TrainingConfig:
     refresh_every: int = 0  # steps after which other views are drawn, in the background; 0 = never
     anomaly_tokens: int = 8  # k
     mask_tokens: int = 4  # k'
-    token_rate: float = 0.3
+    token_rate: float = 0.5
     encoder_rate: float = 1e-4  # of the spatial encoder
     warmup_steps: int = 20
     accumulate: int = 1  # batches whose gradients make one step
