@@ -44,6 +44,10 @@ def train(
         bool,
         typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the U-Net: minutes at first, then faster steps on a GPU."),
+    ] = False,
     share: Annotated[
         float,
         typer.Option(
@@ -121,7 +125,6 @@ def train(
     from .training_run import Run
 
     checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
-
     lora = out.with_suffix(".lora.safetensors")
 
     def prepare() -> tuple[
@@ -145,6 +148,8 @@ def train(
         found = find_dataset(dataset, category, defect)
         model = load_base(base or "tiny", device_of(processes.own_device(device)))
         model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+        if compiled:
+            model.compile()
         known = load_onto(model, extend) if extend else None
         start = load_artifact(encoder, model.fingerprint) if encoder else None
         log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None

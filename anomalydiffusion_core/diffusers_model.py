@@ -137,6 +137,11 @@ class DiffusersModel:
             weight.copy_(weight.float() + update.to(weight.device))
         self.adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter.items()}
 
+    def compile(self) -> None:
+        """Faster steps, after minutes at the first: the U-Net compiled, with channels last."""
+        self.unet.to(memory_format=torch.channels_last)
+        self.unet.compile()
+
     def encode(self, image: Tensor) -> Tensor:
         return self.codec.to(self.device).encode(image.to(self.device))
 

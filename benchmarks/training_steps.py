@@ -49,12 +49,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", required=True)
     parser.add_argument("--averaging", type=float, nargs="+", default=[0.0])
     parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
+    parser.add_argument("--views", type=int, default=TrainingConfig.views_per_pair, help="of each pair")
+    parser.add_argument("--refresh-every", type=int, default=0, help="steps after which views are drawn anew")
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
     changes: dict[tuple[int, float], float] = {}
     for steps in sorted(arguments.steps, reverse=True):
         for averaging in arguments.averaging:
-            config = TrainingConfig(steps=steps, image_size=arguments.size, averaging=averaging)
+            config = TrainingConfig(
+                steps=steps,
+                image_size=arguments.size,
+                averaging=averaging,
+                views_per_pair=arguments.views,
+                refresh_every=arguments.refresh_every,
+            )
             start = time.monotonic()
             outcome = train_model(base, dataset, config, 0, arguments.share)
             if outcome.improvement is None:
@@ -63,6 +71,8 @@ def main() -> None:
             row = {
                 "steps": steps,
                 "averaging": averaging,
+                "views": arguments.views,
+                "refresh_every": arguments.refresh_every,
                 "seconds": round(time.monotonic() - start, 1),
                 "change": round(change, 4),
                 "interval_95": [round(outcome.improvement.low, 4), round(outcome.improvement.high, 4)],

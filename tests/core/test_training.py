@@ -200,6 +200,17 @@ def test_a_batch_has_as_many_types_as_there_are(fake_base: LatentDiffusion, batc
     assert seen == set(range(9))
 
 
+def test_a_compiled_base_gives_the_same_numbers(small_base: DiffusersModel) -> None:
+    plain = losses_and_gradients(small_base)
+    small_base.compile()
+    weight = small_base.unet.down_blocks[0].resnets[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert small_base.unet._compiled_call_impl is not None
+    with torch.compiler.set_stance("force_eager"):  # the compiler itself takes a minute
+        for value, compiled in zip(plain, losses_and_gradients(small_base), strict=True):
+            torch.testing.assert_close(compiled, value, rtol=1e-4, atol=1e-5)
+
+
 def test_bf16_is_near_and_leaves_what_is_learned_in_float(small_base: DiffusersModel) -> None:
     exact = losses_and_gradients(small_base)
     weights = small_base.fingerprint
