@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Base, Device, Json, Seed, device_of
+from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, device_of
 from .console import check_new, interrupted_between, progress, run_command, say
 
 
@@ -23,14 +23,8 @@ def pretrain_encoder(
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="Procedural scenes, drawn at first.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Scenes at a time.")] = 12,
-    precision: Annotated[
-        Literal["fp32", "bf16"],
-        typer.Option(help="Of U-Net and text encoder; bf16 takes half the memory, on GPUs that know it."),
-    ] = "fp32",
-    checkpointing: Annotated[
-        bool,
-        typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
-    ] = False,
+    precision: Precision = "fp32",
+    checkpointing: Checkpointing = False,
     tensorboard: Annotated[
         Path | None,
         typer.Option(help="Folder for TensorBoard: losses, gradients, rates, scenes drawn anew."),

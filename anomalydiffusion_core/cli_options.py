@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,14 @@ Base = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best one found.")]
 DefectTypes = Annotated[list[str] | None, typer.Option("--type", help="Only these category/defect (repeat).")]
+Precision = Annotated[
+    Literal["fp32", "bf16"],
+    typer.Option(help="Of U-Net and text encoder; bf16 takes half the memory, on GPUs that know it."),
+]
+Checkpointing = Annotated[
+    bool,
+    typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .cli_options import Base, Device, Json, Seed, device_of
+from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, device_of
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
 from .processes import launched
 
@@ -36,14 +36,8 @@ def train(
             min=0, help="Steps after which other views of the pairs are drawn meanwhile; 0 = never."
         ),
     ] = 0,
-    precision: Annotated[
-        Literal["fp32", "bf16"],
-        typer.Option(help="Of U-Net and text encoder; bf16 takes half the memory, on GPUs that know it."),
-    ] = "fp32",
-    checkpointing: Annotated[
-        bool,
-        typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
-    ] = False,
+    precision: Precision = "fp32",
+    checkpointing: Checkpointing = False,
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the U-Net: minutes at first, then faster steps on a GPU."),
