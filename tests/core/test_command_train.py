@@ -15,7 +15,7 @@ import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
-from anomalydiffusion_core import pipeline
+from anomalydiffusion_core import training_run
 from anomalydiffusion_core.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
 
@@ -52,7 +52,7 @@ def test_tensorboard_has_losses_gradients_rates_and_pictures(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr(pipeline, "PREVIEW_EVERY", 2)
+    monkeypatch.setattr(training_run, "PREVIEW_EVERY", 2)
     out, logs = tmp_path / "a.safetensors", tmp_path / "logs"
     result = train_quickly(dataset, out, "--tensorboard", logs, "--validate-every", 2)
     assert result.exit_code == 0 and " s left" in result.stdout and "gradient " in result.stdout
