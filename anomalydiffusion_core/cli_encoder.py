@@ -49,8 +49,9 @@ def pretrain_encoder(
 
     def command() -> dict[str, Any]:
         check_new(out)
-        model = load_base(base or "tiny", device_of(device))
+        place, model = device_of(device), load_base(base or "tiny")
         model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+        model.to(place)
         config = replace(
             PLACES,
             steps=steps,

@@ -140,8 +140,10 @@ def train(
             check_new(out)
             check_new(lora)
         found = find_dataset(dataset, category, defect)
-        model = load_base(base or "tiny", device_of(processes.own_device(device)))
+        place = device_of(processes.own_device(device))
+        model = load_base(base or "tiny")
         model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+        model.to(place)
         if compiled:
             model.compile()
         known = load_onto(model, extend) if extend else None

@@ -47,13 +47,12 @@ class DiffusersModel:
         device: torch.device | str = "cpu",
         spatial_encoder: SpatialEncoder | None = None,
     ) -> None:
-        self.unet: Any = _frozen(unet, device)
-        self.text_encoder: Any = _frozen(text_encoder, device)
-        self.codec: Codec = _frozen(codec, device)
+        self.unet: Any = _frozen(unet)
+        self.text_encoder: Any = _frozen(text_encoder)
+        self.codec: Codec = _frozen(codec)
         self.tokenizer: Any = tokenizer
         self.schedule = schedule
         self.native_size = native_size
-        self.device = torch.device(device)
         self.latent_channels = int(self.unet.config.in_channels)
         self.factor = codec.factor
         width = int(self.text_encoder.config.hidden_size)
@@ -65,6 +64,13 @@ class DiffusersModel:
         self.fingerprint = Fingerprint(
             family, hash_weights(self.unet.state_dict(), self.text_encoder.state_dict())
         )
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves it to a device."""
+        self.device = torch.device(device)
+        for module in (self.unet, self.text_encoder, self.codec):
+            module.to(device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +78,8 @@ class DiffusersModel:
 
     def economise(self, bf16: bool = False, checkpointing: bool = False) -> None:
         """To train in less memory: U-Net and text encoder in bfloat16, weights and activations; the U-Net's
-        activations computed again for the gradient instead of kept.
+        activations computed again for the gradient instead of kept. Best before `to`, since whole weights
+        take more room on the device than a training does.
         """
         if bf16:
             nn.Module.to(self.unet, torch.bfloat16)  # diffusers' own `to` warns here, of nothing
@@ -194,8 +201,8 @@ class DiffusersModel:
         return reweighted(self.unet, weights)
 
 
-def _frozen(module: Any, device: torch.device | str) -> Any:
-    return module.to(device).eval().requires_grad_(False)
+def _frozen(module: Any) -> Any:
+    return module.eval().requires_grad_(False)
 
 
 @contextmanager

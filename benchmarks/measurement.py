@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from multiprocessing.queues import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,15 @@ def _report_peak(job: Callable[[], object], answer: SimpleQueue[float]) -> None:
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 
 
-def peak_allocated(job: Callable[[], object], device: str) -> float:
-    """MiB at the peak of `job`, here: allocated on the GPU, or on a CPU the sum of all tensors that live."""
+def peak_allocated(prepare: Callable[[], T], job: Callable[[T], object], device: str) -> float:
+    """MiB at the peak of `job`, given what `prepare` makes on the CPU: allocated on the GPU, or on a CPU the
+    sum of all live tensors that took part.
+    """
+    prepared = prepare()
     if device.startswith("cuda"):
-        return peak_memory(job, device)
+        return peak_memory(lambda: job(prepared), device)
     with LiveTensors() as live:
-        job()
+        job(prepared)
     return live.peak / 2**20
 
 

@@ -5,7 +5,7 @@ and memory) and the authors' released step (released_step.py; at most 0.5 of its
 that with their spatial encoder and with ours. Same base, photos, batch, resolution, precision and number of
 tokens; all take turns step by step in one process. Ours is `fit` on an `AnomalyTask` (anomaly embeddings and
 spatial encoder). On CPU, seconds are CPU time of one thread; on CUDA, wall-clock time. Peak memory is of a
-base that is loaded, and trained on alone: what PyTorch allocates on CUDA, the sum of all live tensors on CPU.
+base that is trained on alone: what PyTorch allocates on CUDA, the sum of all live tensors on CPU.
 `--base random-sd` has Stable Diffusion 1.5's size, and random weights; `--only memory` takes no times.
 
     .venv/bin/python benchmarks/training.py --batch 4 --steps 4 --rounds 5
@@ -109,8 +109,8 @@ class Job:
     checkpointing: bool
 
     def base(self) -> DiffusersModel:
-        """The base, loaded anew."""
-        base = load_base_or_random(self.options.base, self.options.device)
+        """The base, loaded anew, on the CPU."""
+        base = load_base_or_random(self.options.base, "cpu")
         base.economise(self.bf16, self.checkpointing)
         return base
 
@@ -128,6 +128,7 @@ class Job:
 def measure_seconds(job: Job) -> dict[str, list[float]]:
     """Median seconds per step of each, by round of `options.steps` steps taken in turns."""
     options, base = job.options, job.base()
+    base.to(options.device)
     config = job.config(base, WARM_UP + options.rounds * options.steps)
     task = make_task(base, job.photos, config)
     others = {}
@@ -155,24 +156,25 @@ def measure_seconds(job: Job) -> dict[str, list[float]]:
 
 
 def measure_peaks(job: Job) -> dict[str, float]:
-    """MiB where the base is loaded and trained on for WARM_UP steps, by ours or a reference."""
+    """MiB where the base is trained on for WARM_UP steps, by ours or a reference."""
 
-    def ours() -> None:
-        base = job.base()
+    device = job.options.device
+
+    def ours(base: DiffusersModel) -> None:
+        base.to(device)
         config = job.config(base, WARM_UP)
         task = make_task(base, job.photos, config)
         base.release_codec()
         fit(task, config)
 
-    def reference(name: str) -> None:
-        base = job.base()
+    def reference(name: str, base: DiffusersModel) -> None:
+        base.to(device)
         loop = REFERENCES[name](base, job.photos, job.config(base, WARM_UP))
         for _ in range(WARM_UP):  # the optimiser has its moments from the first on
             loop.step()
 
-    device = job.options.device
-    peaks = {name: peak_allocated(partial(reference, name), device) for name in REFERENCES}
-    return {OURS: peak_allocated(ours, device), **peaks}
+    peaks = {name: peak_allocated(job.base, partial(reference, name), device) for name in REFERENCES}
+    return {OURS: peak_allocated(job.base, ours, device), **peaks}
 
 
 def measure(job: Job, times: bool) -> dict[str, object]:

@@ -188,8 +188,8 @@ def _pool(
     for index, name in enumerate(names):
         for source in sources[name]:
             views = views_of(source)
-            with torch.no_grad():
-                latents += [base.encode(part).cpu() for part in torch.stack([i for i, _ in views]).split(2)]
+            with torch.no_grad():  # one at a time: two at 512 px take more memory than a training step
+                latents += [base.encode(part).cpu() for part in torch.stack([i for i, _ in views]).split(1)]
             masks += [m for _, m in views]
             types += [index] * len(views)
     return ViewPool(torch.cat(latents), torch.stack(masks), torch.tensor(types), names)

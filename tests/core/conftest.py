@@ -73,6 +73,9 @@ class FakeBase:
     def economise(self, **how: bool) -> None:
         self.economised = how
 
+    def to(self, device: str) -> None:
+        assert device == "cpu"
+
     def release_codec(self) -> None:
         self.codec_released = True
 
