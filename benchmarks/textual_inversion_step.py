@@ -81,7 +81,8 @@ class TextualInversion:
         self.scheduler: Any = DDPMScheduler(
             trained_betas=_betas(base.schedule.alphas_cumprod), prediction_type=base.schedule.prediction
         )
-        self.text_encoder, tokenizer = base.text_encoder, base.tokenizer
+        # what is trained is in full precision, in the example, too
+        self.text_encoder, tokenizer = base.text_encoder.float(), base.tokenizer
         self.placeholders = self._add_placeholders(tokenizer, [f"<defect_{i}>" for i in range(tokens)])
         self.text_encoder.requires_grad_(False).train()
         self.table = self.text_encoder.get_input_embeddings().requires_grad_(True)
