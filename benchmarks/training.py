@@ -107,6 +107,7 @@ class Job:
     options: Options
     bf16: bool
     checkpointing: bool
+    references: tuple[str, ...]  # names in REFERENCES
 
     def base(self) -> DiffusersModel:
         """The base, loaded anew, on the CPU."""
@@ -132,10 +133,10 @@ def measure_seconds(job: Job) -> dict[str, list[float]]:
     config = job.config(base, WARM_UP + options.rounds * options.steps)
     task = make_task(base, job.photos, config)
     others = {}
-    for name, make in REFERENCES.items():
+    for name in job.references:
         other = copy.copy(base)
         other.text_encoder, other.tokenizer = copy.deepcopy(base.text_encoder), copy.deepcopy(base.tokenizer)
-        others[name] = make(other, job.photos, config)
+        others[name] = REFERENCES[name](other, job.photos, config)
     steps: dict[str, list[float]] = {OURS: [], **{name: [] for name in others}}
     start = 0.0
 
@@ -175,7 +176,7 @@ def measure_peaks(job: Job) -> dict[str, float]:
         for _ in range(WARM_UP):  # the optimiser has its moments from the first on
             loop.step()
 
-    peaks = {name: peak_allocated(job.base, partial(reference, name), device) for name in REFERENCES}
+    peaks = {name: peak_allocated(job.base, partial(reference, name), device) for name in job.references}
     return {OURS: peak_allocated(job.base, ours, device), **peaks}
 
 
@@ -184,7 +185,7 @@ def measure(job: Job, times: bool) -> dict[str, object]:
     peaks, result = measure_peaks(job), {}
     if times:
         seconds = measure_seconds(job)
-        ratios = {name: paired_ratio(seconds[OURS], seconds[name]) for name in REFERENCES}
+        ratios = {name: paired_ratio(seconds[OURS], seconds[name]) for name in job.references}
         result = {
             "step_over": {name: round(ratio.median, 4) for name, ratio in ratios.items()},
             "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
@@ -192,7 +193,7 @@ def measure(job: Job, times: bool) -> dict[str, object]:
         }
     return {
         **result,
-        "peak_memory_over": {name: round(peaks[OURS] / peaks[name], 4) for name in REFERENCES},
+        "peak_memory_over": {name: round(peaks[OURS] / peaks[name], 4) for name in job.references},
         "peak_mib": {name: round(peak, 1) for name, peak in peaks.items()},
         "options": {**asdict(job.options), "bf16": job.bf16, "checkpointing": job.checkpointing},
         "torch": torch.__version__,
@@ -209,8 +210,10 @@ if __name__ == "__main__":
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the U-Net")
     parser.add_argument("--checkpointing", action="store_true", help="of gradients, in all contenders")
     parser.add_argument("--only", choices=["memory"])
+    parser.add_argument("--references", nargs="+", choices=REFERENCES, default=list(REFERENCES))
     options, arguments = read_options(parser)
     with tempfile.TemporaryDirectory() as folder:
         write_few_shot_dataset(Path(folder), options.size or architecture.NATIVE_SIZE, pairs=3, normals=1)
-        job = Job(Path(folder), options, arguments.precision == "bf16", arguments.checkpointing)
+        bf16, references = arguments.precision == "bf16", tuple(arguments.references)
+        job = Job(Path(folder), options, bf16, arguments.checkpointing, references)
         print(json.dumps(measure(job, times=not arguments.only)))
