@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .conditioning import empty_context
 from .dataset.layout import Dataset
 from .dataset.photos import file_hash
 from .dataset.views import ViewPool, make_normal_views
@@ -20,9 +19,8 @@ from .embeddings import AnomalyModel
 from .fitting import training_record
 from .latent_diffusion import PLACEHOLDER, LatentDiffusion
 from .pipeline import TrainingOutcome, empty_model, origin_of, train_model
-from .sampling import sample
 from .templates import PHOTO_TEMPLATES
-from .training import REDRAWING, TrainingConfig, unmasked_loss, view_generators
+from .training import TrainingConfig, drawn_from_noise, unmasked_loss
 from .training_run import End, Run, Stage
 
 RANK = 8
@@ -50,9 +48,7 @@ class AdaptationTask:
     def redraw(self, rows: Tensor) -> Tensor:
         """Normal photos invented from noise, of the categories of `rows`."""
         context = self.base.encode_prompts([_prompt(self.pool, row, 0) for row in rows.tolist()])
-        height, width = self.pool.latents.shape[-2:]
-        empty = empty_context(self.base, len(rows))
-        return sample(self.base, context, empty, (height, width), REDRAWING, view_generators(rows))
+        return drawn_from_noise(self.base, context, self.pool)
 
 
 def _prompt(pool: ViewPool, row: int, template: int) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, device_of
+from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 from .console import check_new, interrupted_between, progress, run_command, say
 
 
@@ -41,7 +41,6 @@ def pretrain_encoder(
     from dataclasses import replace
 
     from .artifact import save_artifact
-    from .diffusers_model import load_base
     from .location import PLACES
     from .pipeline import train_encoder
     from .training_log import TensorBoardLog
@@ -49,9 +48,7 @@ def pretrain_encoder(
 
     def command() -> dict[str, Any]:
         check_new(out)
-        place, model = device_of(device), load_base(base or "tiny")
-        model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
-        model.to(place)
+        model = base_to_train_on(base, device, precision, checkpointing)
         config = replace(
             PLACES,
             steps=steps,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, device_of
+from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
 from .processes import launched
 
@@ -111,7 +111,7 @@ def train(
     from .artifact import export_lora, load_artifact, load_onto, save_artifact
     from .checkpoint import Checkpoints
     from .dataset.layout import Dataset, find_dataset
-    from .diffusers_model import DiffusersModel, load_base
+    from .diffusers_model import DiffusersModel
     from .embeddings import AnomalyModel
     from .pipeline import train_model
     from .training import TrainingConfig
@@ -140,10 +140,7 @@ def train(
             check_new(out)
             check_new(lora)
         found = find_dataset(dataset, category, defect)
-        place = device_of(processes.own_device(device))
-        model = load_base(base or "tiny")
-        model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
-        model.to(place)
+        model = base_to_train_on(base, processes.own_device(device), precision, checkpointing)
         if compiled:
             model.compile()
         known = load_onto(model, extend) if extend else None

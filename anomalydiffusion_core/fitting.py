@@ -17,9 +17,8 @@ from .dataset.views import RefreshedPool, ViewPool
 from .processes import ALONE, Processes
 from .training import Task, TrainingConfig
 
+BETAS = (0.8, 0.99)  # of AdamW; with 0.9 for the first, tokens learn a little more slowly (docs/results.md)
 EXPLODED = 10.0  # times the loss of the first steps
-# of AdamW; 0.9 for the first took twice the steps to learn the demo's defects (docs/results.md)
-BETAS = (0.8, 0.99)
 SETTLED = 20  # steps whose mean loss is compared
 
 
@@ -71,7 +70,7 @@ class Fitting:
         self.optimizer = torch.optim.AdamW(task.parameter_groups(config), betas=BETAS, weight_decay=0.0)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.put(processes.agree([value.cpu() for value in self.values()]))
+        self.put(processes.agree([p.detach().cpu() for p in self.parameters]))
         # of decay 0, the parameters themselves
         self.average = self.values() if config.averaging else [p.detach() for p in self.parameters]
         self.best: list[Tensor] | None = None  # the average at the best measurement

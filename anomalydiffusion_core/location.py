@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conditioning import empty_context, spatial_tokens
+from .conditioning import spatial_tokens
 from .dataset.views import ViewPool
 from .latent_diffusion import PLACEHOLDER, Context, LatentDiffusion
-from .sampling import image_generator, sample
 from .spatial_encoder import SpatialEncoder
 from .tiny_base.scenes import COLUMNS, ROWS, Scene, draw_scene
-from .training import REDRAWING, TrainingConfig
+from .training import TrainingConfig, drawn_from_noise
 
 PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")
 # Below this timestep a noisy mask picture still shows where the defect is, so that a model ignores words and
@@ -139,11 +138,8 @@ class PlaceTask:
     @torch.no_grad()
     def redraw(self, rows: Tensor) -> Tensor:
         """The scenes drawn anew from noise, by their captions and E(mask)."""
-        generators = [image_generator(0, i, "redrawn") for i in range(len(rows))]
-        height, width = self.pool.latents.shape[-2:]
-        empty = empty_context(self.base, len(rows))
         context = self._context(rows, self.pool.part(rows, self.base.device))
-        return sample(self.base, context, empty, (height, width), REDRAWING, generators)
+        return drawn_from_noise(self.base, context, self.pool)
 
     def _context(self, rows: Tensor, views: ViewPool) -> Context:
         captions = [self.pool.captions[row] for row in rows.tolist()]

@@ -145,7 +145,7 @@ class AnomalyTask:
         views = self.pool.part(rows, self.base.device)
         target = Inpainting(views.latents, latent_mask(views.masks, self.base.factor))
         context, empty = self._context(views, 0), empty_context(self.base, len(rows))
-        return inpaint(self.base, target, context, empty, REDRAWING, view_generators(rows))
+        return inpaint(self.base, target, context, empty, REDRAWING, _generators(len(rows)))
 
     def _context(self, views: ViewPool, template: int) -> Context:
         e_a = {name: table[views.types] for name, table in self.tokens.items()}
@@ -177,10 +177,8 @@ class MaskTask:
     @torch.no_grad()
     def redraw(self, rows: Tensor) -> Tensor:
         """Masks invented from noise, of the types of `rows`."""
-        views = self.pool.part(rows, self.base.device)
-        context, empty = self._context(views, 0), empty_context(self.base, len(rows))
-        height, width = views.latents.shape[-2:]
-        return sample(self.base, context, empty, (height, width), REDRAWING, view_generators(rows))
+        context = self._context(self.pool.part(rows, self.base.device), 0)
+        return drawn_from_noise(self.base, context, self.pool)
 
     def _context(self, views: ViewPool, template: int) -> Context:
         e_m = {name: table[views.types] for name, table in self.tokens.items()}
@@ -219,9 +217,14 @@ def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: Trainin
     return {"params": list(tokens.values()), "lr": config.token_rate * rms}
 
 
-def view_generators(rows: Tensor) -> list[torch.Generator]:
-    """What views are drawn anew with, the same each time."""
-    return [image_generator(0, i, "redrawn") for i in range(len(rows))]
+def drawn_from_noise(base: LatentDiffusion, context: Context, pool: ViewPool) -> Tensor:
+    """A latent of the pool's size for each row of a context, (B,C,h,w), from the same noise each time."""
+    count, (height, width) = len(context.hidden), pool.latents.shape[-2:]
+    return sample(base, context, empty_context(base, count), (height, width), REDRAWING, _generators(count))
+
+
+def _generators(count: int) -> list[torch.Generator]:
+    return [image_generator(0, i, "redrawn") for i in range(count)]
 
 
 def _by_type(names: list[str], tokens: TokensByEncoder) -> dict[str, TokensByEncoder]:

@@ -66,15 +66,14 @@ def make_views(
 
     Raises ValueError when `size` is no whole number of latent cells, or a file is at fault.
     """
-    drawn, per_pair = _bounded(pairs, per_pair, most, generator)
 
-    def views(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+    def views(pair: Pair, count: int) -> list[tuple[Tensor, Tensor]]:
         photo, mask = read_pair(pair)
         image = photo.tensor()
-        others = [random_view(image, mask, size, generator) for _ in range(per_pair - 1)]
+        others = [random_view(image, mask, size, generator) for _ in range(count - 1)]
         return [whole_view(image, mask, size), *others]
 
-    return _pool(base, drawn, size, views)
+    return _pool(base, *_bounded(pairs, per_pair, most, generator), size, views)
 
 
 def make_mask_views(
@@ -90,14 +89,13 @@ def make_mask_views(
     Close-ups, since in the whole photo a small defect's mask is a speck, which a loss over the whole picture
     hardly notices. Raises as `make_views` does.
     """
-    drawn, per_pair = _bounded(pairs, per_pair, most, generator)
 
-    def views(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+    def views(pair: Pair, count: int) -> list[tuple[Tensor, Tensor]]:
         mask = read_pair(pair)[1]
-        close = [random_view(mask, mask, size, generator, close_up=True)[1] for _ in range(per_pair)]
+        close = [random_view(mask, mask, size, generator, close_up=True)[1] for _ in range(count)]
         return [(2.0 * view.float().expand(3, -1, -1) - 1, view) for view in close]
 
-    return _pool(base, drawn, size, views)
+    return _pool(base, *_bounded(pairs, per_pair, most, generator), size, views)
 
 
 def make_normal_views(
@@ -111,15 +109,14 @@ def make_normal_views(
     """`per_photo` random views of normal photos, anywhere in them, at the scale of views of pairs, at `most`
     so many; `types` are the categories, the masks empty. Raises as `make_views` does.
     """
-    photos, per_photo = _bounded(photos, per_photo, most, generator)
 
-    def views(path: Path) -> list[tuple[Tensor, Tensor]]:
+    def views(path: Path, count: int) -> list[tuple[Tensor, Tensor]]:
         image = read_photo(path).tensor()
-        around = [_one_pixel(image.shape[-2:], generator) for _ in range(per_photo)]
+        around = [_one_pixel(image.shape[-2:], generator) for _ in range(count)]
         unmarked = torch.zeros(1, 1, 1, dtype=torch.uint8)
         return [(random_view(image, pixel, size, generator)[0], unmarked) for pixel in around]
 
-    pool = _pool(base, photos, size, views)
+    pool = _pool(base, *_bounded(photos, per_photo, most, generator), size, views)
     return replace(pool, masks=pool.masks.expand(-1, 1, size, size))
 
 
@@ -176,8 +173,9 @@ class RefreshedPool:
 def _pool(
     base: LatentDiffusion,
     sources: Mapping[str, Sequence[Source]],
+    each: int,
     size: int,
-    views_of: Callable[[Source], list[tuple[Tensor, Tensor]]],
+    views_of: Callable[[Source, int], list[tuple[Tensor, Tensor]]],
 ) -> ViewPool:
     if size % base.factor:
         raise ValueError(
@@ -187,7 +185,7 @@ def _pool(
     latents, masks, types = [], [], []
     for index, name in enumerate(names):
         for source in sources[name]:
-            views = views_of(source)
+            views = views_of(source, each)
             with torch.no_grad():  # one at a time: two at 512 px take more memory than a training step
                 latents += [base.encode(part).cpu() for part in torch.stack([i for i, _ in views]).split(1)]
             masks += [m for _, m in views]
