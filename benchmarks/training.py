@@ -6,7 +6,7 @@ that with their spatial encoder and with ours. Same base, photos, batch, resolut
 tokens; all take turns step by step in one process. Ours is `fit` on an `AnomalyTask` (anomaly embeddings and
 spatial encoder). On CPU, seconds are CPU time of one thread; on CUDA, wall-clock time. Peak memory is of a
 base that is trained on alone: what PyTorch allocates on CUDA, the sum of all live tensors on CPU.
-`--base random-sd` has Stable Diffusion 1.5's size, and random weights; `--only memory` takes no times.
+`--base random-sd` has Stable Diffusion 1.5's size, and random weights; `--only` takes one of the two.
 
     .venv/bin/python benchmarks/training.py --batch 4 --steps 4 --rounds 5
     .venv/bin/python benchmarks/training.py --base random-sd --device cuda --precision bf16 --checkpointing
@@ -180,21 +180,25 @@ def measure_peaks(job: Job) -> dict[str, float]:
     return {OURS: peak_allocated(job.base, ours, device), **peaks}
 
 
-def measure(job: Job, times: bool) -> dict[str, object]:
+def measure(job: Job, memory: bool, time: bool) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    peaks, result = measure_peaks(job), {}
-    if times:
+    result: dict[str, object] = {}
+    if memory:
+        peaks = measure_peaks(job)
+        result |= {
+            "peak_memory_over": {name: round(peaks[OURS] / peaks[name], 4) for name in job.references},
+            "peak_mib": {name: round(peak, 1) for name, peak in peaks.items()},
+        }
+    if time:
         seconds = measure_seconds(job)
         ratios = {name: paired_ratio(seconds[OURS], seconds[name]) for name in job.references}
-        result = {
+        result |= {
             "step_over": {name: round(ratio.median, 4) for name, ratio in ratios.items()},
             "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
             "spread": {name: ratio.rounded() for name, ratio in ratios.items()},
         }
     return {
         **result,
-        "peak_memory_over": {name: round(peaks[OURS] / peaks[name], 4) for name in job.references},
-        "peak_mib": {name: round(peak, 1) for name, peak in peaks.items()},
         "options": {**asdict(job.options), "bf16": job.bf16, "checkpointing": job.checkpointing},
         "torch": torch.__version__,
     }
@@ -209,11 +213,11 @@ if __name__ == "__main__":
     parser = options_parser(str(__doc__), 4, 6, "training steps in a round")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the U-Net")
     parser.add_argument("--checkpointing", action="store_true", help="of gradients, in all contenders")
-    parser.add_argument("--only", choices=["memory"])
+    parser.add_argument("--only", choices=["memory", "time"])
     parser.add_argument("--references", nargs="+", choices=REFERENCES, default=list(REFERENCES))
     options, arguments = read_options(parser)
     with tempfile.TemporaryDirectory() as folder:
         write_few_shot_dataset(Path(folder), options.size or architecture.NATIVE_SIZE, pairs=3, normals=1)
         bf16, references = arguments.precision == "bf16", tuple(arguments.references)
         job = Job(Path(folder), options, bf16, arguments.checkpointing, references)
-        print(json.dumps(measure(job, times=not arguments.only)))
+        print(json.dumps(measure(job, memory=arguments.only != "time", time=arguments.only != "memory")))
