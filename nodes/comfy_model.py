@@ -7,7 +7,7 @@ precision, text encoders that add in place, attention kernels without a backward
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -16,11 +16,12 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..anomalydiffusion_core.artifact import check_base
 from ..anomalydiffusion_core.embeddings import AnomalyModel
@@ -53,10 +54,14 @@ ENCODERS = ("clip_l", "clip_h", "clip_g")  # side by side in the context, in thi
 
 
 class ComfyModel:
-    """A `LatentDiffusion` on what ComfyUI's loaders give. Use `trainable` around anything with gradients."""
+    """A `LatentDiffusion` on what ComfyUI's loaders give. Use `trainable` around anything with gradients;
+    with `low_memory` these keep less.
+    """
 
-    def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
-        self.model, self.clip, self.vae = model, clip, vae
+    def __init__(
+        self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, low_memory: bool = False
+    ) -> None:
+        self.model, self.clip, self.vae, self.low_memory = model, clip, vae, low_memory
         unet = model.model.diffusion_model
         kind = type(unet).__name__
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
@@ -88,6 +93,8 @@ class ComfyModel:
         self.device = model.load_device
         half = (model.model.manual_cast_dtype or unet.dtype) == torch.float16
         self.dtype = torch.float32 if half else unet.dtype  # as `trainable` has it
+        if low_memory and comfy.model_management.should_use_bf16(self.device):
+            self.dtype = torch.bfloat16
         family = "tiny" if tiny else FAMILIES.get(width, f"sd-{width}")
         self.native_size = NATIVE_SIZES.get((family, self.schedule.prediction), 512)
         states = (self._text_state(encoder) for encoder in self.text_encoders.values())
@@ -230,13 +237,14 @@ def trainable(base: ComfyModel) -> Iterator[None]:
     """While active, gradients flow through MODEL and CLIP, loaded in full, in float32 or bfloat16.
 
     Weights are replaced by equal copies for good, since those made in inference mode cannot be trained
-    through; half-precision weights are float32 meanwhile. Raises ValueError for quantised weights.
+    through; half-precision weights are float32 meanwhile, with `low_memory` bfloat16.
+    Raises ValueError for quantised weights.
     """
     unet, text = base.model.model.diffusion_model, base.clip.cond_stage_model
     for module, name in ((unet, "MODEL"), (text, "CLIP")):
         _refuse_quantised(module, name)
     comfy.model_management.load_models_gpu([base.model, base.clip.patcher], force_full_load=True)
-    dtype, changed = unet.dtype, unet.dtype != base.dtype
+    dtype, originals = unet.dtype, {}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -244,13 +252,39 @@ def trainable(base: ComfyModel) -> Iterator[None]:
         stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         try:
             _copy_weights(text, None)
-            _copy_weights(unet, base.dtype if changed else None)
+            if dtype != base.dtype:  # kept, since from bfloat16 there is no way back
+                originals = {name: p.detach().cpu() for name, p in unet.named_parameters()}
+            _copy_weights(unet, base.dtype if originals else None)
             unet.dtype = base.dtype
+            if base.low_memory:
+                stack.enter_context(_recomputed_blocks(unet))
             yield
         finally:
-            if changed:
-                _copy_weights(unet, dtype)
-                unet.dtype = dtype
+            for name, weight in originals.items():
+                comfy.utils.set_attr_param(unet, name, weight.to(base.device))
+            unet.dtype = dtype
+
+
+@contextmanager
+def _recomputed_blocks(unet: UNetModel) -> Iterator[None]:
+    """While active, activations inside residual and transformer blocks are not kept, but computed again for
+    the gradient (gradient checkpointing).
+    """
+    blocks = [block for block in unet.modules() if isinstance(block, (ResBlock, SpatialTransformer))]
+    for block in blocks:
+        block.forward = partial(_recomputed, block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _recomputed(forward: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
+    # the host notes in one dictionary which block is at work: each keeps what it was told
+    own = [dict(argument) if isinstance(argument, dict) else argument for argument in arguments]
+    output: Any = checkpoint(forward, *own, use_reentrant=False, preserve_rng_state=False, **options)
+    return output
 
 
 def _refuse_quantised(module: nn.Module, name: str) -> None:

@@ -74,6 +74,29 @@ def stopping_inputs() -> list[io.Input]:
     ]
 
 
+def memory_inputs() -> list[io.Input]:
+    """How a training fits a small card."""
+    return [
+        io.Int.Input(
+            "accumulate",
+            default=1,
+            min=1,
+            max=64,
+            optional=True,
+            tooltip="Batches whose gradients make one step: batch_size 1 with 4 of them learns like "
+            "batch_size 4, in less memory and more time.",
+        ),
+        io.Boolean.Input(
+            "low_memory",
+            default=False,
+            optional=True,
+            tooltip="For small cards: what the U-Net's layers compute is computed again for the gradient "
+            "instead of kept, and in bfloat16 where the card does that well. A step takes up to half as "
+            "long again.",
+        ),
+    ]
+
+
 class TrainAnomaly(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -99,6 +122,7 @@ class TrainAnomaly(io.ComfyNode):
                 io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
                 preview_input(),
                 *stopping_inputs(),
+                *memory_inputs(),
                 AnomalyEmbedding.Input(
                     "extend",
                     optional=True,
@@ -124,7 +148,8 @@ class TrainAnomaly(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
-        checkpoint_minutes: float = 2.0, extend: Any = None, start: Any = None,
+        checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False, extend: Any = None,
+        start: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.pipeline import train_anomaly
         from ..anomalydiffusion_core.training import TrainingConfig
@@ -132,10 +157,14 @@ class TrainAnomaly(io.ComfyNode):
         from .comfy_training import ended, kept_training
         from .training_preview import TrainingPreview
 
-        base = ComfyModel(model, clip, vae)
-        side = size or (extend.image_size if extend else base.native_size)
+        base = ComfyModel(model, clip, vae, low_memory)
         config = TrainingConfig(
-            steps=steps, batch_size=batch_size, image_size=side, anomaly_tokens=tokens, seed=seed
+            steps=steps,
+            batch_size=batch_size,
+            image_size=size or (extend.image_size if extend else base.native_size),
+            anomaly_tokens=tokens,
+            accumulate=accumulate,
+            seed=seed,
         )
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         kept, stage = kept_training(
@@ -171,6 +200,7 @@ class TrainMasks(io.ComfyNode):
                 io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors per mask embedding."),
                 preview_input(),
                 *stopping_inputs(),
+                *memory_inputs(),
             ],
             outputs=[AnomalyEmbedding.Output("trained", display_name="embeddings")],
         )
@@ -179,7 +209,7 @@ class TrainMasks(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
         share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
-        checkpoint_minutes: float = 2.0,
+        checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.pipeline import train_masks
         from ..anomalydiffusion_core.training import TrainingConfig
@@ -187,11 +217,15 @@ class TrainMasks(io.ComfyNode):
         from .comfy_training import ended, kept_training
         from .training_preview import TrainingPreview
 
-        size = embeddings.image_size
         config = TrainingConfig(
-            steps=steps, batch_size=batch_size, image_size=size, mask_tokens=tokens, seed=seed
+            steps=steps,
+            batch_size=batch_size,
+            image_size=embeddings.image_size,
+            mask_tokens=tokens,
+            accumulate=accumulate,
+            seed=seed,
         )
-        base = ComfyModel(model, clip, vae)
+        base = ComfyModel(model, clip, vae, low_memory)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         known = embeddings.mask if set(dataset.by_type()) - set(embeddings.mask) else {}

@@ -257,13 +257,70 @@ def test_a_training_step_has_the_same_loss_and_the_same_gradient(hosts: Any) -> 
     assert float(theirs.grad.norm()) > 0 and relative(ours.grad, theirs.grad) < 1e-3
 
 
-def test_training_leaves_the_model_as_it_was(hosts: Any) -> None:
+def frugal(hosts: Any) -> Any:
+    """The same model, trained through in low memory."""
+    whole = hosts.comfy
+    return type(whole)(whole.model, whole.clip, whole.vae, low_memory=True)
+
+
+def test_in_low_memory_a_step_keeps_less_and_has_the_same_gradient(hosts: Any) -> None:
+    gradients, kept = [], []
+    for host in (hosts.comfy, frugal(hosts)):
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        with torch.inference_mode(), hosts.trainable(host):
+            vectors = hosts.vectors["clip_l"].clone().requires_grad_(True)
+            context = host.encode_prompts([PROMPT] * 2, {"clip_l": vectors})
+            t = torch.tensor([250, 730])
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                eps = host.predict_noise(hosts.noise, t, context)
+            eps.square().mean().backward()
+        assert vectors.grad is not None
+        gradients.append(vectors.grad)
+        kept.append(sum(sizes))
+    assert relative(gradients[1], gradients[0]) < 1e-5
+    assert kept[1] < 0.25 * kept[0], kept
+
+
+def test_in_low_memory_a_card_that_does_bfloat16_well_computes_in_it(
+    hosts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda *_: True)
+    host, unet = frugal(hosts), hosts.model.model.diffusion_model
+    gradients, types = [], []
+    for each in (hosts.comfy, host):
+        with torch.inference_mode(), hosts.trainable(each):
+            types.append(unet.dtype)
+            vectors = hosts.vectors["clip_l"].clone().requires_grad_(True)
+            training_loss(each, hosts, vectors).backward()
+        assert vectors.grad is not None and vectors.grad.dtype == torch.float32
+        gradients.append(vectors.grad)
+    assert types == [torch.float32, torch.bfloat16] and unet.dtype == torch.float32
+    assert 0 < relative(gradients[1], gradients[0]) < 0.1
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_training_leaves_the_model_as_it_was(
+    hosts: Any, low_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda *_: True)
     m_z, sigmas = F.max_pool2d(hosts.masks, 8), euler_sigmas(hosts)
-    before = comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z)
-    with pytest.raises(RuntimeError, match="stop"), torch.inference_mode(), hosts.trainable(hosts.comfy):
+    before, host = comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z), hosts.comfy
+    if low_memory:
+        host = frugal(hosts)
+    with pytest.raises(RuntimeError, match="stop"), torch.inference_mode(), hosts.trainable(host):
         vectors = hosts.vectors["clip_l"].clone().requires_grad_(True)
-        training_loss(hosts.comfy, hosts, vectors).backward()
+        training_loss(host, hosts, vectors).backward()
         raise RuntimeError("stop")
+    assert not any("forward" in vars(module) for module in hosts.model.model.modules())
     assert torch.is_grad_enabled() and not any(p.requires_grad for p in hosts.model.model.parameters())
     assert torch.equal(before, comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z))
 

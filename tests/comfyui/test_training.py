@@ -126,3 +126,15 @@ def test_a_training_starts_from_the_encoder_of_a_file(
         start = artifact.load_artifact(tmp_path / "encoder.safetensors")
     (embeddings, _) = train(run, trained, 6, steps=1, start=start)
     assert float(embeddings.spatial_encoders["clip_l"].scale.detach()) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_a_training_in_low_memory_learns_the_same(run: Run, trained: Any) -> None:
+    (plain, _) = train(run, trained, 7, steps=3)
+    (frugal, _) = train(run, trained, 7, steps=3, low_memory=True)
+    for name, tokens in plain.anomaly.items():
+        torch.testing.assert_close(tokens["clip_l"], frugal.anomaly[name]["clip_l"], rtol=1e-3, atol=1e-4)
+    options = {"steps": 2, "batch_size": 2, "share": 0.6, "preview_every": 0, "tokens": 2, "seed": 0}
+    more = {"embeddings": frugal, "dataset": trained.dataset, "accumulate": 2, "low_memory": True}
+    (masks,) = run("ADiff_TrainMasks", **trained.base, **more, **options)
+    assert masks.training["mask"]["config"]["accumulate"] == 2
+    assert set(masks.mask) == set(plain.anomaly)
