@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from measurement import peak_memory
+from measurement import LiveTensors, peak_memory
 from real_comfyui import import_pack
 from torch import nn
 
@@ -53,8 +53,8 @@ def write_checkpoint(path: Path) -> None:
     save_file(state, path)
 
 
-def job(comfyui: Path, checkpoint: Path, base_folder: Path) -> dict[str, float]:
-    """Seconds for loading, training and sampling; peak memory so far in GiB."""
+def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memory: bool) -> dict[str, float]:
+    """Seconds for loading, training and sampling; GiB of all tensors in training at their most."""
     import_pack(comfyui)
     import comfy.sd  # type: ignore[import-not-found]
     import folder_paths  # type: ignore[import-not-found]
@@ -74,10 +74,10 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path) -> dict[str, float]:
     write_few_shot_dataset(base_folder / "data", 128, pairs=2, normals=1)
     dataset = find_dataset(base_folder / "data", "leather", ["burn"])
     normals = datasets.photo_batch(dataset.categories["leather"].normals, 1)
-    base = ComfyModel(model, clip, vae)
+    base = ComfyModel(model, clip, vae, low_memory)
     # one view, nothing held out: on a CPU the autoencoder alone would take minutes more
-    config = TrainingConfig(STEPS, batch_size=1, image_size=SIZE, views_per_pair=1)
-    with trainable(base):
+    config = TrainingConfig(STEPS, batch_size=batch, image_size=SIZE, views_per_pair=1)
+    with LiveTensors() as live, trainable(base):
         learned = train_anomaly(base, dataset, config, share=1.0).model
     clock.append(time.monotonic())
     photo = torch.nn.functional.interpolate(normals.movedim(-1, 1), (SIZE, SIZE)).movedim(1, -1)
@@ -93,7 +93,8 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path) -> dict[str, float]:
     clock.append(time.monotonic())
     assert learned.image_size == SIZE and torch.isfinite(images).all()
     load, train, sample = (round(b - a, 1) for a, b in zip(clock, clock[1:], strict=False))
-    return {"load_seconds": load, "train_seconds": train, "sample_seconds": sample}
+    seconds = {"load_seconds": load, "train_seconds": train, "sample_seconds": sample}
+    return {**seconds, "train_gib": round(live.peak / 2**30, 2)}
 
 
 def main() -> None:
@@ -101,15 +102,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--comfyui", type=Path, required=True, help="the folder of ComfyUI's main.py")
-    comfyui = parser.parse_args().comfyui
+    parser.add_argument("--batch", type=int, default=1, help="views per training step")
+    parser.add_argument("--low-memory", action="store_true", help="the training nodes' input of that name")
+    arguments = parser.parse_args()
+    comfyui = arguments.comfyui
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "sd15.safetensors"
         # in a process of its own, so that making the file does not count as memory
         peak_memory(lambda: (import_pack(comfyui), write_checkpoint(checkpoint)), "cpu")
         with torch.inference_mode():
-            seconds = job(comfyui, checkpoint, Path(folder))
+            figures = job(comfyui, checkpoint, Path(folder), arguments.batch, arguments.low_memory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({**seconds, "peak_gib": round(peak, 2), "torch": torch.__version__}))
+    print(json.dumps({**figures, "peak_gib": round(peak, 2), "torch": torch.__version__}))
 
 
 if __name__ == "__main__":
