@@ -22,8 +22,8 @@ def train(
     defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")
-    ] = 600,
-    mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 400,
+    ] = 500,
+    mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 300,
     minutes: Annotated[float | None, typer.Option(help="Stop each of the trainings after this long.")] = None,
     size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Views at a time, in each process.")] = 4,

@@ -29,7 +29,7 @@ from .training_run import OnStage, Run
 
 SIZE = 128  # pixels per side
 TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
-TRAINING = TrainingConfig(steps=500, image_size=SIZE)
+TRAINING = TrainingConfig(image_size=SIZE)
 MASK_STEPS = 300
 GATE = "ADiff_QualityGate"
 WORKFLOW = PACK / "workflows" / "4_all_in_one.json"

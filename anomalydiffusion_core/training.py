@@ -35,7 +35,7 @@ class TrainingConfig:
     square. Raises ValueError where patience would wait for measurements that are never taken.
     """
 
-    steps: int = 400
+    steps: int = 500
     batch_size: int = 4
     image_size: int = 256  # pixels per side of the views
     views_per_pair: int = 16  # the pair itself and random views of it

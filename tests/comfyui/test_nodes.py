@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,13 @@ def test_every_node_explains_itself_and_every_input(run: Run) -> None:
         assert f"![{schema.display_name}]({node_id}.jpg)" in page
         assert Image.open(HELP / f"{node_id}.jpg").width >= 200
     assert {path.stem for path in HELP.glob("*.md")} == set(run.nodes)  # type: ignore[attr-defined]
+
+
+def test_trainings_are_as_long_by_default_as_the_demo_s(run: Run, pack: Any) -> None:
+    demo = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.demo")
+    for node_id, steps in (("TrainAnomaly", demo.TRAINING.steps), ("TrainMasks", demo.MASK_STEPS)):
+        schema = run.nodes[f"ADiff_{node_id}"].GET_SCHEMA()  # type: ignore[attr-defined]
+        assert [entry.default for entry in schema.inputs if entry.id == "steps"] == [steps]
 
 
 def test_the_model_folder_is_known_with_what_the_user_configured(run: Run) -> None:

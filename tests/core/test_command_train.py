@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import subprocess
@@ -15,9 +16,17 @@ import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
-from anomalydiffusion_core import training_run
+from anomalydiffusion_core import demo, training_run
 from anomalydiffusion_core.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
+from anomalydiffusion_core.cli_train import train
+from anomalydiffusion_core.training import TrainingConfig
+
+
+def test_the_command_trains_as_long_by_default_as_the_library_and_the_demo() -> None:
+    options = inspect.signature(train).parameters
+    assert options["steps"].default == TrainingConfig().steps == demo.TRAINING.steps
+    assert options["mask_steps"].default == demo.MASK_STEPS
 
 
 def test_an_interrupted_training_goes_on_where_it_was(
