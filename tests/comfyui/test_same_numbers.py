@@ -292,13 +292,12 @@ def test_in_low_memory_a_card_that_does_bfloat16_well_computes_in_it(
     import comfy.model_management  # type: ignore[import-not-found]
 
     monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda *_: True)
-    host, unet = frugal(hosts), hosts.model.model.diffusion_model
-    gradients, types = [], []
-    for each in (hosts.comfy, host):
-        with torch.inference_mode(), hosts.trainable(each):
+    unet, gradients, types = hosts.model.model.diffusion_model, [], []
+    for host in (hosts.comfy, frugal(hosts)):
+        with torch.inference_mode(), hosts.trainable(host):
             types.append(unet.dtype)
             vectors = hosts.vectors["clip_l"].clone().requires_grad_(True)
-            training_loss(each, hosts, vectors).backward()
+            training_loss(host, hosts, vectors).backward()
         assert vectors.grad is not None and vectors.grad.dtype == torch.float32
         gradients.append(vectors.grad)
     assert types == [torch.float32, torch.bfloat16] and unet.dtype == torch.float32
@@ -313,9 +312,8 @@ def test_training_leaves_the_model_as_it_was(
 
     monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda *_: True)
     m_z, sigmas = F.max_pool2d(hosts.masks, 8), euler_sigmas(hosts)
-    before, host = comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z), hosts.comfy
-    if low_memory:
-        host = frugal(hosts)
+    before = comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z)
+    host = frugal(hosts) if low_memory else hosts.comfy
     with pytest.raises(RuntimeError, match="stop"), torch.inference_mode(), hosts.trainable(host):
         vectors = hosts.vectors["clip_l"].clone().requires_grad_(True)
         training_loss(host, hosts, vectors).backward()
