@@ -9,7 +9,7 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +20,6 @@ from . import __version__
 from .embeddings import AnomalyModel, Place, Pose
 from .latent_diffusion import Fingerprint
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-
-if TYPE_CHECKING:
-    from .diffusers_model import DiffusersModel
 
 log = logging.getLogger(__name__)
 FORMAT = "anomalydiffusion/1"
@@ -133,16 +130,6 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
         raise ValueError(f"Artifact {path} is damaged ({reason}): restore or train it again.") from error
     if base:
         check_base(model.base, base, str(path), f"use --base {model.base.family} or train again")
-    return model
-
-
-def load_onto(base: DiffusersModel, path: Path) -> AnomalyModel:
-    """Reads an artifact for use on a base, which is adapted as it was when the artifact was trained.
-
-    Raises ValueError as `load_artifact` and `DiffusersModel.adapt` do.
-    """
-    model = load_artifact(path, base.fingerprint)
-    base.adapt(model.adapter)
     return model
 
 

@@ -13,6 +13,11 @@ def blend(sample: Tensor, noised_normal: Tensor, m_z: Tensor) -> Tensor:
     return m_z * sample + (1 - m_z) * noised_normal
 
 
+def latent_mask(mask: Tensor, factor: int) -> Tensor:
+    """m_z: (B,1,H,W) in {0,1} -> (B,1,H/f,W/f) float, 1 in every cell that the defect touches."""
+    return F.max_pool2d(mask.float(), factor)
+
+
 def widened(m_z: Tensor, share: float) -> Tensor:
     """m_z (B,1,h,w) dilated by a square of radius `share` of the longer side."""
     radius = round(share * max(m_z.shape[-2:]))

@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .artifact import load_artifact, load_onto, save_artifact
+from .artifact import load_artifact, save_artifact
 from .comfyui_jobs import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
 from .comfyui_server import PACK, RunningServer, running_server
 from .dataset.layout import find_dataset
-from .diffusers_model import load_base
+from .diffusers_model import load_base, load_onto
 from .embeddings import AnomalyModel
 from .export.mvtec import read_manifest
 from .generated_dataset import GenerationRun, generate_all

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .artifact import load_artifact
 from .diffusers_attention import reweighted
+from .embeddings import AnomalyModel
 from .latent_diffusion import (
     Context,
     Fingerprint,
@@ -288,6 +290,16 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
             "('owner/name') or a .safetensors checkpoint."
         )
     return _from_pipeline(base, _folder_pipeline(base), device)
+
+
+def load_onto(base: DiffusersModel, path: Path) -> AnomalyModel:
+    """Reads an artifact for use on a base, which is adapted as it was when the artifact was trained.
+
+    Raises ValueError as `load_artifact` and `DiffusersModel.adapt` do.
+    """
+    model = load_artifact(path, base.fingerprint)
+    base.adapt(model.adapter)
+    return model
 
 
 def _load_tiny(device: torch.device | str, path: Path | None = None) -> DiffusersModel:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention_maps import AttentionMaps
-from .blending import blend
-from .dataset.views import latent_mask
+from .blending import blend, latent_mask
 from .inpainting import Decode, Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from .reweighting import AARConfig, AttentionWeights

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention_maps import AttentionMaps, heat_maps
-from .blending import restore_detail
+from .blending import latent_mask, restore_detail
 from .conditioning import anomaly_context, empty_context
 from .dataset.augmentation import resize_mask
 from .dataset.photos import Photo, photo_of
-from .dataset.views import latent_mask
 from .embeddings import AnomalyModel
 from .gate import Canvas
 from .inpainting import Inpainting

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .blending import latent_mask
 from .conditioning import anomaly_context, empty_context, mask_context
-from .dataset.views import ViewPool, latent_mask
+from .dataset.views import ViewPool
 from .embeddings import AnomalyModel, TokensByEncoder, starting_tokens
 from .inpainting import Inpainting
 from .latent_diffusion import Context, LatentDiffusion

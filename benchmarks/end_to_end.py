@@ -26,12 +26,11 @@ from typing import Any
 import torch
 from measurement import busy_seconds, use_one_thread
 
-from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.calibration import calibrated_gate
 from anomalydiffusion_core.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.dataset.photos import file_hash
 from anomalydiffusion_core.demo import SIZE
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.drafting import Drafter
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalydiffusion_core.artifact import load_onto
-from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.diffusers_model import load_base, load_onto
 from anomalydiffusion_core.masks import MaskConfig, drawn_masks
 
 BATCH = 8

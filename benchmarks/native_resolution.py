@@ -22,10 +22,9 @@ import torch
 from measurement import peak_memory, use_one_thread
 from PIL import Image
 
-from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, short_hash, write_png
-from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.diffusers_model import load_base, load_onto
 from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.gate import GateConfig
 from anomalydiffusion_core.generated_dataset import GenerationRun, generate_all

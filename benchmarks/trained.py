@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from anomalydiffusion_core.artifact import load_onto
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.embeddings import AnomalyModel
 
 

@@ -14,7 +14,7 @@ import re
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.dataset.views import latent_mask
+from anomalydiffusion_core.blending import latent_mask
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from anomalydiffusion_core.location import placed_scenes

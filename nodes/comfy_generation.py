@@ -20,9 +20,9 @@ from torch import Tensor
 from ..anomalydiffusion_core import __version__
 from ..anomalydiffusion_core.artifact import check_type, learned_hash
 from ..anomalydiffusion_core.attention_maps import AttentionMaps, heat_maps
+from ..anomalydiffusion_core.blending import latent_mask
 from ..anomalydiffusion_core.conditioning import empty_context, mask_context
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
-from ..anomalydiffusion_core.dataset.views import latent_mask
 from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
 from ..anomalydiffusion_core.generation_config import GenerationConfig

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..latent_diffusion import LatentDiffusion
@@ -191,8 +190,3 @@ def _pool(
             masks += [m for _, m in views]
             types += [index] * len(views)
     return ViewPool(torch.cat(latents), torch.stack(masks), torch.tensor(types), names)
-
-
-def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """m_z: (B,1,H,W) in {0,1} -> (B,1,H/f,W/f) float, 1 in every cell that the defect touches."""
-    return F.max_pool2d(mask.float(), factor)

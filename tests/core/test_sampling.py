@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.dataset.views import latent_mask
+from anomalydiffusion_core.blending import latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.reweighting import AARConfig, AARMode

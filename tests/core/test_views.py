@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from anomalydiffusion_core.blending import latent_mask
 from anomalydiffusion_core.dataset.augmentation import bounding_box
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import (
     RefreshedPool,
     ViewPool,
-    latent_mask,
     make_mask_views,
     make_views,
     read_pair,
