@@ -15,11 +15,11 @@ from .dataset.layout import Dataset
 from .dataset.photos import file_hash
 from .dataset.views import ViewPool, make_normal_views
 from .diffusers_model import DiffusersModel
-from .embeddings import AnomalyModel
 from .fitting import training_record
-from .latent_diffusion import PLACEHOLDER, LatentDiffusion
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import PLACEHOLDER, LatentDiffusion
+from .method.templates import PHOTO_TEMPLATES
 from .pipeline import TrainingOutcome, empty_model, origin_of, train_model
-from .templates import PHOTO_TEMPLATES
 from .training import TrainingConfig, drawn_from_noise, unmasked_loss
 from .training_run import End, Run, Stage
 

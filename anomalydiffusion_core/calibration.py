@@ -7,7 +7,7 @@ from .dataset.photos import read_mask
 from .drafting import Drafter
 from .gate import Canvas, Gate
 from .mask_sources import REAL, SourcedMask
-from .sampling import image_generator
+from .method.sampling import image_generator
 from .stitching import regions_on_canvas
 
 SPOTS = 24  # on normal photos, to calibrate with

@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .artifact import write_atomically
 from .fitting import Fitting
+from .method.artifact import write_atomically
 from .training import TrainingConfig
 
 FORMAT = "anomalydiffusion-checkpoint/1"

@@ -12,7 +12,7 @@ from .cli_generate import generate
 from .cli_options import Base, DefectTypes, Device, Json, Seed, device_of, load_with_base, names_in
 from .cli_train import train
 from .console import check_new, check_writable, progress, run_command, say
-from .reweighting import AARMode
+from .method.reweighting import AARMode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,8 +73,8 @@ def masks(
 ) -> None:
     """Invents masks; empty, tiny, full and border-filling ones are drawn again."""
     from .masks import MaskConfig, write_masks
-    from .reweighting import AARConfig
-    from .sampling import SamplingConfig
+    from .method.reweighting import AARConfig
+    from .method.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         check_new(out)
@@ -101,7 +101,7 @@ def report(
     json: Json = None,
 ) -> None:
     """Writes one HTML page: contact sheets, fill, loss curves, settings, versions."""
-    from .artifact import load_artifact
+    from .method.artifact import load_artifact
     from .report import write_report
 
     def command() -> dict[str, Any]:

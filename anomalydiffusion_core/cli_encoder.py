@@ -40,8 +40,8 @@ def pretrain_encoder(
     """
     from dataclasses import replace
 
-    from .artifact import save_artifact
     from .location import PLACES
+    from .method.artifact import save_artifact
     from .pipeline import train_encoder
     from .training_log import TensorBoardLog
     from .training_run import Run

@@ -9,7 +9,7 @@ import typer
 
 from .cli_options import Base, Device, Json, Seed, load_with_base, names_in
 from .console import check_writable, progress, run_command, say
-from .reweighting import AARMode
+from .method.reweighting import AARMode
 
 
 def generate(
@@ -109,8 +109,8 @@ def generate(
     from .generated_dataset import GenerationRun, generate_all
     from .generation_config import GenerationConfig
     from .mask_sources import parse_weights
-    from .reweighting import AARConfig
-    from .sampling import SamplingConfig
+    from .method.reweighting import AARConfig
+    from .method.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         strength, strengths = _strengths(aar_strength or [])

@@ -61,8 +61,8 @@ def base_to_train_on(base: str | None, device: str | None, precision: str, check
 
 def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
     """The base model, and the artifact on it; raises ValueError where they do not fit."""
-    from .artifact import load_artifact
     from .diffusers_model import load_base, load_onto
+    from .method.artifact import load_artifact
 
     trained_on = load_artifact(artifact).base.family
     if base is None and trained_on != "tiny":

@@ -11,16 +11,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .artifact import load_artifact, save_artifact
 from .comfyui_jobs import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
 from .comfyui_server import PACK, RunningServer, running_server
 from .dataset.layout import find_dataset
 from .diffusers_model import load_base, load_onto
-from .embeddings import AnomalyModel
 from .export.mvtec import read_manifest
 from .generated_dataset import GenerationRun, generate_all
 from .generation_config import GenerationConfig
-from .latent_diffusion import LatentDiffusion
+from .method.artifact import load_artifact, save_artifact
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import LatentDiffusion
 from .pipeline import TrainingOutcome, train_model
 from .report import write_report
 from .tiny_base.few_shot import CATEGORIES, write_few_shot_dataset

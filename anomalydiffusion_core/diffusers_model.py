@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .artifact import load_artifact
 from .diffusers_attention import reweighted
-from .embeddings import AnomalyModel
-from .latent_diffusion import (
+from .method.artifact import load_artifact
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import (
     Context,
     Fingerprint,
     NoiseSchedule,
@@ -22,8 +22,8 @@ from .latent_diffusion import (
     hash_weights,
     split_prompt,
 )
-from .reweighting import AttentionWeights
-from .spatial_encoder import SpatialEncoder
+from .method.reweighting import AttentionWeights
+from .method.spatial_encoder import SpatialEncoder
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

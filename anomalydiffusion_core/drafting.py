@@ -13,13 +13,13 @@ import torch
 from .dataset.layout import Pair
 from .dataset.photos import Photo, read_mask, read_photo
 from .dataset.views import read_pair
-from .embeddings import AnomalyModel, Place
 from .foreground import FindObject, object_finder
 from .generation_config import AUTO, NONE, GenerationConfig
 from .mask_sources import MaskSource, SourcedMask, known_places, onto_photo
 from .masks import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
+from .method.embeddings import AnomalyModel, Place
+from .method.sampling import image_generator
 from .placement import moved_onto
-from .sampling import image_generator
 from .segmentation import segmented_foreground
 from .windows import MAX_SHRINK, regions_of
 

@@ -17,14 +17,14 @@ from PIL import Image
 from . import __version__
 from .dataset.layout import Category, Pair, find_dataset
 from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
-from .embeddings import AnomalyModel
 from .export.mvtec import MVTecWriter
 from .generation import BOTH, GeneratedPair, PairGenerator
 from .generation_config import GenerationConfig
-from .latent_diffusion import LatentDiffusion
 from .mask_sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
 from .masks import TriesExhausted, drawn_masks
-from .sampling import OnStep
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import LatentDiffusion
+from .method.sampling import OnStep
 from .tiny_decoder import decoder_file, load_tiny_decoder
 from .training_run import OnStage
 

@@ -17,13 +17,13 @@ from .calibration import calibrated_gate
 from .dataset.layout import Pair
 from .dataset.photos import Photo
 from .drafting import Draft, Drafter, Part
-from .embeddings import AnomalyModel
 from .gate import Made, Scores, shown_share
 from .generation_config import GenerationConfig
-from .latent_diffusion import LatentDiffusion
 from .mask_sources import MaskSource
 from .masks import TriesExhausted
-from .sampling import Decode, OnStep, image_generator
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import LatentDiffusion
+from .method.sampling import Decode, OnStep, image_generator
 from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
 from .windows import regions_of
 

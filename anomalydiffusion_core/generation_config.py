@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from .gate import GateConfig
 from .masks import MaskConfig
+from .method.sampling import SamplingConfig
 from .placement import PlaceMode
-from .sampling import SamplingConfig
 
 AUTO, NONE = "auto", "none"
 

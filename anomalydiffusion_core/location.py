@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conditioning import spatial_tokens
 from .dataset.views import ViewPool
-from .latent_diffusion import PLACEHOLDER, Context, LatentDiffusion
-from .spatial_encoder import SpatialEncoder
+from .method.conditioning import spatial_tokens
+from .method.latent_diffusion import PLACEHOLDER, Context, LatentDiffusion
+from .method.spatial_encoder import SpatialEncoder
 from .tiny_base.scenes import COLUMNS, ROWS, Scene, draw_scene
 from .training import TrainingConfig, drawn_from_noise
 

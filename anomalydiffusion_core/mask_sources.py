@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from .dataset.augmentation import MAX_ROTATION
-from .embeddings import Place
+from .method.embeddings import Place
+from .method.sampling import image_generator
 from .placement import PlaceMode, fit_mask, lay, place_mask, place_of, turned
-from .sampling import image_generator
 
 GENERATED, REAL, DRAWN, PROCEDURAL = SOURCES = ("generated", "real", "drawn", "procedural")
 CANVAS = 256  # pixels per side that procedural shapes are drawn at

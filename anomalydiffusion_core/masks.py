@@ -14,16 +14,16 @@ from PIL import Image
 from scipy.ndimage import binary_closing
 from torch import Tensor
 
-from .conditioning import empty_context, mask_context
 from .dataset.photos import write_png
-from .embeddings import AnomalyModel
 from .export.mvtec import DIGITS
 from .foreground import without_specks
-from .latent_diffusion import LatentDiffusion
+from .method.conditioning import empty_context, mask_context
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import LatentDiffusion
+from .method.reweighting import AARConfig, AARMode
+from .method.sampling import SamplingConfig, image_generator, sample
+from .method.templates import MASK_TEMPLATES
 from .placement import PlaceMask, needed_share, placing
-from .reweighting import AARConfig, AARMode
-from .sampling import SamplingConfig, image_generator, sample
-from .templates import MASK_TEMPLATES
 
 
 @dataclass(frozen=True)

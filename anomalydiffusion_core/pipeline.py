@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from .artifact import check_base, learned_hash
 from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
 from .dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
-from .embeddings import AnomalyModel
 from .fitting import Validation, training_record
 from .foreground import object_finder
-from .latent_diffusion import LatentDiffusion, hash_weights
 from .location import WORDS, PlaceTask, WordsTask, make_scenes
 from .masks import mask_picture_size
+from .method.artifact import check_base, learned_hash
+from .method.embeddings import AnomalyModel
+from .method.latent_diffusion import LatentDiffusion, hash_weights
+from .method.sampling import image_generator
+from .method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from .method.templates import PHOTO_TEMPLATES
 from .placement import places_of
 from .processes import ALONE, Processes
-from .sampling import image_generator
-from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from .templates import PHOTO_TEMPLATES
 from .tiny_base import architecture
 from .training import AnomalyTask, MaskTask, TrainingConfig
 from .training_run import End, Run, Stage

@@ -16,10 +16,10 @@ from torch import Tensor
 from .dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
 from .dataset.layout import Pair
 from .dataset.views import read_pair
-from .embeddings import AnomalyModel, Place, Pose
 from .foreground import FindObject, object_foreground, plain_ground
+from .method.embeddings import AnomalyModel, Place, Pose
+from .method.sampling import image_generator
 from .object_frame import frame_of, object_frame
-from .sampling import image_generator
 
 MOVES = 64  # tries to bring a mask onto the object
 POSES, SHIFTS = 16, 8  # tries to lay a shape as a training mask lay on the object: poses, and places of each

@@ -16,8 +16,8 @@ import numpy as np
 from . import __version__
 from .contact_sheet import CLOSE_UP, read_shown, sheet
 from .dataset.photos import png_bytes
-from .embeddings import AnomalyModel
 from .export.mvtec import ATTENTION, REJECTED, manifest_pairs
+from .method.embeddings import AnomalyModel
 from .page import data_uri, render_page, replace_text
 
 COLUMNS = 8

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .fitting import History
-from .latent_diffusion import LatentDiffusion
+from .method.latent_diffusion import LatentDiffusion
 
 PREVIEW_EVERY = 50  # steps
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from training_steps import keep, study_parser
 
-from anomalydiffusion_core.artifact import load_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.method.artifact import load_artifact
+from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.pipeline import train_anomaly, untrained_encoders
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import TrainingConfig
 
 

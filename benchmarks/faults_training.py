@@ -28,7 +28,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from anomalydiffusion_core.artifact import learned_hash, load_artifact
+from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 
 SIZE, STEPS, MASK_STEPS = 128, 40, 20

@@ -18,7 +18,7 @@ from anomalydiffusion_core.dataset.augmentation import random_view
 from anomalydiffusion_core.dataset.layout import Pair
 from anomalydiffusion_core.dataset.views import ViewPool, read_pair
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 
 LEARNING_RATE = 2e-2  # 5e-3 for each of the batch's four

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomHorizontalFlip
 
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 
 LEARNING_RATE = 5e-3
 REPEATS = 100  # of every photo in an epoch, the example's default

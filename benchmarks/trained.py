@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base, load_onto
-from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import AnomalyModel
 
 
 def trained_parser(description: str, guidance: float, steps: int | None = None) -> argparse.ArgumentParser:

@@ -14,10 +14,10 @@ import re
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.blending import latent_mask
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from anomalydiffusion_core.location import placed_scenes
+from anomalydiffusion_core.method.blending import latent_mask
+from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from anomalydiffusion_core.tiny_base.pretraining import LARGE, scene_batches
 
 PAIRS = (("left", "right"), ("top", "bottom"), ("upper", "lower"))

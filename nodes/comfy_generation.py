@@ -18,12 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..anomalydiffusion_core import __version__
-from ..anomalydiffusion_core.artifact import check_type, learned_hash
-from ..anomalydiffusion_core.attention_maps import AttentionMaps, heat_maps
-from ..anomalydiffusion_core.blending import latent_mask
-from ..anomalydiffusion_core.conditioning import empty_context, mask_context
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
-from ..anomalydiffusion_core.embeddings import AnomalyModel
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
 from ..anomalydiffusion_core.generation_config import GenerationConfig
 from ..anomalydiffusion_core.masks import (
@@ -33,11 +28,16 @@ from ..anomalydiffusion_core.masks import (
     masks_from_pictures,
     usable_for,
 )
+from ..anomalydiffusion_core.method.artifact import check_type, learned_hash
+from ..anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_maps
+from ..anomalydiffusion_core.method.blending import latent_mask
+from ..anomalydiffusion_core.method.conditioning import empty_context, mask_context
+from ..anomalydiffusion_core.method.embeddings import AnomalyModel
+from ..anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from ..anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
+from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
 from ..anomalydiffusion_core.placement import placing
-from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
-from ..anomalydiffusion_core.sampling import SamplingConfig, image_generator
 from ..anomalydiffusion_core.stitching import MadeRegion, autoencoder_noise, restored, softened
-from ..anomalydiffusion_core.templates import MASK_TEMPLATES
 from ..anomalydiffusion_core.windows import regions_of
 from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting, sample_images

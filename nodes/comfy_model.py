@@ -23,9 +23,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..anomalydiffusion_core.artifact import check_base
-from ..anomalydiffusion_core.embeddings import AnomalyModel
-from ..anomalydiffusion_core.latent_diffusion import (
+from ..anomalydiffusion_core.method.artifact import check_base
+from ..anomalydiffusion_core.method.embeddings import AnomalyModel
+from ..anomalydiffusion_core.method.latent_diffusion import (
     Context,
     Fingerprint,
     NoiseSchedule,
@@ -34,8 +34,8 @@ from ..anomalydiffusion_core.latent_diffusion import (
     hash_weights,
     split_prompt,
 )
-from ..anomalydiffusion_core.reweighting import AttentionWeights, Columns
-from ..anomalydiffusion_core.spatial_encoder import SpatialEncoder
+from ..anomalydiffusion_core.method.reweighting import AttentionWeights, Columns
+from ..anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
 from ..anomalydiffusion_core.tiny_base import architecture as arch
 from .comfy_sampling import WEIGHTS, with_reweighted_attention
 from .comfy_tiny_base import TinyModelConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..anomalydiffusion_core.dataset.photos import Photo
-from ..anomalydiffusion_core.embeddings import AnomalyModel
+from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.stitching import (
     MadeRegion,
     autoencoder_noise,

@@ -20,10 +20,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..anomalydiffusion_core.attention_maps import AttentionMaps
-from ..anomalydiffusion_core.blending import blend
-from ..anomalydiffusion_core.inpainting import Decode, Inpainting
-from ..anomalydiffusion_core.reweighting import (
+from ..anomalydiffusion_core.method.attention_maps import AttentionMaps
+from ..anomalydiffusion_core.method.blending import blend
+from ..anomalydiffusion_core.method.inpainting import Decode, Inpainting
+from ..anomalydiffusion_core.method.reweighting import (
     AARConfig,
     AttentionWeights,
     Columns,

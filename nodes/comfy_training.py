@@ -11,7 +11,7 @@ import folder_paths
 
 from ..anomalydiffusion_core.checkpoint import Checkpoints
 from ..anomalydiffusion_core.dataset.layout import Dataset
-from ..anomalydiffusion_core.embeddings import AnomalyModel
+from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.pipeline import origin_of
 from ..anomalydiffusion_core.training import TrainingConfig
 from ..anomalydiffusion_core.training_run import End, Stage

@@ -42,7 +42,7 @@ class EncodeMask(io.ComfyNode):
     def execute(cls, embeddings: Any, mask: Any) -> io.NodeOutput:
         import torch
 
-        from ..anomalydiffusion_core.conditioning import spatial_tokens
+        from ..anomalydiffusion_core.method.conditioning import spatial_tokens
 
         if not embeddings.spatial_encoders:
             raise ValueError(
@@ -94,8 +94,8 @@ class AnomalyConditioning(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..anomalydiffusion_core.conditioning import empty_context, placed_context
-        from ..anomalydiffusion_core.conditioning import spatial_tokens as encoded
+        from ..anomalydiffusion_core.method.conditioning import empty_context, placed_context
+        from ..anomalydiffusion_core.method.conditioning import spatial_tokens as encoded
         from .comfy_model import conditioning, load_for
 
         if (mask is None) == (spatial_tokens is None):
@@ -138,8 +138,8 @@ class MaskConditioning(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str) -> io.NodeOutput:
         import torch
 
-        from ..anomalydiffusion_core.conditioning import empty_context, mask_context
-        from ..anomalydiffusion_core.templates import MASK_TEMPLATES
+        from ..anomalydiffusion_core.method.conditioning import empty_context, mask_context
+        from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
         from .comfy_model import conditioning, load_for
 
         base = load_for(embeddings, model, clip, vae)

@@ -37,7 +37,7 @@ class SaveEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, embeddings: object, filename_prefix: str) -> io.NodeOutput:
-        from ..anomalydiffusion_core.artifact import save_artifact
+        from ..anomalydiffusion_core.method.artifact import save_artifact
 
         path = new_output(filename_prefix, ".safetensors")
         save_artifact(embeddings, path)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ class LoadEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        from ..anomalydiffusion_core.artifact import load_artifact
+        from ..anomalydiffusion_core.method.artifact import load_artifact
 
         model = load_artifact(_path(name))
         return io.NodeOutput(model, "\n".join(sorted(model.anomaly | model.mask)))

@@ -121,6 +121,6 @@ def reweighting_inputs() -> list[io.Input]:
 
 def reweighting(mode: str, strength: float, start: float, end: float, maximum: float) -> Any:
     """The core's settings from `reweighting_inputs`."""
-    from ..anomalydiffusion_core.reweighting import AARConfig, AARMode
+    from ..anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 
     return AARConfig(AARMode(mode), strength, maximum, start=start, end=end)

@@ -118,7 +118,7 @@ class KSampler(io.ComfyNode):
         end: float = 1.0, maximum: float = 3.0, attention_maps: bool = False, dataset: Any = None,
         **sampler: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..anomalydiffusion_core.attention_maps import AttentionMaps
+        from ..anomalydiffusion_core.method.attention_maps import AttentionMaps
         from .comfy_gate import outlines_of
         from .comfy_generation import (
             attention_pictures,

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..latent_diffusion import LatentDiffusion
+from ..method.latent_diffusion import LatentDiffusion
 from .augmentation import random_view, whole_view
 from .layout import Pair
 from .photos import Photo, read_mask, read_photo

@@ -22,8 +22,8 @@ from ..dataset.photos import Photo, file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
 from ..foreground import ground_of, object_foreground
+from ..method.sampling import image_generator
 from ..placement import moved_onto
-from ..sampling import image_generator
 from ..tiny_base.scenes import draw_scene
 from .split import Split
 

@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..artifact import save_artifact, write_atomically
 from ..diffusers_model import load_base
-from ..latent_diffusion import hash_weights
 from ..location import PLACE_FROM, PLACES, WORDS
-from ..templates import MASK_TEMPLATES
+from ..method.artifact import save_artifact, write_atomically
+from ..method.latent_diffusion import hash_weights
+from ..method.templates import MASK_TEMPLATES
 from . import architecture as arch
 from .autoencoder import LappedAutoencoder, train_autoencoder
 from .sample_sheet import sample_sheet

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..conditioning import empty_context
-from ..latent_diffusion import LatentDiffusion
-from ..reweighting import AARConfig, AARMode
-from ..sampling import SamplingConfig, image_generator, sample
+from ..method.conditioning import empty_context
+from ..method.latent_diffusion import LatentDiffusion
+from ..method.reweighting import AARConfig, AARMode
+from ..method.sampling import SamplingConfig, image_generator, sample
 
 MATERIALS = (
     "grey brushed metal",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+from ..method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
 from .defects import DEFECTS, Canvas, apply_defect
 from .materials import COLOURS, MATERIALS, Surface, colour
 from .noise import Rng, pixel_grid, spectral

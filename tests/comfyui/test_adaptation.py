@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.artifact import export_lora
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
-from anomalydiffusion_core.embeddings import AnomalyModel
+from anomalydiffusion_core.method.artifact import export_lora
+from anomalydiffusion_core.method.embeddings import AnomalyModel
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_an_adapted_artifact_asks_for_its_lora_where_the_model_has_none(
 def test_an_adapted_artifact_is_saved_and_loaded_with_its_adapter(
     run: Any, trained: Any, adapted: Any, tmp_path: Path
 ) -> None:
-    from anomalydiffusion_core.artifact import load_artifact
+    from anomalydiffusion_core.method.artifact import load_artifact
 
     learned = replace(trained.embeddings, adapter=adapted.adapter)
     (path,) = run("ADiff_SaveEmbeddings", embeddings=learned, filename_prefix="adapted/a")

@@ -134,7 +134,7 @@ def test_training_reaches_the_vectors_of_every_text_encoder(checkpoint: Any, bas
 
 def generated(checkpoint: Any, run: Any, mask: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """Photos before and after a defect, with embeddings that were only begun."""
-    from adiff_pack.anomalydiffusion_core.embeddings import (  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.method.embeddings import (  # type: ignore[import-not-found]
         AnomalyModel,
         starting_tokens,
     )

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalydiffusion_core import sampling
-from anomalydiffusion_core.attention_maps import AttentionMaps
-from anomalydiffusion_core.conditioning import empty_context
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.latent_diffusion import Context
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import SamplingConfig, sample_into
+from anomalydiffusion_core.method import sampling
+from anomalydiffusion_core.method.attention_maps import AttentionMaps
+from anomalydiffusion_core.method.conditioning import empty_context
+from anomalydiffusion_core.method.latent_diffusion import Context
+from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.method.sampling import SamplingConfig, sample_into
 from anomalydiffusion_core.training import masked_loss
 
 PROMPT = "a photo of a {}"

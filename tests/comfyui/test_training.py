@@ -117,7 +117,7 @@ def test_embeddings_are_extended_by_types_that_are_new(run: Run, trained: Any) -
 def test_a_training_starts_from_the_encoder_of_a_file(
     run: Run, trained: Any, pack: Any, tmp_path: Path
 ) -> None:
-    artifact = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.artifact")
+    artifact = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.method.artifact")
     (own, _) = train(run, trained, 6, steps=1)
     with torch.no_grad():
         own.spatial_encoders["clip_l"].scale.fill_(3.0)  # which no training would reach in a step

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from anomalydiffusion_core import diffusers_model
-from anomalydiffusion_core.artifact import save_artifact
 from anomalydiffusion_core.diffusers_model import Codec, DiffusersModel
-from anomalydiffusion_core.embeddings import AnomalyModel, Place, Pose
-from anomalydiffusion_core.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
-from anomalydiffusion_core.reweighting import (
+from anomalydiffusion_core.method.artifact import save_artifact
+from anomalydiffusion_core.method.embeddings import AnomalyModel, Place, Pose
+from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
+from anomalydiffusion_core.method.reweighting import (
     AARMode,
     AttentionWeights,
     attend,
@@ -27,8 +27,8 @@ from anomalydiffusion_core.reweighting import (
     attend_logits,
     to_queries,
 )
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.tiny_base.architecture import load_tokenizer
 
 SHARED = Path(__file__).parents[2].parent / "shared"

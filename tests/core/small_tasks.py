@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from anomalydiffusion_core.dataset.views import ViewPool
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 
 

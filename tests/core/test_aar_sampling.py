@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.inpainting import Inpainting
-from anomalydiffusion_core.latent_diffusion import Context
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.inpainting import Inpainting
+from anomalydiffusion_core.method.latent_diffusion import Context
+from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
 
 WEIGHTED = [mode for mode in AARMode if mode is not AARMode.OFF]
 FACTOR = 8

@@ -24,16 +24,16 @@ from anomalydiffusion_core.adaptation import (
     train_adapted,
     training_normals,
 )
-from anomalydiffusion_core.artifact import export_lora, learned_hash, load_artifact, save_artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_onto
 from anomalydiffusion_core.fitting import Fitting, Validation, fit
-from anomalydiffusion_core.latent_diffusion import Fingerprint
+from anomalydiffusion_core.method.artifact import export_lora, learned_hash, load_artifact, save_artifact
+from anomalydiffusion_core.method.latent_diffusion import Fingerprint
+from anomalydiffusion_core.method.reweighting import AARMode, AttentionWeights
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.pipeline import train_model
-from anomalydiffusion_core.reweighting import AARMode, AttentionWeights
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import TrainingConfig
 from anomalydiffusion_core.training_run import Run
 

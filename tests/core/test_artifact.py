@@ -14,10 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from anomalydiffusion_core import __version__, artifact
-from anomalydiffusion_core.artifact import export_textual_inversion, load_artifact, save_artifact
-from anomalydiffusion_core.embeddings import AnomalyModel, Place
-from anomalydiffusion_core.latent_diffusion import Fingerprint
+from anomalydiffusion_core import __version__
+from anomalydiffusion_core.method import artifact
+from anomalydiffusion_core.method.artifact import export_textual_inversion, load_artifact, save_artifact
+from anomalydiffusion_core.method.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.method.latent_diffusion import Fingerprint
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.attention_maps import HEAT, OPACITY, AttentionMaps, heat_maps
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.reweighting import AARConfig, AARMode, AttentionWeights
-from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.attention_maps import HEAT, OPACITY, AttentionMaps, heat_maps
+from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
+from anomalydiffusion_core.method.reweighting import AARConfig, AARMode, AttentionWeights
+from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

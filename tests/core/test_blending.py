@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from anomalydiffusion_core.blending import blend, paste, restore_detail, soft_mask
+from anomalydiffusion_core.method.blending import blend, paste, restore_detail, soft_mask
 
 MASKS = arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
 

@@ -15,10 +15,10 @@ from commands import generate_quickly, refused, run, snapshot
 from PIL import Image
 from safetensors.torch import save_file
 
-from anomalydiffusion_core.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.dataset.photos import write_png
 from anomalydiffusion_core.export.mvtec import read_manifest
-from anomalydiffusion_core.latent_diffusion import Fingerprint
+from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
+from anomalydiffusion_core.method.latent_diffusion import Fingerprint
 
 MIXED = "thing/scratch+stain"
 

@@ -18,10 +18,10 @@ from commands import generate_quickly, refused, run, snapshot, train_quickly
 from PIL import Image
 from safetensors import SafetensorError
 
-from anomalydiffusion_core import artifact as artifact_module
 from anomalydiffusion_core import diffusers_model
-from anomalydiffusion_core.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.cli import app
+from anomalydiffusion_core.method import artifact as artifact_module
+from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore
 

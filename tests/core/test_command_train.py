@@ -17,9 +17,9 @@ from commands import refused, train_quickly
 from safetensors import safe_open
 
 from anomalydiffusion_core import demo, training_run
-from anomalydiffusion_core.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.cli_train import train
+from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.training import TrainingConfig
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.conditioning import anomaly_context, empty_context, joined, mask_context
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.embeddings import AnomalyModel
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context, joined, mask_context
+from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
 
 @pytest.fixture(params=["fake_base", "small_base"])

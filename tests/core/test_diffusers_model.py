@@ -19,7 +19,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
-from anomalydiffusion_core.latent_diffusion import Context, NoiseSchedule, hash_weights
+from anomalydiffusion_core.method.latent_diffusion import Context, NoiseSchedule, hash_weights
 from anomalydiffusion_core.tiny_base.architecture import load_tokenizer
 
 

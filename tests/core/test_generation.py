@@ -12,11 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalydiffusion_core.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.gate import Check, GateConfig
 from anomalydiffusion_core.generated_dataset import (
     GenerationOutcome,
@@ -26,13 +24,15 @@ from anomalydiffusion_core.generated_dataset import (
 )
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.mask_sources import own_masks
 from anomalydiffusion_core.masks import TriesExhausted
+from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
+from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.sampling import SamplingConfig
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.pipeline import train_model
-from anomalydiffusion_core.sampling import SamplingConfig
 from anomalydiffusion_core.stitching import restored, to_pixels
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import TrainingConfig
 
 CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), gate=GateConfig((Check.FILL,), 0.0))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from anomalydiffusion_core.embeddings import Place
+from anomalydiffusion_core.method.embeddings import Place
 from anomalydiffusion_core.object_frame import frame_of
 from anomalydiffusion_core.placement import (
     OVERHANG,

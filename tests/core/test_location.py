@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from commands import generate_quickly, refused, run, snapshot, train_quickly
 
 from anomalydiffusion_core import location, pipeline
-from anomalydiffusion_core.artifact import learned_hash, load_artifact, save_artifact
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.location import (
     PLACE,
@@ -28,13 +26,15 @@ from anomalydiffusion_core.location import (
     make_scenes,
     placed_scenes,
 )
+from anomalydiffusion_core.method.artifact import learned_hash, load_artifact, save_artifact
+from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.pipeline import (
     starting_encoders,
     train_anomaly,
     train_encoder,
     untrained_encoders,
 )
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, draw_scene, place_in_words
 from anomalydiffusion_core.training import TrainingConfig
 from anomalydiffusion_core.training_run import Run

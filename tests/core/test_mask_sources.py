@@ -10,7 +10,6 @@ import pytest
 import torch
 from scipy import ndimage
 
-from anomalydiffusion_core.embeddings import Place
 from anomalydiffusion_core.mask_sources import (
     SOURCES,
     SourcedMask,
@@ -24,6 +23,7 @@ from anomalydiffusion_core.mask_sources import (
     procedural_masks,
     real_masks,
 )
+from anomalydiffusion_core.method.embeddings import Place
 
 HOOK = np.zeros((60, 90), bool)
 HOOK[20:24, 30:60], HOOK[20:40, 56:60] = True, True

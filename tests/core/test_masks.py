@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from anomalydiffusion_core import masks as masks_module
-from anomalydiffusion_core.embeddings import AnomalyModel, Place
 from anomalydiffusion_core.masks import (
     MaskConfig,
     TriesExhausted,
@@ -26,7 +25,8 @@ from anomalydiffusion_core.masks import (
     usable_for,
     write_masks,
 )
-from anomalydiffusion_core.sampling import SamplingConfig
+from anomalydiffusion_core.method.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.method.sampling import SamplingConfig
 
 CONFIG = MaskConfig(sampling=SamplingConfig(steps=2))
 

@@ -17,7 +17,6 @@ from scipy.ndimage import label
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import photo_of, read_mask, read_photo, short_hash
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.embeddings import AnomalyModel
 from anomalydiffusion_core.gate import Check, GateConfig
 from anomalydiffusion_core.generated_dataset import (
     GenerationOutcome,
@@ -28,12 +27,13 @@ from anomalydiffusion_core.generated_dataset import (
 )
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask, own_masks
 from anomalydiffusion_core.masks import TriesExhausted, usable_for
+from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.quality import change, component_fills
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import SamplingConfig
 from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window
 from anomalydiffusion_core.windows import regions_of
 

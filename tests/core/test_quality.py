@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from anomalydiffusion_core.blending import paste
+from anomalydiffusion_core.method.blending import paste
 from anomalydiffusion_core.quality import (
     LOOK,
     Look,

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.inpainting import Inpainting
-from anomalydiffusion_core.latent_diffusion import Context
-from anomalydiffusion_core.reweighting import (
+from anomalydiffusion_core.method.inpainting import Inpainting
+from anomalydiffusion_core.method.latent_diffusion import Context
+from anomalydiffusion_core.method.reweighting import (
     AARConfig,
     AARMode,
     AttentionWeights,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.blending import latent_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import (
+from anomalydiffusion_core.method.blending import latent_mask
+from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
+from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.method.sampling import (
     SCHEDULERS,
     SamplingConfig,
     image_generator,

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from anomalydiffusion_core.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
 
 def make(backbone: Literal["resnet50", "resnet10"] = "resnet10", **sizes: int) -> SpatialEncoder:

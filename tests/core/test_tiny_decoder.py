@@ -10,9 +10,9 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
 from anomalydiffusion_core.tiny_decoder import load_tiny_decoder
 
 

@@ -15,15 +15,15 @@ import torch
 from small_tasks import make_pool, make_task, small_encoder
 from torch import Tensor, nn
 
-from anomalydiffusion_core.blending import latent_mask
-from anomalydiffusion_core.conditioning import anomaly_context
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
 from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import Fitting, History, Validation, draw, fit, training_record
-from anomalydiffusion_core.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.blending import latent_mask
+from anomalydiffusion_core.method.conditioning import anomaly_context
+from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.pipeline import paired_improvement, train_model
-from anomalydiffusion_core.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training import AnomalyTask, MaskTask, TrainingConfig, masked_loss
 from anomalydiffusion_core.training_run import Run
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from anomalydiffusion_core.blending import latent_mask
 from anomalydiffusion_core.dataset.augmentation import bounding_box
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import (
@@ -21,6 +20,7 @@ from anomalydiffusion_core.dataset.views import (
     make_views,
     read_pair,
 )
+from anomalydiffusion_core.method.blending import latent_mask
 
 
 def generator() -> torch.Generator:

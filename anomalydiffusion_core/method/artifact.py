@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
+from .. import __version__
 from .embeddings import AnomalyModel, Place, Pose
 from .latent_diffusion import Fingerprint
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
