@@ -13,6 +13,7 @@ import torch
 from .dataset.layout import Pair
 from .dataset.photos import Photo, read_mask, read_photo
 from .dataset.views import read_pair
+from .dataset.windows import MAX_SHRINK, regions_of
 from .foreground import FindObject, object_finder
 from .generation_config import AUTO, NONE, GenerationConfig
 from .mask_sources import MaskSource, SourcedMask, known_places, onto_photo
@@ -21,7 +22,6 @@ from .method.embeddings import AnomalyModel, Place
 from .method.sampling import image_generator
 from .placement import moved_onto
 from .segmentation import segmented_foreground
-from .windows import MAX_SHRINK, regions_of
 
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"

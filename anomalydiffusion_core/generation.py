@@ -16,6 +16,7 @@ from .backbone import find_backbone
 from .calibration import calibrated_gate
 from .dataset.layout import Pair
 from .dataset.photos import Photo
+from .dataset.windows import regions_of
 from .drafting import Draft, Drafter, Part
 from .gate import Made, Scores, shown_share
 from .generation_config import GenerationConfig
@@ -25,7 +26,6 @@ from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .method.sampling import Decode, OnStep, image_generator
 from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
-from .windows import regions_of
 
 BOTH = "+"  # joins two defects that share an image
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .dataset.augmentation import resize_mask
 from .dataset.photos import Photo, photo_of
+from .dataset.windows import Region, Window, regions_of
 from .gate import Canvas
 from .method.attention_maps import AttentionMaps, heat_maps
 from .method.blending import latent_mask, restore_detail
@@ -21,7 +22,6 @@ from .method.inpainting import Inpainting
 from .method.latent_diffusion import Context, LatentDiffusion
 from .method.sampling import Decode, OnStep, SamplingConfig, inpaint
 from .quality import NOISE_QUANTILE, change, seam
-from .windows import Region, Window, regions_of
 
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..anomalydiffusion_core.backbone import find_backbone
 from ..anomalydiffusion_core.calibration import calibrated_gate
 from ..anomalydiffusion_core.dataset.layout import Dataset, Pair
+from ..anomalydiffusion_core.dataset.windows import regions_of
 from ..anomalydiffusion_core.drafting import Drafter
 from ..anomalydiffusion_core.gate import AT_MOST, Gate, GateConfig, Made, Scores, shown_share
 from ..anomalydiffusion_core.generated_dataset import training_pairs
@@ -20,7 +21,6 @@ from ..anomalydiffusion_core.generation_config import GenerationConfig
 from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.method.latent_diffusion import Fingerprint
 from ..anomalydiffusion_core.stitching import autoencoder_noise, on_canvas, to_image, to_pixels
-from ..anomalydiffusion_core.windows import regions_of
 from .comfy_generation import Outlines, match_batch
 from .conditioning import LEARNED, binary_masks, chosen_type
 from .pixels import from_core, to_core

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..anomalydiffusion_core import __version__
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
+from ..anomalydiffusion_core.dataset.windows import regions_of
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
 from ..anomalydiffusion_core.generation_config import GenerationConfig
 from ..anomalydiffusion_core.masks import (
@@ -38,7 +39,6 @@ from ..anomalydiffusion_core.method.sampling import SamplingConfig, image_genera
 from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
 from ..anomalydiffusion_core.placement import placing
 from ..anomalydiffusion_core.stitching import MadeRegion, autoencoder_noise, restored, softened
-from ..anomalydiffusion_core.windows import regions_of
 from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting, sample_images
 from .conditioning import COLUMNS

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..anomalydiffusion_core.dataset.photos import Photo
+from ..anomalydiffusion_core.dataset.windows import MAX_SHRINK, Region, regions_of
 from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.stitching import (
     MadeRegion,
@@ -18,7 +19,6 @@ from ..anomalydiffusion_core.stitching import (
     stitched,
     to_pixels,
 )
-from ..anomalydiffusion_core.windows import MAX_SHRINK, Region, regions_of
 from .comfy_generation import match_batch
 from .conditioning import binary_masks
 from .pixels import pixels_of, to_core

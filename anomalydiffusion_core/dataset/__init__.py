@@ -1,0 +1,1 @@
+"""Photos, masks and their layout on disk; windows and augmented views of them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
-from ..windows import CONTEXT, Window
+from .windows import CONTEXT, Window
 
 MAX_ROTATION = 20.0  # degrees either way
 SMALLEST_CROP = 0.5  # of the longer side, or less where that is still the view's own resolution

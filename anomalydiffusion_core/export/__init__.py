@@ -1,0 +1,1 @@
+"""Writers of generated pairs: one file per format."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.dataset.photos import Photo, photo_of, write_new
+from anomalydiffusion_core.dataset.windows import Region, Window
 from anomalydiffusion_core.gate import GateConfig
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
@@ -21,7 +22,6 @@ from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.quality import change, seam
 from anomalydiffusion_core.stitching import LEAST_SOFTER, MadeRegion, in_window, softened
-from anomalydiffusion_core.windows import Region, Window
 
 KIND = "thing/scratch"
 CONFIG = GenerationConfig(

@@ -16,6 +16,7 @@ from scipy.ndimage import label
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import photo_of, read_mask, read_photo, short_hash
+from anomalydiffusion_core.dataset.windows import regions_of
 from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.gate import Check, GateConfig
 from anomalydiffusion_core.generated_dataset import (
@@ -35,7 +36,6 @@ from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.quality import change, component_fills
 from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window
-from anomalydiffusion_core.windows import regions_of
 
 NO_GATE = GateConfig((), 0.0)
 CONFIG = GenerationConfig(SamplingConfig(steps=2, guidance=2.0), gate=NO_GATE, foreground="none")

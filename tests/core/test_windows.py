@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from anomalydiffusion_core.windows import CONTEXT, Window, regions_of
+from anomalydiffusion_core.dataset.windows import CONTEXT, Window, regions_of
 
 
 @st.composite
