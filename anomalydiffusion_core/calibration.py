@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .backbone import Backbone
 from .dataset.photos import read_mask
 from .drafting import Drafter
-from .gate import Canvas, Gate
+from .gate.features import Backbone
+from .gate.gate import Canvas, Gate
 from .mask_sources import REAL, SourcedMask
 from .method.sampling import image_generator
 from .stitching import regions_on_canvas

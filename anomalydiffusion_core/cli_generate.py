@@ -105,7 +105,7 @@ def generate(
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from .export.mvtec import check_output
-    from .gate import GateConfig, named_checks
+    from .gate.gate import GateConfig, named_checks
     from .generated_dataset import GenerationRun, generate_all
     from .generation_config import GenerationConfig
     from .mask_sources import parse_weights

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .dataset.photos import Box, Photo, read_mask, read_photo
-from .quality import change
+from .gate.scores import change
 
 THUMBNAIL = 128  # pixels
 CLOSE_UP = 4 * THUMBNAIL  # photos with a longer side than this are shown around their defect

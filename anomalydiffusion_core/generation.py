@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .backbone import find_backbone
 from .calibration import calibrated_gate
 from .dataset.layout import Pair
 from .dataset.photos import Photo
 from .dataset.windows import regions_of
 from .drafting import Draft, Drafter, Part
-from .gate import Made, Scores, shown_share
+from .gate.features import find_backbone
+from .gate.gate import Made, Scores, shown_share
 from .generation_config import GenerationConfig
 from .mask_sources import MaskSource
 from .masks import TriesExhausted

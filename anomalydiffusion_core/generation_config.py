@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .gate import GateConfig
+from .gate.gate import GateConfig
 from .masks import MaskConfig
 from .method.sampling import SamplingConfig
 from .placement import PlaceMode

@@ -31,7 +31,8 @@ from anomalydiffusion_core.contact_sheet import THUMBNAIL, ShownPair
 from anomalydiffusion_core.dataset.layout import Dataset, Pair
 from anomalydiffusion_core.dataset.photos import read_mask
 from anomalydiffusion_core.diffusers_model import DiffusersModel
-from anomalydiffusion_core.gate import Check
+from anomalydiffusion_core.gate.gate import Check
+from anomalydiffusion_core.gate.scores import component_fills
 from anomalydiffusion_core.generated_dataset import read_mask_folder, training_pairs
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
@@ -39,7 +40,6 @@ from anomalydiffusion_core.mask_sources import MaskSource, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.quality import component_fills
 
 SEED = 7
 SHOWN = 2  # pairs of each type and mode in a sheet, at most

@@ -19,7 +19,7 @@ from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_d
 from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.demo import SIZE, TRAIN_SHARE
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.gate import Gate, Scores
+from anomalydiffusion_core.gate.gate import Gate, Scores
 from anomalydiffusion_core.generation import PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.method.embeddings import AnomalyModel

@@ -10,12 +10,12 @@ import comfy.model_management
 import numpy as np
 from torch import Tensor
 
-from ..anomalydiffusion_core.backbone import find_backbone
 from ..anomalydiffusion_core.calibration import calibrated_gate
 from ..anomalydiffusion_core.dataset.layout import Dataset, Pair
 from ..anomalydiffusion_core.dataset.windows import regions_of
 from ..anomalydiffusion_core.drafting import Drafter
-from ..anomalydiffusion_core.gate import AT_MOST, Gate, GateConfig, Made, Scores, shown_share
+from ..anomalydiffusion_core.gate.features import find_backbone
+from ..anomalydiffusion_core.gate.gate import AT_MOST, Gate, GateConfig, Made, Scores, shown_share
 from ..anomalydiffusion_core.generated_dataset import training_pairs
 from ..anomalydiffusion_core.generation_config import GenerationConfig
 from ..anomalydiffusion_core.method.embeddings import AnomalyModel

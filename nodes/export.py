@@ -90,7 +90,7 @@ class QualityGate(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..anomalydiffusion_core.gate import Check, GateConfig
+        from ..anomalydiffusion_core.gate.gate import Check, GateConfig
         from .comfy_gate import judge_batch
 
         config = GateConfig(tuple(check for check in Check if checks.get(check.value, True)), smallest_fill)

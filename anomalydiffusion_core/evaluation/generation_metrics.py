@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..dataset.augmentation import bounding_box
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
-from ..quality import change, fill
+from ..gate.scores import change, fill
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # photos (B,3,S,S) in [-1,1], twice -> (B,)
 PATCH = 32  # pixels per side that defects are compared at

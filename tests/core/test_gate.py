@@ -9,9 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anomalydiffusion_core.backbone import IMAGENET, Backbone, find_backbone
-from anomalydiffusion_core.gate import ENOUGH, Canvas, Check, Gate, GateConfig, Made, Scores, named_checks
-from anomalydiffusion_core.quality import contrast, look_distance, look_of, seam, surroundings
+from anomalydiffusion_core.gate.features import IMAGENET, Backbone, find_backbone
+from anomalydiffusion_core.gate.gate import (
+    ENOUGH,
+    Canvas,
+    Check,
+    Gate,
+    GateConfig,
+    Made,
+    Scores,
+    named_checks,
+)
+from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings
 
 POOLING = Backbone("pooling", lambda image: F.avg_pool2d(image, 8))
 

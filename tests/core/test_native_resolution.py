@@ -13,14 +13,14 @@ from torch import Tensor
 
 from anomalydiffusion_core.dataset.photos import Photo, photo_of, write_new
 from anomalydiffusion_core.dataset.windows import Region, Window
-from anomalydiffusion_core.gate import GateConfig
+from anomalydiffusion_core.gate.gate import GateConfig
+from anomalydiffusion_core.gate.scores import change, seam
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.mask_sources import own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.quality import change, seam
 from anomalydiffusion_core.stitching import LEAST_SOFTER, MadeRegion, in_window, softened
 
 KIND = "thing/scratch"

@@ -18,7 +18,8 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import photo_of, read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
 from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.gate import Check, GateConfig
+from anomalydiffusion_core.gate.gate import Check, GateConfig
+from anomalydiffusion_core.gate.scores import change, component_fills
 from anomalydiffusion_core.generated_dataset import (
     GenerationOutcome,
     GenerationRun,
@@ -34,7 +35,6 @@ from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.quality import change, component_fills
 from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window
 
 NO_GATE = GateConfig((), 0.0)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from anomalydiffusion_core.method.blending import paste
-from anomalydiffusion_core.quality import (
+from anomalydiffusion_core.gate.scores import (
     LOOK,
     Look,
     component_fills,
@@ -21,6 +20,7 @@ from anomalydiffusion_core.quality import (
     seam,
     surroundings,
 )
+from anomalydiffusion_core.method.blending import paste
 
 
 def square(size: int = 64, top: int = 24, left: int = 20, side: int = 14) -> np.ndarray:

@@ -16,7 +16,8 @@ from anomalydiffusion_core import generation
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
-from anomalydiffusion_core.gate import Check, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.gate import Check, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.scores import component_fills, contrast, seam
 from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.generation import PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
@@ -25,7 +26,6 @@ from anomalydiffusion_core.masks import TriesExhausted
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
-from anomalydiffusion_core.quality import component_fills, contrast, seam
 from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window, stitched
 
 KIND, OTHER, MIXED = "thing/scratch", "thing/stain", "thing/scratch+stain"

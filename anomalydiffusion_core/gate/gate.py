@@ -11,8 +11,8 @@ from enum import Enum
 
 import numpy as np
 
-from .backbone import Backbone
-from .quality import (
+from .features import Backbone
+from .scores import (
     NOISE_QUANTILE,
     Look,
     change,
