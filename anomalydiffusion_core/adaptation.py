@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .bases.diffusers_model import DiffusersModel
 from .dataset.layout import Dataset
 from .dataset.photos import file_hash
 from .dataset.views import ViewPool, make_normal_views
-from .diffusers_model import DiffusersModel
 from .fitting import training_record
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import PLACEHOLDER, LatentDiffusion

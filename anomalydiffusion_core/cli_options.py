@@ -51,7 +51,7 @@ def device_of(name: str | None) -> str:
 
 def base_to_train_on(base: str | None, device: str | None, precision: str, checkpointing: bool) -> Any:
     """The base model, as economical as asked for before it moves to the device; ValueError as `load_base`."""
-    from .diffusers_model import load_base
+    from .bases.diffusers_model import load_base
 
     place, model = device_of(device), load_base(base or "tiny")
     model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
@@ -61,7 +61,7 @@ def base_to_train_on(base: str | None, device: str | None, precision: str, check
 
 def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
     """The base model, and the artifact on it; raises ValueError where they do not fit."""
-    from .diffusers_model import load_base, load_onto
+    from .bases.diffusers_model import load_base, load_onto
     from .method.artifact import load_artifact
 
     trained_on = load_artifact(artifact).base.family

@@ -108,9 +108,9 @@ def train(
     Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
     from .adaptation import train_adapted
+    from .bases.diffusers_model import DiffusersModel, load_onto
     from .checkpoint import Checkpoints
     from .dataset.layout import Dataset, find_dataset
-    from .diffusers_model import DiffusersModel, load_onto
     from .method.artifact import export_lora, load_artifact, save_artifact
     from .method.embeddings import AnomalyModel
     from .pipeline import train_model

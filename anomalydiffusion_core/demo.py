@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from .bases.diffusers_model import load_base, load_onto
 from .comfyui_jobs import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
 from .comfyui_server import PACK, RunningServer, running_server
 from .dataset.layout import find_dataset
-from .diffusers_model import load_base, load_onto
 from .export.mvtec import read_manifest
 from .generated_dataset import GenerationRun, generate_all
 from .generation_config import GenerationConfig

@@ -46,7 +46,7 @@ def best_device() -> str:
 
 
 def _base_finding(base: str) -> str:
-    from .diffusers_model import load_base
+    from .bases.diffusers_model import load_base
 
     try:
         model = load_base(base)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from . import __version__
+from .bases.tiny_decoder import decoder_file, load_tiny_decoder
 from .dataset.layout import Category, Pair, find_dataset
 from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
 from .export.mvtec import MVTecWriter
@@ -25,7 +26,6 @@ from .masks import TriesExhausted, drawn_masks
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .method.sampling import OnStep
-from .tiny_decoder import decoder_file, load_tiny_decoder
 from .training_run import OnStage
 
 DEFAULT_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .bases.tiny import architecture
 from .dataset.layout import Dataset, Pair, split_pairs
 from .dataset.photos import short_hash
 from .dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
@@ -26,7 +27,6 @@ from .method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .method.templates import PHOTO_TEMPLATES
 from .placement import places_of
 from .processes import ALONE, Processes
-from .tiny_base import architecture
 from .training import AnomalyTask, MaskTask, TrainingConfig
 from .training_run import End, Run, Stage
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from training_steps import keep, study_parser
 
 from anomalydiffusion_core.adaptation import AdaptationTask, adapt_to_normals
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.fitting import Validation
 from anomalydiffusion_core.pipeline import paired_improvement, train_anomaly
 from anomalydiffusion_core.training import TrainingConfig

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from training_steps import keep, study_parser
 
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from measurement import busy_seconds, use_one_thread
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base, load_onto
+from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.calibration import calibrated_gate
 from anomalydiffusion_core.dataset.photos import file_hash
 from anomalydiffusion_core.demo import SIZE
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.drafting import Drafter
 from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest
 from anomalydiffusion_core.foreground import object_finder
@@ -40,7 +41,6 @@ from anomalydiffusion_core.masks import draw_masks
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import inpaint
-from anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 
 STAGES: dict[str, tuple[Callable[..., object], ...]] = {

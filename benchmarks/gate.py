@@ -27,10 +27,10 @@ from measurement import busy_seconds, paired_difference, use_one_thread
 from PIL import Image, ImageDraw
 from trained import load_trained, trained_parser
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.contact_sheet import THUMBNAIL, ShownPair
 from anomalydiffusion_core.dataset.layout import Dataset, Pair
 from anomalydiffusion_core.dataset.photos import read_mask
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.gate.gate import Check
 from anomalydiffusion_core.gate.scores import component_fills
 from anomalydiffusion_core.generated_dataset import read_mask_folder, training_pairs

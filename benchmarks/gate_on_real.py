@@ -15,10 +15,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.demo import SIZE, TRAIN_SHARE
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.gate.gate import Gate, Scores
 from anomalydiffusion_core.generation import PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig

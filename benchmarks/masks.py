@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalydiffusion_core.diffusers_model import load_base, load_onto
+from anomalydiffusion_core.bases.diffusers_model import load_base, load_onto
 from anomalydiffusion_core.masks import MaskConfig, drawn_masks
 
 BATCH = 8

@@ -22,15 +22,15 @@ import torch
 from measurement import peak_memory, use_one_thread
 from PIL import Image
 
+from anomalydiffusion_core.bases.diffusers_model import load_base, load_onto
+from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, short_hash, write_png
-from anomalydiffusion_core.diffusers_model import load_base, load_onto
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generated_dataset import GenerationRun, generate_all
 from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.tiny_base.few_shot import draw_pair
 
 CATEGORY, DEFECT = "leather", "burn"

@@ -10,8 +10,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel, kl_codec, load_base, scaled_linear_schedule
-from anomalydiffusion_core.tiny_base.architecture import SCHEDULE, TEXT_ENCODER, VOCABULARY, load_tokenizer
+from anomalydiffusion_core.bases.diffusers_model import (
+    DiffusersModel,
+    kl_codec,
+    load_base,
+    scaled_linear_schedule,
+)
+from anomalydiffusion_core.bases.tiny.architecture import SCHEDULE, TEXT_ENCODER, VOCABULARY, load_tokenizer
 
 RANDOM_SD = "random-sd"
 WIDTHS = (128, 256, 512, 512)  # of the autoencoder

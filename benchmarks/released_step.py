@@ -14,10 +14,10 @@ import torch
 from textual_inversion_step import sampling_encoder
 from torch import nn
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.augmentation import random_view
 from anomalydiffusion_core.dataset.layout import Pair
 from anomalydiffusion_core.dataset.views import ViewPool, read_pair
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 

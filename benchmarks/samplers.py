@@ -29,11 +29,11 @@ from PIL import Image
 from torch import Tensor
 from trained import load_trained, trained_parser
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.augmentation import whole_view
 from anomalydiffusion_core.dataset.layout import Pair
 from anomalydiffusion_core.dataset.photos import Photo
 from anomalydiffusion_core.dataset.views import read_pair
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask

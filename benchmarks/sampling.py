@@ -35,12 +35,12 @@ from measurement import (
 from random_base import load_base_or_random
 from torch import Tensor
 
+from anomalydiffusion_core.bases.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.method.inpainting import Decode
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.training import TrainingConfig
 
 SPATIAL_TOKENS = 4

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from training_steps import keep, study_parser
 
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset, split_pairs
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.pipeline import train_model
 from anomalydiffusion_core.training import TrainingConfig
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomHorizontalFlip
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 
 LEARNING_RATE = 5e-3

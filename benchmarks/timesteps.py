@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from training_steps import study_parser
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import ViewPool, make_views
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.fitting import Validation, fit
 from anomalydiffusion_core.pipeline import paired_improvement, starting_encoders
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig

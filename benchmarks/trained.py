@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 
 

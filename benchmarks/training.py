@@ -39,12 +39,12 @@ from released_step import ReleasedStep
 from textual_inversion_step import TextualInversion
 from torch import nn
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
+from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_views
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.pipeline import starting_encoders
-from anomalydiffusion_core.tiny_base import architecture
 from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.method.artifact import save_artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.pipeline import train_model

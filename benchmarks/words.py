@@ -14,7 +14,7 @@ import re
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.location import placed_scenes
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, LatentDiffusion

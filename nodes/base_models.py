@@ -28,7 +28,7 @@ class LoadTinyBase(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         import folder_paths
 
-        from ..anomalydiffusion_core.tiny_base.architecture import WEIGHTS, load_autoencoder
+        from ..anomalydiffusion_core.bases.tiny.architecture import WEIGHTS, load_autoencoder
         from . import comfy_tiny_base as tiny
 
         autoencoder = load_autoencoder(WEIGHTS).requires_grad_(False)

@@ -23,6 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..anomalydiffusion_core.bases.tiny import architecture as arch
 from ..anomalydiffusion_core.method.artifact import check_base
 from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.method.latent_diffusion import (
@@ -36,7 +37,6 @@ from ..anomalydiffusion_core.method.latent_diffusion import (
 )
 from ..anomalydiffusion_core.method.reweighting import AttentionWeights, Columns
 from ..anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
-from ..anomalydiffusion_core.tiny_base import architecture as arch
 from .comfy_sampling import WEIGHTS, with_reweighted_attention
 from .comfy_tiny_base import TinyModelConfig
 from .pixels import from_core, to_core

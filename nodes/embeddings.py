@@ -80,7 +80,7 @@ class LoadEmbeddings(io.ComfyNode):
 
 
 def _path(name: str) -> Path:
-    from ..anomalydiffusion_core.tiny_base.architecture import DEMO_EMBEDDINGS
+    from ..anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 
     if name == DEMO:
         return DEMO_EMBEDDINGS

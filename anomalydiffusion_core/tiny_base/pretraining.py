@@ -26,13 +26,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..diffusers_model import load_base
+from ..bases.diffusers_model import load_base
+from ..bases.tiny import architecture as arch
+from ..bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from ..location import PLACE_FROM, PLACES, WORDS
 from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
 from ..method.templates import MASK_TEMPLATES
-from . import architecture as arch
-from .autoencoder import LappedAutoencoder, train_autoencoder
 from .sample_sheet import sample_sheet
 from .scenes import caption_words, draw_scene
 

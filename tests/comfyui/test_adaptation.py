@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.method.artifact import export_lora
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 

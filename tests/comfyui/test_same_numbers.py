@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import load_base
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.method import sampling
 from anomalydiffusion_core.method.attention_maps import AttentionMaps
 from anomalydiffusion_core.method.conditioning import empty_context

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from anomalydiffusion_core import diffusers_model
-from anomalydiffusion_core.diffusers_model import Codec, DiffusersModel
+from anomalydiffusion_core.bases import diffusers_model
+from anomalydiffusion_core.bases.diffusers_model import Codec, DiffusersModel
+from anomalydiffusion_core.bases.tiny.architecture import load_tokenizer
 from anomalydiffusion_core.method.artifact import save_artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel, Place, Pose
 from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
@@ -29,7 +30,6 @@ from anomalydiffusion_core.method.reweighting import (
 )
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.tiny_base.architecture import load_tokenizer
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 

@@ -17,17 +17,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anomalydiffusion_core import diffusers_model
 from anomalydiffusion_core.adaptation import (
     AdaptationTask,
     adapt_to_normals,
     train_adapted,
     training_normals,
 )
+from anomalydiffusion_core.bases import diffusers_model
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_onto
 from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_onto
 from anomalydiffusion_core.fitting import Fitting, Validation, fit
 from anomalydiffusion_core.method.artifact import export_lora, learned_hash, load_artifact, save_artifact
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.attention_maps import HEAT, OPACITY, AttentionMaps, heat_maps
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode, AttentionWeights

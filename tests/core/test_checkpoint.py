@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from small_tasks import make_task
 from torch import Tensor
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import Fitting, History, TrainingStopped, Validation, fit
 from anomalydiffusion_core.method import artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel

@@ -18,7 +18,7 @@ from commands import generate_quickly, refused, run, snapshot, train_quickly
 from PIL import Image
 from safetensors import SafetensorError
 
-from anomalydiffusion_core import diffusers_model
+from anomalydiffusion_core.bases import diffusers_model
 from anomalydiffusion_core.cli import app
 from anomalydiffusion_core.method import artifact as artifact_module
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context, joined, mask_context
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion

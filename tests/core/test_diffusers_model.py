@@ -18,9 +18,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.bases.tiny.architecture import load_tokenizer
 from anomalydiffusion_core.method.latent_diffusion import Context, NoiseSchedule, hash_weights
-from anomalydiffusion_core.tiny_base.architecture import load_tokenizer
 
 
 def make_pipeline(scheduler: Any, in_channels: int = 4, width: int = 16, text_width: int = 16) -> Any:

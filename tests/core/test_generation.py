@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.gate.gate import Check, GateConfig
 from anomalydiffusion_core.generated_dataset import (
     GenerationOutcome,

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from commands import generate_quickly, refused, run, snapshot, train_quickly
 
 from anomalydiffusion_core import location, pipeline
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.location import (
     PLACE,

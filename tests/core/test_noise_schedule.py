@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from anomalydiffusion_core.diffusers_model import scaled_linear_schedule
+from anomalydiffusion_core.bases.diffusers_model import scaled_linear_schedule
 from anomalydiffusion_core.method.latent_diffusion import NoiseSchedule
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from scipy.ndimage import label
 
+from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import photo_of, read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.gate.gate import Check, GateConfig
 from anomalydiffusion_core.gate.scores import change, component_fills
 from anomalydiffusion_core.generated_dataset import (

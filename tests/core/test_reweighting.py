@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.inpainting import Inpainting
 from anomalydiffusion_core.method.latent_diffusion import Context
 from anomalydiffusion_core.method.reweighting import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalydiffusion_core.diffusers_model import DiffusersModel
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from anomalydiffusion_core import single_file
-from anomalydiffusion_core.diffusers_model import load_base
-from anomalydiffusion_core.single_file import FAMILIES, Family, detect_family, load_single_file
+from anomalydiffusion_core.bases import single_file
+from anomalydiffusion_core.bases.diffusers_model import load_base
+from anomalydiffusion_core.bases.single_file import FAMILIES, Family, detect_family, load_single_file
 
 LAYERS = 1  # resnets per U-Net and autoencoder level of the reduced models
 LEVELS = 4

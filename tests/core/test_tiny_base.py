@@ -7,12 +7,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anomalydiffusion_core import demo
+from anomalydiffusion_core.bases.diffusers_model import load_base
+from anomalydiffusion_core.bases.tiny import architecture
+from anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
-from anomalydiffusion_core.diffusers_model import load_base
 from anomalydiffusion_core.location import PLACE
 from anomalydiffusion_core.method.artifact import load_artifact
-from anomalydiffusion_core.tiny_base import architecture, few_shot, pretraining
-from anomalydiffusion_core.tiny_base.autoencoder import LappedAutoencoder, train_autoencoder
+from anomalydiffusion_core.tiny_base import few_shot, pretraining
 from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
 from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
 from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene, place_in_words

@@ -10,10 +10,10 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from anomalydiffusion_core.bases.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
-from anomalydiffusion_core.tiny_decoder import load_tiny_decoder
 
 
 def random_autoencoder(channels: int = 4) -> AutoencoderTiny:

@@ -15,9 +15,9 @@ import torch
 from small_tasks import make_pool, make_task, small_encoder
 from torch import Tensor, nn
 
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
-from anomalydiffusion_core.diffusers_model import DiffusersModel
 from anomalydiffusion_core.fitting import Fitting, History, Validation, draw, fit, training_record
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.conditioning import anomaly_context

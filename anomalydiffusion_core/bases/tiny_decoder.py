@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .method.inpainting import Decode
-from .method.latent_diffusion import LatentDiffusion
+from ..method.inpainting import Decode
+from ..method.latent_diffusion import LatentDiffusion
 
 FILES = ("taesd_decoder.safetensors", "diffusion_pytorch_model.safetensors")  # looked for in a folder
 FACTOR = 8  # pixels per latent cell

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .diffusers_attention import reweighted
-from .method.artifact import load_artifact
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import (
+from ..method.artifact import load_artifact
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import (
     Context,
     Fingerprint,
     NoiseSchedule,
@@ -22,8 +21,9 @@ from .method.latent_diffusion import (
     hash_weights,
     split_prompt,
 )
-from .method.reweighting import AttentionWeights
-from .method.spatial_encoder import SpatialEncoder
+from ..method.reweighting import AttentionWeights
+from ..method.spatial_encoder import SpatialEncoder
+from .diffusers_attention import reweighted
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -271,7 +271,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
 
     Raises ValueError, in one sentence, when `base` is none of these.
     """
-    from .tiny_base.architecture import is_tiny_base
+    from .tiny.architecture import is_tiny_base
 
     if base == "tiny":
         return _load_tiny(device)
@@ -303,7 +303,7 @@ def load_onto(base: DiffusersModel, path: Path) -> AnomalyModel:
 
 
 def _load_tiny(device: torch.device | str, path: Path | None = None) -> DiffusersModel:
-    from .tiny_base import architecture
+    from .tiny import architecture
 
     tiny = architecture.load_tiny_base(path or architecture.WEIGHTS)
     codec = Codec(tiny.vae, tiny.vae.encode, tiny.vae.decode, architecture.FACTOR)

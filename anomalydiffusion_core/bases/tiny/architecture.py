@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..method.artifact import write_atomically
-from ..method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from ...method.artifact import write_atomically
+from ...method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from .autoencoder import FACTOR, LappedAutoencoder
 
 if TYPE_CHECKING:

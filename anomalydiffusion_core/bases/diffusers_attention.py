@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .method.reweighting import AttentionWeights, merge_heads, reweighted_attention, split_heads
+from ..method.reweighting import AttentionWeights, merge_heads, reweighted_attention, split_heads
 
 
 class _ReweightedCrossAttention:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-TOKENIZER = Path(__file__).parent / "tiny_base" / "tokenizer"  # CLIP's vocabulary, which SD 1.x and 2.x share
+TOKENIZER = Path(__file__).parent / "tiny" / "tokenizer"  # CLIP's vocabulary, which SD 1.x and 2.x share
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 UNET = "model.diffusion_model."

@@ -1,0 +1,1 @@
+"""Base models: the protocol on diffusers and transformers, single files, the embedded base."""
