@@ -22,8 +22,8 @@ from .method.artifact import load_artifact, save_artifact
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .pipeline import TrainingOutcome, train_model
+from .procedural.few_shot import CATEGORIES, write_few_shot_dataset
 from .report import write_report
-from .tiny_base.few_shot import CATEGORIES, write_few_shot_dataset
 from .training import TrainingConfig
 from .training_run import OnStage, Run
 

@@ -20,7 +20,7 @@ from .dataset.views import ViewPool
 from .method.conditioning import spatial_tokens
 from .method.latent_diffusion import PLACEHOLDER, Context, LatentDiffusion
 from .method.spatial_encoder import SpatialEncoder
-from .tiny_base.scenes import COLUMNS, ROWS, Scene, draw_scene
+from .procedural.scenes import COLUMNS, ROWS, Scene, draw_scene
 from .training import TrainingConfig, drawn_from_noise
 
 PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")

@@ -99,8 +99,8 @@ def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> 
 
     `area`: share of the photo that each covers, about; None where laying them gives them their size.
     """
-    from .tiny_base.defects import DEFECTS, Canvas, apply_defect
-    from .tiny_base.materials import Surface
+    from .procedural.defects import DEFECTS, Canvas, apply_defect
+    from .procedural.materials import Surface
 
     def source(number: int) -> SourcedMask:
         generator = image_generator(seed, number, f"{defect_type} procedural masks")

@@ -41,7 +41,7 @@ from anomalydiffusion_core.masks import draw_masks
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import inpaint
-from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 STAGES: dict[str, tuple[Callable[..., object], ...]] = {
     "masks": (draw_masks,),

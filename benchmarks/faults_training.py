@@ -29,7 +29,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
-from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 SIZE, STEPS, MASK_STEPS = 128, 40, 20
 CHECKPOINT_MINUTES = 0.005  # a third of a second: some kills hit the writing itself

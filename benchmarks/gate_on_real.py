@@ -25,8 +25,8 @@ from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 from anomalydiffusion_core.stitching import regions_on_canvas
-from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from anomalydiffusion_core.generated_dataset import GenerationRun, generate_all
 from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.tiny_base.few_shot import draw_pair
+from anomalydiffusion_core.procedural.few_shot import draw_pair
 
 CATEGORY, DEFECT = "leather", "burn"
 NAME = f"{CATEGORY}/{DEFECT}"

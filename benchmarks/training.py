@@ -45,7 +45,7 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_views
 from anomalydiffusion_core.fitting import fit
 from anomalydiffusion_core.pipeline import starting_encoders
-from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
 
 OURS = "ours"

@@ -85,7 +85,7 @@ class LoadDataset(io.ComfyNode):
         demo_size: int = DEMO_SIZE,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.layout import find_dataset
-        from ..anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+        from ..anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
         if source == DEMO:
             folder = DEMO_FOLDER if demo_size == DEMO_SIZE else f"{DEMO_FOLDER}_{demo_size}"

@@ -24,7 +24,7 @@ from ..export.mvtec import MVTecWriter
 from ..foreground import ground_of, object_foreground
 from ..method.sampling import image_generator
 from ..placement import moved_onto
-from ..tiny_base.scenes import draw_scene
+from ..procedural.scenes import draw_scene
 from .split import Split
 
 Rng = np.random.Generator

@@ -33,8 +33,8 @@ from ..location import PLACE_FROM, PLACES, WORDS
 from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
 from ..method.templates import MASK_TEMPLATES
+from ..procedural.scenes import caption_words, draw_scene
 from .sample_sheet import sample_sheet
-from .scenes import caption_words, draw_scene
 
 log = logging.getLogger(__name__)
 LARGE = 0.05  # of the latent cells: smaller defects say little about their place at the noisiest timesteps

@@ -12,7 +12,7 @@ import torch
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo
-from anomalydiffusion_core.tiny_base.few_shot import write_few_shot_dataset
+from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 Run = Callable[..., tuple]
 REAL = {"category": "leather", "share": 0.6}

@@ -35,7 +35,7 @@ from anomalydiffusion_core.pipeline import (
     train_encoder,
     untrained_encoders,
 )
-from anomalydiffusion_core.tiny_base.scenes import COLUMNS, ROWS, draw_scene, place_in_words
+from anomalydiffusion_core.procedural.scenes import COLUMNS, ROWS, draw_scene, place_in_words
 from anomalydiffusion_core.training import TrainingConfig
 from anomalydiffusion_core.training_run import Run
 

@@ -13,10 +13,11 @@ from anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder, trai
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.location import PLACE
 from anomalydiffusion_core.method.artifact import load_artifact
-from anomalydiffusion_core.tiny_base import few_shot, pretraining
-from anomalydiffusion_core.tiny_base.defects import DEFECTS, Canvas, apply_defect
-from anomalydiffusion_core.tiny_base.materials import MATERIALS, colour
-from anomalydiffusion_core.tiny_base.scenes import caption_words, draw_scene, place_in_words
+from anomalydiffusion_core.procedural import few_shot
+from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, apply_defect
+from anomalydiffusion_core.procedural.materials import MATERIALS, colour
+from anomalydiffusion_core.procedural.scenes import caption_words, draw_scene, place_in_words
+from anomalydiffusion_core.tiny_base import pretraining
 
 needs_weights = pytest.mark.skipif(
     not architecture.WEIGHTS.is_file(), reason="the embedded base's weights are absent"
