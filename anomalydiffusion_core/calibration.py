@@ -6,7 +6,7 @@ from .dataset.photos import read_mask
 from .drafting import Drafter
 from .gate.features import Backbone
 from .gate.gate import Canvas, Gate
-from .mask_sources import REAL, SourcedMask
+from .masks.sources import REAL, SourcedMask
 from .method.sampling import image_generator
 from .stitching import regions_on_canvas
 

@@ -72,7 +72,7 @@ def masks(
     json: Json = None,
 ) -> None:
     """Invents masks; empty, tiny, full and border-filling ones are drawn again."""
-    from .masks import MaskConfig, write_masks
+    from .masks.invention import MaskConfig, write_masks
     from .method.reweighting import AARConfig
     from .method.sampling import SamplingConfig
 

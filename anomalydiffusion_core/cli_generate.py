@@ -108,7 +108,7 @@ def generate(
     from .gate.gate import GateConfig, named_checks
     from .generated_dataset import GenerationRun, generate_all
     from .generation_config import GenerationConfig
-    from .mask_sources import parse_weights
+    from .masks.sources import parse_weights
     from .method.reweighting import AARConfig
     from .method.sampling import SamplingConfig
 

@@ -14,14 +14,14 @@ from .dataset.layout import Pair
 from .dataset.photos import Photo, read_mask, read_photo
 from .dataset.views import read_pair
 from .dataset.windows import MAX_SHRINK, regions_of
-from .foreground import FindObject, object_finder
 from .generation_config import AUTO, NONE, GenerationConfig
-from .mask_sources import MaskSource, SourcedMask, known_places, onto_photo
-from .masks import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
+from .masks.foreground import FindObject, object_finder
+from .masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
+from .masks.placement import moved_onto
+from .masks.segmented_foreground import segmented_foreground
+from .masks.sources import MaskSource, SourcedMask, known_places, onto_photo
 from .method.embeddings import AnomalyModel, Place
 from .method.sampling import image_generator
-from .placement import moved_onto
-from .segmentation import segmented_foreground
 
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"

@@ -21,8 +21,8 @@ from .dataset.photos import file_hash, list_images, read_mask, read_photo, short
 from .export.mvtec import MVTecWriter
 from .generation import BOTH, GeneratedPair, PairGenerator
 from .generation_config import GenerationConfig
-from .mask_sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
-from .masks import TriesExhausted, drawn_masks
+from .masks.invention import TriesExhausted, drawn_masks
+from .masks.sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .method.sampling import OnStep

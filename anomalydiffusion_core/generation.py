@@ -20,8 +20,8 @@ from .drafting import Draft, Drafter, Part
 from .gate.features import find_backbone
 from .gate.gate import Made, Scores, shown_share
 from .generation_config import GenerationConfig
-from .mask_sources import MaskSource
-from .masks import TriesExhausted
+from .masks.invention import TriesExhausted
+from .masks.sources import MaskSource
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .method.sampling import Decode, OnStep, image_generator

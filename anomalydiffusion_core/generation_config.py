@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .gate.gate import GateConfig
-from .masks import MaskConfig
+from .masks.invention import MaskConfig
+from .masks.placement import PlaceMode
 from .method.sampling import SamplingConfig
-from .placement import PlaceMode
 
 AUTO, NONE = "auto", "none"
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import Photo, read_mask, read_photo, write_png
-from anomalydiffusion_core.foreground import ground_of, object_foreground
+from anomalydiffusion_core.masks.foreground import ground_of, object_foreground
 
 
 def around(random: np.random.Generator, marked: np.ndarray, size: int) -> tuple[slice, slice]:

@@ -33,11 +33,11 @@ from anomalydiffusion_core.dataset.photos import file_hash
 from anomalydiffusion_core.demo import SIZE
 from anomalydiffusion_core.drafting import Drafter
 from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest
-from anomalydiffusion_core.foreground import object_finder
 from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.generation import PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.masks import draw_masks
+from anomalydiffusion_core.masks.foreground import object_finder
+from anomalydiffusion_core.masks.invention import draw_masks
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import inpaint

@@ -36,7 +36,7 @@ from anomalydiffusion_core.gate.scores import component_fills
 from anomalydiffusion_core.generated_dataset import read_mask_folder, training_pairs
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import MaskSource, own_masks
+from anomalydiffusion_core.masks.sources import MaskSource, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from anomalydiffusion_core.bases.diffusers_model import load_base, load_onto
-from anomalydiffusion_core.masks import MaskConfig, drawn_masks
+from anomalydiffusion_core.masks.invention import MaskConfig, drawn_masks
 
 BATCH = 8
 

@@ -36,7 +36,7 @@ from anomalydiffusion_core.dataset.photos import Photo
 from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask
+from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import SCHEDULERS, SamplingConfig

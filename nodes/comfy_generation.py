@@ -22,13 +22,14 @@ from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ..anomalydiffusion_core.dataset.windows import regions_of
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
 from ..anomalydiffusion_core.generation_config import GenerationConfig
-from ..anomalydiffusion_core.masks import (
+from ..anomalydiffusion_core.masks.invention import (
     DrawnMasks,
     MaskConfig,
     mask_picture_size,
     masks_from_pictures,
     usable_for,
 )
+from ..anomalydiffusion_core.masks.placement import placing
 from ..anomalydiffusion_core.method.artifact import check_type, learned_hash
 from ..anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_maps
 from ..anomalydiffusion_core.method.blending import latent_mask
@@ -37,7 +38,6 @@ from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
-from ..anomalydiffusion_core.placement import placing
 from ..anomalydiffusion_core.stitching import MadeRegion, autoencoder_noise, restored, softened
 from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting, sample_images

@@ -75,8 +75,8 @@ class BinarizeMasks(io.ComfyNode):
     def execute(
         cls, images: Any, threshold: float, embeddings: Any = None, defect_type: str = "", seed: int = 0
     ) -> io.NodeOutput:
-        from ..anomalydiffusion_core.masks import MaskConfig, masks_from_pictures
-        from ..anomalydiffusion_core.placement import placing
+        from ..anomalydiffusion_core.masks.invention import MaskConfig, masks_from_pictures
+        from ..anomalydiffusion_core.masks.placement import placing
         from .pixels import to_core
 
         config = MaskConfig(threshold=2 * threshold - 1)
@@ -141,8 +141,8 @@ class MixMasks(io.ComfyNode):
         **weights: float,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.photos import read_mask
-        from ..anomalydiffusion_core.mask_sources import known_places, mask_source, masks_in_frame
-        from ..anomalydiffusion_core.masks import masks_in_turn
+        from ..anomalydiffusion_core.masks.invention import masks_in_turn
+        from ..anomalydiffusion_core.masks.sources import known_places, mask_source, masks_in_frame
 
         pairs = few_shot.by_type() if few_shot else {}
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else defect_type.strip()
@@ -191,7 +191,7 @@ class PlaceMasks(io.ComfyNode):
     def execute(
         cls, masks: Any, normals: Any, mode: Any, seed: int, embeddings: Any = None, defect_type: str = ""
     ) -> io.NodeOutput:
-        from ..anomalydiffusion_core.placement import lay_on_photos
+        from ..anomalydiffusion_core.masks.placement import lay_on_photos
         from .pixels import pixels_of
 
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else ""

@@ -21,9 +21,9 @@ from ..dataset.augmentation import bounding_box, resize_mask
 from ..dataset.photos import Photo, file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
-from ..foreground import ground_of, object_foreground
+from ..masks.foreground import ground_of, object_foreground
+from ..masks.placement import moved_onto
 from ..method.sampling import image_generator
-from ..placement import moved_onto
 from ..procedural.scenes import draw_scene
 from .split import Split
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomalydiffusion_core.foreground import ground_of, object_foreground, plain_ground
+from anomalydiffusion_core.masks.foreground import ground_of, object_foreground, plain_ground
 
 SIZE = 128
 

@@ -24,8 +24,8 @@ from anomalydiffusion_core.generated_dataset import (
 )
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import own_masks
-from anomalydiffusion_core.masks import TriesExhausted
+from anomalydiffusion_core.masks.invention import TriesExhausted
+from anomalydiffusion_core.masks.sources import own_masks
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from anomalydiffusion_core.method.embeddings import Place
-from anomalydiffusion_core.object_frame import frame_of
-from anomalydiffusion_core.placement import (
+from anomalydiffusion_core.masks.object_frame import frame_of
+from anomalydiffusion_core.masks.placement import (
     OVERHANG,
     fit_mask,
     lay,
@@ -22,6 +21,7 @@ from anomalydiffusion_core.placement import (
     place_of,
     turned,
 )
+from anomalydiffusion_core.method.embeddings import Place
 
 Vector = tuple[float, float]
 

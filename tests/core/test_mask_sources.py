@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from anomalydiffusion_core.mask_sources import (
+from anomalydiffusion_core.masks.sources import (
     SOURCES,
     SourcedMask,
     known_places,

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anomalydiffusion_core import masks as masks_module
-from anomalydiffusion_core.masks import (
+from anomalydiffusion_core.masks import invention as masks_module
+from anomalydiffusion_core.masks.invention import (
     MaskConfig,
     TriesExhausted,
     clean_mask,

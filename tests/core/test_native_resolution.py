@@ -17,7 +17,7 @@ from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import change, seam
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import own_masks
+from anomalydiffusion_core.masks.sources import own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig

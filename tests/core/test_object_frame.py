@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from anomalydiffusion_core.object_frame import frame_of, object_frame
+from anomalydiffusion_core.masks.object_frame import frame_of, object_frame
 
 
 def rectangle(height: int, width: int, at: tuple[int, int] = (40, 60), size: int = 200) -> np.ndarray:

@@ -29,8 +29,8 @@ from anomalydiffusion_core.generated_dataset import (
 )
 from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask, own_masks
-from anomalydiffusion_core.masks import TriesExhausted, usable_for
+from anomalydiffusion_core.masks.invention import TriesExhausted, usable_for
+from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode

@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 
 from anomalydiffusion_core.dataset.layout import Pair
+from anomalydiffusion_core.masks.placement import moved_onto, place_mask, places_of, placing
 from anomalydiffusion_core.method.embeddings import AnomalyModel, Place
-from anomalydiffusion_core.placement import moved_onto, place_mask, places_of, placing
 
 SIZE = 200
 

@@ -21,8 +21,8 @@ from anomalydiffusion_core.gate.scores import component_fills, contrast, seam
 from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.generation import PairGenerator
 from anomalydiffusion_core.generation_config import GenerationConfig
-from anomalydiffusion_core.mask_sources import MaskSource, SourcedMask, own_masks
-from anomalydiffusion_core.masks import TriesExhausted
+from anomalydiffusion_core.masks.invention import TriesExhausted
+from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
-from anomalydiffusion_core.segmentation import segmented_foreground
+from anomalydiffusion_core.masks.segmented_foreground import segmented_foreground
 
 
 def written(folder: Path, chosen: int, labels: tuple[str, ...]) -> str:

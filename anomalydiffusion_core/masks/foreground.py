@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 
-from .dataset.photos import read_photo
+from ..dataset.photos import read_photo
 
 SEPARATION = 3.5  # an object differs from its ground by so many times as that varies; by chance it is under 3
 LEAST_DIFFERENCE = 24.0  # grey levels

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from scipy.ndimage import label, rotate
 from torch import Tensor
 
-from .dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
-from .dataset.layout import Pair
-from .dataset.views import read_pair
+from ..dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
+from ..dataset.layout import Pair
+from ..dataset.views import read_pair
+from ..method.embeddings import AnomalyModel, Place, Pose
+from ..method.sampling import image_generator
 from .foreground import FindObject, object_foreground, plain_ground
-from .method.embeddings import AnomalyModel, Place, Pose
-from .method.sampling import image_generator
 from .object_frame import frame_of, object_frame
 
 MOVES = 64  # tries to bring a mask onto the object

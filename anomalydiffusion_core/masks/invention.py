@@ -14,15 +14,15 @@ from PIL import Image
 from scipy.ndimage import binary_closing
 from torch import Tensor
 
-from .dataset.photos import write_png
-from .export.mvtec import DIGITS
+from ..dataset.photos import write_png
+from ..export.mvtec import DIGITS
+from ..method.conditioning import empty_context, mask_context
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import LatentDiffusion
+from ..method.reweighting import AARConfig, AARMode
+from ..method.sampling import SamplingConfig, image_generator, sample
+from ..method.templates import MASK_TEMPLATES
 from .foreground import without_specks
-from .method.conditioning import empty_context, mask_context
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import LatentDiffusion
-from .method.reweighting import AARConfig, AARMode
-from .method.sampling import SamplingConfig, image_generator, sample
-from .method.templates import MASK_TEMPLATES
 from .placement import PlaceMask, needed_share, placing
 
 

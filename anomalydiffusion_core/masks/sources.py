@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .dataset.augmentation import MAX_ROTATION
-from .method.embeddings import Place
-from .method.sampling import image_generator
+from ..dataset.augmentation import MAX_ROTATION
+from ..method.embeddings import Place
+from ..method.sampling import image_generator
 from .placement import PlaceMode, fit_mask, lay, place_mask, place_of, turned
 
 GENERATED, REAL, DRAWN, PROCEDURAL = SOURCES = ("generated", "real", "drawn", "procedural")
@@ -99,8 +99,8 @@ def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> 
 
     `area`: share of the photo that each covers, about; None where laying them gives them their size.
     """
-    from .procedural.defects import DEFECTS, Canvas, apply_defect
-    from .procedural.materials import Surface
+    from ..procedural.defects import DEFECTS, Canvas, apply_defect
+    from ..procedural.materials import Surface
 
     def source(number: int) -> SourcedMask:
         generator = image_generator(seed, number, f"{defect_type} procedural masks")
