@@ -40,11 +40,11 @@ def pretrain_encoder(
     """
     from dataclasses import replace
 
-    from .location import PLACES
     from .method.artifact import save_artifact
-    from .pipeline import train_encoder
-    from .training_log import TensorBoardLog
-    from .training_run import Run
+    from .training.jobs import train_encoder
+    from .training.places import PLACES
+    from .training.stage import Run
+    from .training.tensorboard import TensorBoardLog
 
     def command() -> dict[str, Any]:
         check_new(out)

@@ -9,7 +9,7 @@ import typer
 
 from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
-from .processes import launched
+from .training.processes import launched
 
 
 def train(
@@ -107,16 +107,16 @@ def train(
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
     Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
-    from .adaptation import train_adapted
     from .bases.diffusers_model import DiffusersModel, load_onto
-    from .checkpoint import Checkpoints
     from .dataset.layout import Dataset, find_dataset
     from .method.artifact import export_lora, load_artifact, save_artifact
     from .method.embeddings import AnomalyModel
-    from .pipeline import train_model
-    from .training import TrainingConfig
-    from .training_log import TensorBoardLog
-    from .training_run import Run
+    from .training.adaptation import train_adapted
+    from .training.checkpoint import Checkpoints
+    from .training.defects import TrainingConfig
+    from .training.jobs import train_model
+    from .training.stage import Run
+    from .training.tensorboard import TensorBoardLog
 
     checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
     lora = out.with_suffix(".lora.safetensors")

@@ -21,11 +21,11 @@ from .generation_config import GenerationConfig
 from .method.artifact import load_artifact, save_artifact
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
-from .pipeline import TrainingOutcome, train_model
 from .procedural.few_shot import CATEGORIES, write_few_shot_dataset
 from .report import write_report
-from .training import TrainingConfig
-from .training_run import OnStage, Run
+from .training.defects import TrainingConfig
+from .training.jobs import TrainingOutcome, train_model
+from .training.stage import OnStage, Run
 
 SIZE = 128  # pixels per side
 TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure

@@ -26,7 +26,7 @@ from .masks.sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, 
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .method.sampling import OnStep
-from .training_run import OnStage
+from .training.stage import OnStage
 
 DEFAULT_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from training_steps import keep, study_parser
 
-from anomalydiffusion_core.adaptation import AdaptationTask, adapt_to_normals
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
-from anomalydiffusion_core.fitting import Validation
-from anomalydiffusion_core.pipeline import paired_improvement, train_anomaly
-from anomalydiffusion_core.training import TrainingConfig
-from anomalydiffusion_core.training_run import Stage
+from anomalydiffusion_core.training.adaptation import AdaptationTask, adapt_to_normals
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.fitting import Validation
+from anomalydiffusion_core.training.jobs import paired_improvement, train_anomaly
+from anomalydiffusion_core.training.stage import Stage
 
 VIEWS = 8  # of each photo of `test/good`
 

@@ -19,8 +19,8 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.pipeline import train_anomaly, untrained_encoders
-from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.jobs import train_anomaly, untrained_encoders
 
 
 def main() -> None:

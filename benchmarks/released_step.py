@@ -19,7 +19,7 @@ from anomalydiffusion_core.dataset.augmentation import random_view
 from anomalydiffusion_core.dataset.layout import Pair
 from anomalydiffusion_core.dataset.views import ViewPool, read_pair
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
 
 LEARNING_RATE = 2e-2  # 5e-3 for each of the batch's four
 

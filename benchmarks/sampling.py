@@ -41,7 +41,7 @@ from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusi
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training.defects import TrainingConfig
 
 SPATIAL_TOKENS = 4
 PLAIN, TINY = "plain", "paper_tiny"

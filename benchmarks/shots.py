@@ -16,8 +16,8 @@ from training_steps import keep, study_parser
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset, split_pairs
-from anomalydiffusion_core.pipeline import train_model
-from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.jobs import train_model
 
 
 def subset(dataset: Dataset, shots: int, measured: int) -> Dataset:

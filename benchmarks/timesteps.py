@@ -20,9 +20,9 @@ from training_steps import study_parser
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import ViewPool, make_views
-from anomalydiffusion_core.fitting import Validation, fit
-from anomalydiffusion_core.pipeline import paired_improvement, starting_encoders
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.fitting import Validation, fit
+from anomalydiffusion_core.training.jobs import paired_improvement, starting_encoders
 
 TENTHS = 10
 

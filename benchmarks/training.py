@@ -43,10 +43,10 @@ from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_views
-from anomalydiffusion_core.fitting import fit
-from anomalydiffusion_core.pipeline import starting_encoders
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.fitting import fit
+from anomalydiffusion_core.training.jobs import starting_encoders
 
 OURS = "ours"
 WARM_UP = 2  # steps of each

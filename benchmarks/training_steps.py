@@ -20,8 +20,8 @@ from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import save_artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel
-from anomalydiffusion_core.pipeline import train_model
-from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.jobs import train_model
 
 
 def study_parser(description: str) -> argparse.ArgumentParser:

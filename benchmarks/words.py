@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
-from anomalydiffusion_core.location import placed_scenes
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from anomalydiffusion_core.tiny_base.pretraining import LARGE, scene_batches
+from anomalydiffusion_core.training.places import placed_scenes
 
 PAIRS = (("left", "right"), ("top", "bottom"), ("upper", "lower"))
 OPPOSITE = {word: other for pair in PAIRS for word, other in (pair, pair[::-1])}

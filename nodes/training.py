@@ -151,8 +151,8 @@ class TrainAnomaly(io.ComfyNode):
         checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False, extend: Any = None,
         start: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..anomalydiffusion_core.pipeline import train_anomaly
-        from ..anomalydiffusion_core.training import TrainingConfig
+        from ..anomalydiffusion_core.training.defects import TrainingConfig
+        from ..anomalydiffusion_core.training.jobs import train_anomaly
         from .comfy_model import ComfyModel, trainable
         from .comfy_training import ended, kept_training
         from .training_preview import TrainingPreview
@@ -211,8 +211,8 @@ class TrainMasks(io.ComfyNode):
         share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..anomalydiffusion_core.pipeline import train_masks
-        from ..anomalydiffusion_core.training import TrainingConfig
+        from ..anomalydiffusion_core.training.defects import TrainingConfig
+        from ..anomalydiffusion_core.training.jobs import train_masks
         from .comfy_model import ComfyModel, trainable
         from .comfy_training import ended, kept_training
         from .training_preview import TrainingPreview

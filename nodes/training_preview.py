@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..anomalydiffusion_core.fitting import History
-from ..anomalydiffusion_core.training_run import Monitor
+from ..anomalydiffusion_core.training.fitting import History
+from ..anomalydiffusion_core.training.stage import Monitor
 from .comfy_model import ComfyModel
 from .pixels import from_core
 

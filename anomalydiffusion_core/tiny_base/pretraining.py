@@ -29,11 +29,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..bases.diffusers_model import load_base
 from ..bases.tiny import architecture as arch
 from ..bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
-from ..location import PLACE_FROM, PLACES, WORDS
 from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
 from ..method.templates import MASK_TEMPLATES
 from ..procedural.scenes import caption_words, draw_scene
+from ..training.places import PLACE_FROM, PLACES, WORDS
 from .sample_sheet import sample_sheet
 
 log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     draws loss curve and sample sheet beside it.
     """
     from ..demo import demo_embeddings
-    from ..pipeline import train_encoder
+    from ..training.jobs import train_encoder
 
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)

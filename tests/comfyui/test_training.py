@@ -27,7 +27,7 @@ def train(run: Run, trained: Any, seed: int, **changed: Any) -> tuple:
 @pytest.fixture
 def fitting_module(pack: Any) -> Any:
     """The pack's own copy of the core's module, as ComfyUI imports it."""
-    return importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.fitting")
+    return importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.training.fitting")
 
 
 @pytest.fixture

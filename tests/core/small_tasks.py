@@ -7,7 +7,7 @@ import torch
 from anomalydiffusion_core.dataset.views import ViewPool
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
 
 
 def make_pool(base: LatentDiffusion, count: int = 4) -> ViewPool:

@@ -17,25 +17,25 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anomalydiffusion_core.adaptation import (
+from anomalydiffusion_core.bases import diffusers_model
+from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_onto
+from anomalydiffusion_core.dataset.layout import find_dataset
+from anomalydiffusion_core.dataset.views import make_normal_views
+from anomalydiffusion_core.method.artifact import export_lora, learned_hash, load_artifact, save_artifact
+from anomalydiffusion_core.method.latent_diffusion import Fingerprint
+from anomalydiffusion_core.method.reweighting import AARMode, AttentionWeights
+from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.training.adaptation import (
     AdaptationTask,
     adapt_to_normals,
     train_adapted,
     training_normals,
 )
-from anomalydiffusion_core.bases import diffusers_model
-from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_onto
-from anomalydiffusion_core.checkpoint import Checkpoints
-from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.views import make_normal_views
-from anomalydiffusion_core.fitting import Fitting, Validation, fit
-from anomalydiffusion_core.method.artifact import export_lora, learned_hash, load_artifact, save_artifact
-from anomalydiffusion_core.method.latent_diffusion import Fingerprint
-from anomalydiffusion_core.method.reweighting import AARMode, AttentionWeights
-from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.pipeline import train_model
-from anomalydiffusion_core.training import TrainingConfig
-from anomalydiffusion_core.training_run import Run
+from anomalydiffusion_core.training.checkpoint import Checkpoints
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.fitting import Fitting, Validation, fit
+from anomalydiffusion_core.training.jobs import train_model
+from anomalydiffusion_core.training.stage import Run
 
 QUICK = TrainingConfig(
     steps=3, batch_size=2, image_size=64, views_per_pair=2, warmup_steps=1, spatial_encoder=False

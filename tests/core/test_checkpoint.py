@@ -15,16 +15,16 @@ from small_tasks import make_task
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
-from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
-from anomalydiffusion_core.fitting import Fitting, History, TrainingStopped, Validation, fit
 from anomalydiffusion_core.method import artifact
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.pipeline import origin_of, train_model
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
-from anomalydiffusion_core.training_run import Run
+from anomalydiffusion_core.training.checkpoint import Checkpoints
+from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.fitting import Fitting, History, TrainingStopped, Validation, fit
+from anomalydiffusion_core.training.jobs import origin_of, train_model
+from anomalydiffusion_core.training.stage import Run
 
 CONFIG = TrainingConfig(
     steps=12,

@@ -16,11 +16,12 @@ import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
-from anomalydiffusion_core import demo, training_run
-from anomalydiffusion_core.checkpoint import Checkpoints
+from anomalydiffusion_core import demo
 from anomalydiffusion_core.cli_train import train
 from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
-from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training import stage as training_run
+from anomalydiffusion_core.training.checkpoint import Checkpoints
+from anomalydiffusion_core.training.defects import TrainingConfig
 
 
 def test_the_command_trains_as_long_by_default_as_the_library_and_the_demo() -> None:

@@ -31,9 +31,9 @@ from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.pipeline import train_model
 from anomalydiffusion_core.stitching import restored, to_pixels
-from anomalydiffusion_core.training import TrainingConfig
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.jobs import train_model
 
 CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), gate=GateConfig((Check.FILL,), 0.0))
 TRAINING = TrainingConfig(

@@ -13,11 +13,23 @@ import torch
 import torch.nn.functional as F
 from commands import generate_quickly, refused, run, snapshot, train_quickly
 
-from anomalydiffusion_core import location, pipeline
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.fitting import fit
-from anomalydiffusion_core.location import (
+from anomalydiffusion_core.method.artifact import learned_hash, load_artifact, save_artifact
+from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from anomalydiffusion_core.procedural.scenes import COLUMNS, ROWS, draw_scene, place_in_words
+from anomalydiffusion_core.training import jobs as pipeline
+from anomalydiffusion_core.training import places as location
+from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.fitting import fit
+from anomalydiffusion_core.training.jobs import (
+    starting_encoders,
+    train_anomaly,
+    train_encoder,
+    untrained_encoders,
+)
+from anomalydiffusion_core.training.places import (
     PLACE,
     PLACES,
     WORDS,
@@ -26,18 +38,7 @@ from anomalydiffusion_core.location import (
     make_scenes,
     placed_scenes,
 )
-from anomalydiffusion_core.method.artifact import learned_hash, load_artifact, save_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel
-from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from anomalydiffusion_core.pipeline import (
-    starting_encoders,
-    train_anomaly,
-    train_encoder,
-    untrained_encoders,
-)
-from anomalydiffusion_core.procedural.scenes import COLUMNS, ROWS, draw_scene, place_in_words
-from anomalydiffusion_core.training import TrainingConfig
-from anomalydiffusion_core.training_run import Run
+from anomalydiffusion_core.training.stage import Run
 
 QUICK = replace(PLACES, steps=3, batch_size=2)
 

@@ -21,12 +21,12 @@ from commands import refused, run
 from small_tasks import make_task
 from torch import Tensor
 
-from anomalydiffusion_core.checkpoint import Checkpoints
 from anomalydiffusion_core.console import interrupted_between
-from anomalydiffusion_core.fitting import History, TrainingStopped, Validation, fit
 from anomalydiffusion_core.method.artifact import load_artifact
-from anomalydiffusion_core.processes import Processes
-from anomalydiffusion_core.training import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.checkpoint import Checkpoints
+from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.fitting import History, TrainingStopped, Validation, fit
+from anomalydiffusion_core.training.processes import Processes
 
 CONFIG = TrainingConfig(
     steps=5,

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
-from anomalydiffusion_core.fitting import Fitting, History, Validation, draw, fit, training_record
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.conditioning import anomaly_context
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.pipeline import paired_improvement, train_model
-from anomalydiffusion_core.training import AnomalyTask, MaskTask, TrainingConfig, masked_loss
-from anomalydiffusion_core.training_run import Run
+from anomalydiffusion_core.training.defects import AnomalyTask, MaskTask, TrainingConfig, masked_loss
+from anomalydiffusion_core.training.fitting import Fitting, History, Validation, draw, fit, training_record
+from anomalydiffusion_core.training.jobs import paired_improvement, train_model
+from anomalydiffusion_core.training.stage import Run
 
 CONFIG = TrainingConfig(
     steps=6, batch_size=2, image_size=64, views_per_pair=2, anomaly_tokens=3, mask_tokens=2, warmup_steps=2

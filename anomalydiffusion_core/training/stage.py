@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dataset.views import RefreshedPool
 from .checkpoint import Checkpoints
-from .dataset.views import RefreshedPool
+from .defects import Task, TrainingConfig
 from .fitting import History, Keeper, TrainingStopped, Validation, fit
 from .processes import ALONE, Processes
-from .training import Task, TrainingConfig
-from .training_log import PREVIEW_EVERY, TensorBoardLog
+from .tensorboard import PREVIEW_EVERY, TensorBoardLog
 
 OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
 

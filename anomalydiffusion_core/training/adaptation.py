@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .bases.diffusers_model import DiffusersModel
-from .dataset.layout import Dataset
-from .dataset.photos import file_hash
-from .dataset.views import ViewPool, make_normal_views
+from ..bases.diffusers_model import DiffusersModel
+from ..dataset.layout import Dataset
+from ..dataset.photos import file_hash
+from ..dataset.views import ViewPool, make_normal_views
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import PLACEHOLDER, LatentDiffusion
+from ..method.templates import PHOTO_TEMPLATES
+from .defects import TrainingConfig, drawn_from_noise, unmasked_loss
 from .fitting import training_record
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import PLACEHOLDER, LatentDiffusion
-from .method.templates import PHOTO_TEMPLATES
-from .pipeline import TrainingOutcome, empty_model, origin_of, train_model
-from .training import TrainingConfig, drawn_from_noise, unmasked_loss
-from .training_run import End, Run, Stage
+from .jobs import TrainingOutcome, empty_model, origin_of, train_model
+from .stage import End, Run, Stage
 
 RANK = 8
 RATE = 1e-3  # 3e-3 learns no more of leather in 100 steps

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..method.artifact import write_atomically
+from .defects import TrainingConfig
 from .fitting import Fitting
-from .method.artifact import write_atomically
-from .training import TrainingConfig
 
 FORMAT = "anomalydiffusion-checkpoint/1"
 MAY_DIFFER = ("minutes", "patience")  # of a configuration; they only say when to stop

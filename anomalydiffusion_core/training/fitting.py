@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .dataset.views import RefreshedPool, ViewPool
+from ..dataset.views import RefreshedPool, ViewPool
+from .defects import Task, TrainingConfig
 from .processes import ALONE, Processes
-from .training import Task, TrainingConfig
 
 BETAS = (0.8, 0.99)  # of AdamW; with 0.9 for the first, tokens learn a little more slowly (docs/results.md)
 EXPLODED = 10.0  # times the loss of the first steps

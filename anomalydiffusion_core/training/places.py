@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dataset.views import ViewPool
-from .method.conditioning import spatial_tokens
-from .method.latent_diffusion import PLACEHOLDER, Context, LatentDiffusion
-from .method.spatial_encoder import SpatialEncoder
-from .procedural.scenes import COLUMNS, ROWS, Scene, draw_scene
-from .training import TrainingConfig, drawn_from_noise
+from ..dataset.views import ViewPool
+from ..method.conditioning import spatial_tokens
+from ..method.latent_diffusion import PLACEHOLDER, Context, LatentDiffusion
+from ..method.spatial_encoder import SpatialEncoder
+from ..procedural.scenes import COLUMNS, ROWS, Scene, draw_scene
+from .defects import TrainingConfig, drawn_from_noise
 
 PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, key=len, reverse=True))})")
 # Below this timestep a noisy mask picture still shows where the defect is, so that a model ignores words and

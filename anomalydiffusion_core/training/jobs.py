@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from .bases.tiny import architecture
-from .dataset.layout import Dataset, Pair, split_pairs
-from .dataset.photos import short_hash
-from .dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
+from ..bases.tiny import architecture
+from ..dataset.layout import Dataset, Pair, split_pairs
+from ..dataset.photos import short_hash
+from ..dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
+from ..masks.foreground import object_finder
+from ..masks.invention import mask_picture_size
+from ..masks.placement import places_of
+from ..method.artifact import check_base, learned_hash
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import LatentDiffusion, hash_weights
+from ..method.sampling import image_generator
+from ..method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+from ..method.templates import PHOTO_TEMPLATES
+from .defects import AnomalyTask, MaskTask, TrainingConfig
 from .fitting import Validation, training_record
-from .location import WORDS, PlaceTask, WordsTask, make_scenes
-from .masks.foreground import object_finder
-from .masks.invention import mask_picture_size
-from .masks.placement import places_of
-from .method.artifact import check_base, learned_hash
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import LatentDiffusion, hash_weights
-from .method.sampling import image_generator
-from .method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from .method.templates import PHOTO_TEMPLATES
+from .places import WORDS, PlaceTask, WordsTask, make_scenes
 from .processes import ALONE, Processes
-from .training import AnomalyTask, MaskTask, TrainingConfig
-from .training_run import End, Run, Stage
+from .stage import End, Run, Stage
 
 log = logging.getLogger(__name__)
 

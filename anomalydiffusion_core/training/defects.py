@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .dataset.views import ViewPool
-from .method.blending import latent_mask
-from .method.conditioning import anomaly_context, empty_context, mask_context
-from .method.embeddings import AnomalyModel, TokensByEncoder, starting_tokens
-from .method.inpainting import Inpainting
-from .method.latent_diffusion import Context, LatentDiffusion
-from .method.reweighting import AARConfig, AARMode
-from .method.sampling import SamplingConfig, image_generator, inpaint, sample
-from .method.spatial_encoder import SpatialEncoder
-from .method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+from ..dataset.views import ViewPool
+from ..method.blending import latent_mask
+from ..method.conditioning import anomaly_context, empty_context, mask_context
+from ..method.embeddings import AnomalyModel, TokensByEncoder, starting_tokens
+from ..method.inpainting import Inpainting
+from ..method.latent_diffusion import Context, LatentDiffusion
+from ..method.reweighting import AARConfig, AARMode
+from ..method.sampling import SamplingConfig, image_generator, inpaint, sample
+from ..method.spatial_encoder import SpatialEncoder
+from ..method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
 
 Normalisation = Literal["mask", "released", "unmasked"]
 REDRAWING = SamplingConfig(steps=10, guidance=2.5, aar=AARConfig(AARMode.OFF))  # quick: to look at meanwhile

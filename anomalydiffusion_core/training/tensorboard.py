@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..method.latent_diffusion import LatentDiffusion
 from .fitting import History
-from .method.latent_diffusion import LatentDiffusion
 
 PREVIEW_EVERY = 50  # steps
 
