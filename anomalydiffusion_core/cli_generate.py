@@ -106,8 +106,8 @@ def generate(
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from .export.mvtec import check_output
     from .gate.gate import GateConfig, named_checks
-    from .generated_dataset import GenerationRun, generate_all
-    from .generation_config import GenerationConfig
+    from .generation.config import GenerationConfig
+    from .generation.runs import GenerationRun, generate_all
     from .masks.sources import parse_weights
     from .method.reweighting import AARConfig
     from .method.sampling import SamplingConfig

@@ -16,8 +16,8 @@ from .comfyui_jobs import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, 
 from .comfyui_server import PACK, RunningServer, running_server
 from .dataset.layout import find_dataset
 from .export.mvtec import read_manifest
-from .generated_dataset import GenerationRun, generate_all
-from .generation_config import GenerationConfig
+from .generation.config import GenerationConfig
+from .generation.runs import GenerationRun, generate_all
 from .method.artifact import load_artifact, save_artifact
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion

@@ -28,14 +28,14 @@ from measurement import busy_seconds, use_one_thread
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
-from anomalydiffusion_core.calibration import calibrated_gate
 from anomalydiffusion_core.dataset.photos import file_hash
 from anomalydiffusion_core.demo import SIZE
-from anomalydiffusion_core.drafting import Drafter
 from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest
-from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
-from anomalydiffusion_core.generation import PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.calibration import calibrated_gate
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.drafting import Drafter
+from anomalydiffusion_core.generation.generator import PairGenerator
+from anomalydiffusion_core.generation.runs import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.masks.foreground import object_finder
 from anomalydiffusion_core.masks.invention import draw_masks
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context

@@ -33,9 +33,9 @@ from anomalydiffusion_core.dataset.layout import Dataset, Pair
 from anomalydiffusion_core.dataset.photos import read_mask
 from anomalydiffusion_core.gate.gate import Check
 from anomalydiffusion_core.gate.scores import component_fills
-from anomalydiffusion_core.generated_dataset import read_mask_folder, training_pairs
-from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
+from anomalydiffusion_core.generation.runs import read_mask_folder, training_pairs
 from anomalydiffusion_core.masks.sources import MaskSource, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode

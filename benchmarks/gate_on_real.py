@@ -20,13 +20,13 @@ from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_d
 from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.demo import SIZE, TRAIN_SHARE
 from anomalydiffusion_core.gate.gate import Gate, Scores
-from anomalydiffusion_core.generation import PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import PairGenerator
+from anomalydiffusion_core.generation.regions import regions_on_canvas
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
-from anomalydiffusion_core.stitching import regions_on_canvas
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, short_hash, write_png
 from anomalydiffusion_core.gate.gate import GateConfig
-from anomalydiffusion_core.generated_dataset import GenerationRun, generate_all
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.runs import GenerationRun, generate_all
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.procedural.few_shot import draw_pair

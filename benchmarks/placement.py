@@ -18,10 +18,10 @@ from torch import Tensor
 from trained import load_trained, trained_parser
 
 from anomalydiffusion_core.dataset.photos import read_photo
+from anomalydiffusion_core.generation.regions import fit_image
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.method.sampling import image_generator
-from anomalydiffusion_core.stitching import fit_image
 
 
 @torch.no_grad()

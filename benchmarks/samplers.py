@@ -34,8 +34,8 @@ from anomalydiffusion_core.dataset.augmentation import whole_view
 from anomalydiffusion_core.dataset.layout import Pair
 from anomalydiffusion_core.dataset.photos import Photo
 from anomalydiffusion_core.dataset.views import read_pair
-from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.embeddings import AnomalyModel

@@ -21,7 +21,8 @@ from ..anomalydiffusion_core import __version__
 from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ..anomalydiffusion_core.dataset.windows import regions_of
 from ..anomalydiffusion_core.export.mvtec import MVTecWriter
-from ..anomalydiffusion_core.generation_config import GenerationConfig
+from ..anomalydiffusion_core.generation.config import GenerationConfig
+from ..anomalydiffusion_core.generation.regions import MadeRegion, autoencoder_noise, restored, softened
 from ..anomalydiffusion_core.masks.invention import (
     DrawnMasks,
     MaskConfig,
@@ -38,7 +39,6 @@ from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from ..anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from ..anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
-from ..anomalydiffusion_core.stitching import MadeRegion, autoencoder_noise, restored, softened
 from .comfy_model import conditioning, load_for
 from .comfy_sampling import Reweighting, sample_images
 from .conditioning import COLUMNS

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..anomalydiffusion_core.dataset.photos import Photo
 from ..anomalydiffusion_core.dataset.windows import MAX_SHRINK, Region, regions_of
-from ..anomalydiffusion_core.method.embeddings import AnomalyModel
-from ..anomalydiffusion_core.stitching import (
+from ..anomalydiffusion_core.generation.regions import (
     MadeRegion,
     autoencoder_noise,
     on_canvas,
@@ -19,6 +18,7 @@ from ..anomalydiffusion_core.stitching import (
     stitched,
     to_pixels,
 )
+from ..anomalydiffusion_core.method.embeddings import AnomalyModel
 from .comfy_generation import match_batch
 from .conditioning import binary_masks
 from .pixels import pixels_of, to_core

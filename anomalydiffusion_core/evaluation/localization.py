@@ -14,7 +14,7 @@ from ..dataset.augmentation import resize_mask
 from ..dataset.layout import Pair
 from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
-from ..stitching import fit_image
+from ..generation.regions import fit_image
 from .localizer import LocalizerData, Predictions
 from .metrics import PixelMetrics, Ranking, ResampledPixels, image_ranking, pixel_metrics
 from .split import Split

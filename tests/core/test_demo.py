@@ -10,7 +10,7 @@ import pytest
 
 from anomalydiffusion_core import demo
 from anomalydiffusion_core.gate.gate import GateConfig
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.masks.invention import MaskConfig
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.method.sampling import SamplingConfig

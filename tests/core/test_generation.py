@@ -16,14 +16,15 @@ from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
 from anomalydiffusion_core.gate.gate import Check, GateConfig
-from anomalydiffusion_core.generated_dataset import (
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
+from anomalydiffusion_core.generation.regions import restored, to_pixels
+from anomalydiffusion_core.generation.runs import (
     GenerationOutcome,
     GenerationRun,
     generate_all,
     generate_dataset,
 )
-from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.masks.sources import own_masks
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
@@ -31,7 +32,6 @@ from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.stitching import restored, to_pixels
 from anomalydiffusion_core.training.defects import TrainingConfig
 from anomalydiffusion_core.training.jobs import train_model
 

@@ -15,13 +15,13 @@ from anomalydiffusion_core.dataset.photos import Photo, photo_of, write_new
 from anomalydiffusion_core.dataset.windows import Region, Window
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import change, seam
-from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
+from anomalydiffusion_core.generation.regions import LEAST_SOFTER, MadeRegion, in_window, softened
 from anomalydiffusion_core.masks.sources import own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.stitching import LEAST_SOFTER, MadeRegion, in_window, softened
 
 KIND = "thing/scratch"
 CONFIG = GenerationConfig(

@@ -20,22 +20,22 @@ from anomalydiffusion_core.dataset.photos import photo_of, read_mask, read_photo
 from anomalydiffusion_core.dataset.windows import regions_of
 from anomalydiffusion_core.gate.gate import Check, GateConfig
 from anomalydiffusion_core.gate.scores import change, component_fills
-from anomalydiffusion_core.generated_dataset import (
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
+from anomalydiffusion_core.generation.regions import RegionJob, RegionMaker, in_window
+from anomalydiffusion_core.generation.runs import (
     GenerationOutcome,
     GenerationRun,
     generate_all,
     kinds_of,
     training_pairs,
 )
-from anomalydiffusion_core.generation import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
 from anomalydiffusion_core.masks.invention import TriesExhausted, usable_for
 from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window
 
 NO_GATE = GateConfig((), 0.0)
 CONFIG = GenerationConfig(SamplingConfig(steps=2, guidance=2.0), gate=NO_GATE, foreground="none")

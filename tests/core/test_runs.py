@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalydiffusion_core import generation
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
 from anomalydiffusion_core.gate.gate import Check, Gate, GateConfig, Scores
 from anomalydiffusion_core.gate.scores import component_fills, contrast, seam
-from anomalydiffusion_core.generated_dataset import GenerationOutcome, GenerationRun, generate_all
-from anomalydiffusion_core.generation import PairGenerator
-from anomalydiffusion_core.generation_config import GenerationConfig
+from anomalydiffusion_core.generation import generator as generation
+from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.generator import PairGenerator
+from anomalydiffusion_core.generation.regions import RegionJob, RegionMaker, in_window, stitched
+from anomalydiffusion_core.generation.runs import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
-from anomalydiffusion_core.stitching import RegionJob, RegionMaker, in_window, stitched
 
 KIND, OTHER, MIXED = "thing/scratch", "thing/stain", "thing/scratch+stain"
 ALIKE = 86.0  # grey levels

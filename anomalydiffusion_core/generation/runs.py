@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import __version__
-from .bases.tiny_decoder import decoder_file, load_tiny_decoder
-from .dataset.layout import Category, Pair, find_dataset
-from .dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
-from .export.mvtec import MVTecWriter
-from .generation import BOTH, GeneratedPair, PairGenerator
-from .generation_config import GenerationConfig
-from .masks.invention import TriesExhausted, drawn_masks
-from .masks.sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import LatentDiffusion
-from .method.sampling import OnStep
-from .training.stage import OnStage
+from .. import __version__
+from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
+from ..dataset.layout import Category, Pair, find_dataset
+from ..dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
+from ..export.mvtec import MVTecWriter
+from ..masks.invention import TriesExhausted, drawn_masks
+from ..masks.sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import LatentDiffusion
+from ..method.sampling import OnStep
+from ..training.stage import OnStage
+from .config import GenerationConfig
+from .generator import BOTH, GeneratedPair, PairGenerator
 
 DEFAULT_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on

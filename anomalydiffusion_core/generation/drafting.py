@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .dataset.layout import Pair
-from .dataset.photos import Photo, read_mask, read_photo
-from .dataset.views import read_pair
-from .dataset.windows import MAX_SHRINK, regions_of
-from .generation_config import AUTO, NONE, GenerationConfig
-from .masks.foreground import FindObject, object_finder
-from .masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
-from .masks.placement import moved_onto
-from .masks.segmented_foreground import segmented_foreground
-from .masks.sources import MaskSource, SourcedMask, known_places, onto_photo
-from .method.embeddings import AnomalyModel, Place
-from .method.sampling import image_generator
+from ..dataset.layout import Pair
+from ..dataset.photos import Photo, read_mask, read_photo
+from ..dataset.views import read_pair
+from ..dataset.windows import MAX_SHRINK, regions_of
+from ..masks.foreground import FindObject, object_finder
+from ..masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
+from ..masks.placement import moved_onto
+from ..masks.segmented_foreground import segmented_foreground
+from ..masks.sources import MaskSource, SourcedMask, known_places, onto_photo
+from ..method.embeddings import AnomalyModel, Place
+from ..method.sampling import image_generator
+from .config import AUTO, NONE, GenerationConfig
 
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from ..dataset.layout import Pair
+from ..dataset.photos import Photo
+from ..dataset.windows import regions_of
+from ..gate.features import find_backbone
+from ..gate.gate import Made, Scores, shown_share
+from ..masks.invention import TriesExhausted
+from ..masks.sources import MaskSource
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import LatentDiffusion
+from ..method.sampling import Decode, OnStep, image_generator
 from .calibration import calibrated_gate
-from .dataset.layout import Pair
-from .dataset.photos import Photo
-from .dataset.windows import regions_of
+from .config import GenerationConfig
 from .drafting import Draft, Drafter, Part
-from .gate.features import find_backbone
-from .gate.gate import Made, Scores, shown_share
-from .generation_config import GenerationConfig
-from .masks.invention import TriesExhausted
-from .masks.sources import MaskSource
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import LatentDiffusion
-from .method.sampling import Decode, OnStep, image_generator
-from .stitching import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
+from .regions import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
 
 BOTH = "+"  # joins two defects that share an image
 

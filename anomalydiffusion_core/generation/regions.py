@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dataset.augmentation import resize_mask
-from .dataset.photos import Photo, photo_of
-from .dataset.windows import Region, Window, regions_of
-from .gate.gate import Canvas
-from .gate.scores import NOISE_QUANTILE, change, seam
-from .method.attention_maps import AttentionMaps, heat_maps
-from .method.blending import latent_mask, restore_detail
-from .method.conditioning import anomaly_context, empty_context
-from .method.embeddings import AnomalyModel
-from .method.inpainting import Inpainting
-from .method.latent_diffusion import Context, LatentDiffusion
-from .method.sampling import Decode, OnStep, SamplingConfig, inpaint
+from ..dataset.augmentation import resize_mask
+from ..dataset.photos import Photo, photo_of
+from ..dataset.windows import Region, Window, regions_of
+from ..gate.gate import Canvas
+from ..gate.scores import NOISE_QUANTILE, change, seam
+from ..method.attention_maps import AttentionMaps, heat_maps
+from ..method.blending import latent_mask, restore_detail
+from ..method.conditioning import anomaly_context, empty_context
+from ..method.embeddings import AnomalyModel
+from ..method.inpainting import Inpainting
+from ..method.latent_diffusion import Context, LatentDiffusion
+from ..method.sampling import Decode, OnStep, SamplingConfig, inpaint
 
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 

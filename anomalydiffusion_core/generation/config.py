@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .gate.gate import GateConfig
-from .masks.invention import MaskConfig
-from .masks.placement import PlaceMode
-from .method.sampling import SamplingConfig
+from ..gate.gate import GateConfig
+from ..masks.invention import MaskConfig
+from ..masks.placement import PlaceMode
+from ..method.sampling import SamplingConfig
 
 AUTO, NONE = "auto", "none"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .dataset.photos import read_mask
+from ..dataset.photos import read_mask
+from ..gate.features import Backbone
+from ..gate.gate import Canvas, Gate
+from ..masks.sources import REAL, SourcedMask
+from ..method.sampling import image_generator
 from .drafting import Drafter
-from .gate.features import Backbone
-from .gate.gate import Canvas, Gate
-from .masks.sources import REAL, SourcedMask
-from .method.sampling import image_generator
-from .stitching import regions_on_canvas
+from .regions import regions_on_canvas
 
 SPOTS = 24  # on normal photos, to calibrate with
 

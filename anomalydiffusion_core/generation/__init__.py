@@ -1,0 +1,1 @@
+"""From normal photos and masks to accepted pairs."""
