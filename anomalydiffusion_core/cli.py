@@ -102,7 +102,7 @@ def report(
 ) -> None:
     """Writes one HTML page: contact sheets, fill, loss curves, settings, versions."""
     from .method.artifact import load_artifact
-    from .report import write_report
+    from .report.report import write_report
 
     def command() -> dict[str, Any]:
         page = out or generated / "report.html"

@@ -22,7 +22,7 @@ from .method.artifact import load_artifact, save_artifact
 from .method.embeddings import AnomalyModel
 from .method.latent_diffusion import LatentDiffusion
 from .procedural.few_shot import CATEGORIES, write_few_shot_dataset
-from .report import write_report
+from .report.report import write_report
 from .training.defects import TrainingConfig
 from .training.jobs import TrainingOutcome, train_model
 from .training.stage import OnStage, Run

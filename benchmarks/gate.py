@@ -28,7 +28,6 @@ from PIL import Image, ImageDraw
 from trained import load_trained, trained_parser
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
-from anomalydiffusion_core.contact_sheet import THUMBNAIL, ShownPair
 from anomalydiffusion_core.dataset.layout import Dataset, Pair
 from anomalydiffusion_core.dataset.photos import read_mask
 from anomalydiffusion_core.gate.gate import Check
@@ -40,6 +39,7 @@ from anomalydiffusion_core.masks.sources import MaskSource, own_masks
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
 from anomalydiffusion_core.method.sampling import SamplingConfig
+from anomalydiffusion_core.report.contact_sheet import THUMBNAIL, ShownPair
 
 SEED = 7
 SHOWN = 2  # pairs of each type and mode in a sheet, at most

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..page import data_uri, render_page, replace_text
+from ..report.page import data_uri, render_page, replace_text
 from .classifier import Classification
 from .comparison import Comparison, ComparisonConfig, Run
 from .dataset_quality import DatasetQuality

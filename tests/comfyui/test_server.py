@@ -20,7 +20,7 @@ from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.export.mvtec import read_manifest
 from anomalydiffusion_core.method.artifact import load_artifact
-from anomalydiffusion_core.report import write_report
+from anomalydiffusion_core.report.report import write_report
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalydiffusion_core.contact_sheet import CLOSE_UP, THUMBNAIL, close_up
 from anomalydiffusion_core.dataset.photos import Photo, photo_of
 from anomalydiffusion_core.export.mvtec import MVTecWriter
 from anomalydiffusion_core.method.embeddings import AnomalyModel
-from anomalydiffusion_core.report import ATTENTION_SHOWN, COLUMNS, write_report
+from anomalydiffusion_core.report.contact_sheet import CLOSE_UP, THUMBNAIL, close_up
+from anomalydiffusion_core.report.report import ATTENTION_SHOWN, COLUMNS, write_report
 
 Write = Callable[[Path, np.ndarray], Path]
 NORMAL = np.full((40, 40, 3), 100, np.uint8)

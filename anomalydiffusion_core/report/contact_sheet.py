@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .dataset.photos import Box, Photo, read_mask, read_photo
-from .gate.scores import change
+from ..dataset.photos import Box, Photo, read_mask, read_photo
+from ..gate.scores import change
 
 THUMBNAIL = 128  # pixels
 CLOSE_UP = 4 * THUMBNAIL  # photos with a longer side than this are shown around their defect

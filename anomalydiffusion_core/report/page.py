@@ -14,7 +14,7 @@ def render_page(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])
+        loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=select_autoescape(["j2"])
     )
     return environment.get_template(template).render(**values)
 

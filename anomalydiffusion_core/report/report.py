@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__
+from .. import __version__
+from ..dataset.photos import png_bytes
+from ..export.mvtec import ATTENTION, REJECTED, manifest_pairs
+from ..method.embeddings import AnomalyModel
 from .contact_sheet import CLOSE_UP, read_shown, sheet
-from .dataset.photos import png_bytes
-from .export.mvtec import ATTENTION, REJECTED, manifest_pairs
-from .method.embeddings import AnomalyModel
 from .page import data_uri, render_page, replace_text
 
 COLUMNS = 8
@@ -61,7 +61,7 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
     background = f"{changed} changed pixels in {len(rows)} pairs."
     mean_fill = float(np.mean([row["fill"] for row in rows]))
     page = render_page(
-        "report.html.j2",
+        "report/report.html.j2",
         title="AnomalyDiffusion report",
         subtitle=f"Generated dataset {root.resolve().name}",
         sheets=sheets,
