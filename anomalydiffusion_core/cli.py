@@ -269,7 +269,7 @@ def pretrain_tiny(
     import dataclasses
     import logging
 
-    from .tiny_base.pretraining import RECIPES, pretrain
+    from .pretraining.tiny_base import RECIPES, pretrain
 
     def command() -> dict[str, Any]:
         if recipe not in RECIPES:

@@ -12,11 +12,11 @@ from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.method.artifact import load_artifact
+from anomalydiffusion_core.pretraining import tiny_base as pretraining
 from anomalydiffusion_core.procedural import few_shot
 from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, apply_defect
 from anomalydiffusion_core.procedural.materials import MATERIALS, colour
 from anomalydiffusion_core.procedural.scenes import caption_words, draw_scene, place_in_words
-from anomalydiffusion_core.tiny_base import pretraining
 from anomalydiffusion_core.training.places import PLACE
 
 needs_weights = pytest.mark.skipif(
