@@ -4,8 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# The newest torchaudio refuses a torch built for another CUDA version, so the trio is pinned here, not in the package.
-TORCH := "torch==2.11.*" "torchvision==0.26.*" "torchaudio==2.11.*"
+# A torchaudio built for another CUDA version than torch fails to import, as 2.11.1 does beside torch 2.11.0: so the trio
+# is pinned here, not in the package.
+TORCH := "torch==2.11.0" "torchvision==0.26.0" "torchaudio==2.11.0"
 
 # The ComfyUI to run in: yours, where COMFYUI_PATH names it, else one that a package of the index carries.
 ifeq ($(COMFYUI_PATH),)

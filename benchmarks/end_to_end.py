@@ -29,7 +29,6 @@ from measurement import busy_seconds, use_one_thread
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 from anomalydiffusion_core.dataset.photos import file_hash
-from anomalydiffusion_core.demo import SIZE
 from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest
 from anomalydiffusion_core.generation.calibration import calibrated_gate
 from anomalydiffusion_core.generation.config import GenerationConfig
@@ -41,6 +40,7 @@ from anomalydiffusion_core.masks.invention import draw_masks
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.sampling import inpaint
+from anomalydiffusion_core.pretraining.demo import SIZE
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 STAGES: dict[str, tuple[Callable[..., object], ...]] = {

@@ -18,7 +18,6 @@ from pathlib import Path
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import read_pair
-from anomalydiffusion_core.demo import SIZE, TRAIN_SHARE
 from anomalydiffusion_core.gate.gate import Gate, Scores
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
@@ -26,6 +25,7 @@ from anomalydiffusion_core.generation.regions import regions_on_canvas
 from anomalydiffusion_core.method.embeddings import AnomalyModel
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
+from anomalydiffusion_core.pretraining.demo import SIZE, TRAIN_SHARE
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 

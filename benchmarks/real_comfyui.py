@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from anomalydiffusion_core.comfyui_server import PACK
-from anomalydiffusion_core.doctor import best_device
+from anomalydiffusion_core.cli.comfyui_process import PACK
+from anomalydiffusion_core.cli.options import best_device
 
 
 def import_pack(comfyui: Path, name: str = "adiff_pack") -> ModuleType:

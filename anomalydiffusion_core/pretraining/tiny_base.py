@@ -230,8 +230,8 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     """Trains the spatial encoder of `out/tiny_base.safetensors`, learns the demo's embeddings on it, and
     draws loss curve and sample sheet beside it.
     """
-    from ..demo import demo_embeddings
     from ..training.jobs import train_encoder
+    from .demo import demo_embeddings
 
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)

@@ -19,8 +19,8 @@ from graph_inputs import DEMO, SAMPLER
 from real_comfyui import import_pack
 from torch import Tensor
 
-from anomalydiffusion_core.comfyui_jobs import as_prompt, changed, read_workflow
-from anomalydiffusion_core.comfyui_server import RunningServer, running_server
+from anomalydiffusion_core.cli.comfyui_client import as_prompt, changed, read_workflow
+from anomalydiffusion_core.cli.comfyui_process import RunningServer, running_server
 
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from anomalydiffusion_core import demo
-from anomalydiffusion_core.comfyui_server import running_server
+from anomalydiffusion_core.cli import demo
+from anomalydiffusion_core.cli.comfyui_process import running_server
 from anomalydiffusion_core.dataset.layout import find_dataset
 
 TYPES = ["leather/burn", "leather/ink", "metal/rust", "metal/weld_spatter"]

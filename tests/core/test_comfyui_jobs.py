@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from anomalydiffusion_core import comfyui_jobs
-from anomalydiffusion_core.comfyui_jobs import (
+from anomalydiffusion_core.cli import comfyui_client as comfyui_jobs
+from anomalydiffusion_core.cli.comfyui_client import (
     JobFailed,
     as_prompt,
     changed,

@@ -16,8 +16,8 @@ import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
-from anomalydiffusion_core import demo
-from anomalydiffusion_core.cli_train import train
+from anomalydiffusion_core.cli import demo
+from anomalydiffusion_core.cli.train import train
 from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.training import stage as training_run
 from anomalydiffusion_core.training.checkpoint import Checkpoints

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from anomalydiffusion_core import demo
+from anomalydiffusion_core.cli import demo
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.masks.invention import MaskConfig
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.method.sampling import SamplingConfig
+from anomalydiffusion_core.pretraining import demo as demo_training
 
 
 @pytest.fixture(autouse=True)
 def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "TRAINING", replace(demo.TRAINING, steps=2, views_per_pair=2))
-    monkeypatch.setattr(demo, "MASK_STEPS", 1)
+    monkeypatch.setattr(demo_training, "TRAINING", replace(demo_training.TRAINING, steps=2, views_per_pair=2))
+    monkeypatch.setattr(demo_training, "MASK_STEPS", 1)
     quick = SamplingConfig(steps=6)
     masks = MaskConfig(replace(quick, guidance=3.0), largest=0.9, border=1.0)
     lenient = partial(GenerationConfig, quick, masks, gate=GateConfig((), 0.0), tries_per_pair=30)

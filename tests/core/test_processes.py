@@ -21,7 +21,7 @@ from commands import refused, run
 from small_tasks import make_task
 from torch import Tensor
 
-from anomalydiffusion_core.console import interrupted_between
+from anomalydiffusion_core.cli.console import interrupted_between
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.training.checkpoint import Checkpoints
 from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig

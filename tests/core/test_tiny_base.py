@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anomalydiffusion_core import demo
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.method.artifact import load_artifact
+from anomalydiffusion_core.pretraining import demo
 from anomalydiffusion_core.pretraining import tiny_base as pretraining
 from anomalydiffusion_core.procedural import few_shot
 from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, apply_defect

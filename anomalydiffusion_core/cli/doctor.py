@@ -1,4 +1,4 @@
-"""What is installed, which devices are found, and whether a base model loads."""
+"""The command `doctor`: what is installed, which devices are found, and whether a base model loads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import importlib.metadata
 import os
 import platform
 from typing import Any
+
+import typer
+
+from .console import run_command, say
+from .options import Base, Json
 
 PACKAGES = (
     "torch",
@@ -17,6 +22,18 @@ PACKAGES = (
     "torchmetrics",
     "peft",
 )
+
+
+def doctor(base: Base = None, json: Json = None) -> None:
+    """Says what is installed, which devices are found, and whether a base model loads."""
+
+    def command() -> dict[str, Any]:
+        findings = examine(base or "tiny")
+        for name, finding in findings.items():
+            say(f"{name:16} {finding}")
+        return findings
+
+    raise typer.Exit(run_command(command, json))
 
 
 def examine(base: str) -> dict[str, Any]:
@@ -38,15 +55,8 @@ def examine(base: str) -> dict[str, Any]:
     return findings
 
 
-def best_device() -> str:
-    """cuda, mps or cpu: the first that is there."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _base_finding(base: str) -> str:
-    from .bases.diffusers_model import load_base
+    from ..bases.diffusers_model import load_base
 
     try:
         model = load_base(base)

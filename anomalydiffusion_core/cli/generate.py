@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .cli_options import Base, Device, Json, Seed, load_with_base, names_in
+from ..method.reweighting import AARMode
 from .console import check_writable, progress, run_command, say
-from .method.reweighting import AARMode
+from .options import Base, Device, Json, Seed, load_with_base, names_in
 
 
 def generate(
@@ -104,13 +104,13 @@ def generate(
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
-    from .export.mvtec import check_output
-    from .gate.gate import GateConfig, named_checks
-    from .generation.config import GenerationConfig
-    from .generation.runs import GenerationRun, generate_all
-    from .masks.sources import parse_weights
-    from .method.reweighting import AARConfig
-    from .method.sampling import SamplingConfig
+    from ..export.mvtec import check_output
+    from ..gate.gate import GateConfig, named_checks
+    from ..generation.config import GenerationConfig
+    from ..generation.runs import GenerationRun, generate_all
+    from ..masks.sources import parse_weights
+    from ..method.reweighting import AARConfig
+    from ..method.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         strength, strengths = _strengths(aar_strength or [])

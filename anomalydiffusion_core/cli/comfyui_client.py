@@ -286,7 +286,7 @@ class ComfyUIServer:
 
     async def download(self, file: dict[str, str], folder: Path) -> Path:
         """Saves an output file of a job below `folder`; never over another, and never outside it."""
-        from .dataset.photos import write_new
+        from ..dataset.photos import write_new
 
         parameters = {key: file.get(key, "") for key in ("filename", "subfolder", "type")}
         async with self.session.get(self.url + "/view", params=parameters) as answer:

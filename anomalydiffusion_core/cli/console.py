@@ -12,10 +12,10 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .training.processes import ALONE, Processes
+from ..training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
-    from .training.stage import OnStage
+    from ..training.stage import OnStage
 
 PLAIN_EVERY = 0.1  # share of a stage between two plain lines
 

@@ -36,8 +36,6 @@ def device_of(name: str | None) -> str:
     """The device of that name, or the best one; raises ValueError where it cannot be used."""
     import torch
 
-    from .doctor import best_device
-
     if name is None:
         return best_device()
     try:
@@ -49,9 +47,16 @@ def device_of(name: str | None) -> str:
     return name
 
 
+def best_device() -> str:
+    """cuda, mps or cpu: the first that is there."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def base_to_train_on(base: str | None, device: str | None, precision: str, checkpointing: bool) -> Any:
     """The base model, as economical as asked for before it moves to the device; ValueError as `load_base`."""
-    from .bases.diffusers_model import load_base
+    from ..bases.diffusers_model import load_base
 
     place, model = device_of(device), load_base(base or "tiny")
     model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
@@ -61,8 +66,8 @@ def base_to_train_on(base: str | None, device: str | None, precision: str, check
 
 def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
     """The base model, and the artifact on it; raises ValueError where they do not fit."""
-    from .bases.diffusers_model import load_base, load_onto
-    from .method.artifact import load_artifact
+    from ..bases.diffusers_model import load_base, load_onto
+    from ..method.artifact import load_artifact
 
     trained_on = load_artifact(artifact).base.family
     if base is None and trained_on != "tiny":

@@ -1,4 +1,4 @@
-"""The demo: a few-shot dataset of its own, training, masks, generation and report on the embedded base.
+"""The command `demo`: a few-shot dataset of its own, training, generation and report on the embedded base.
 
 Headless, or through the example workflow in a ComfyUI that it starts itself.
 """
@@ -7,35 +7,59 @@ from __future__ import annotations
 
 import asyncio
 import math
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from .bases.diffusers_model import load_base, load_onto
-from .comfyui_jobs import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
-from .comfyui_server import PACK, RunningServer, running_server
-from .dataset.layout import find_dataset
-from .export.mvtec import read_manifest
-from .generation.config import GenerationConfig
-from .generation.runs import GenerationRun, generate_all
-from .method.artifact import load_artifact, save_artifact
-from .method.embeddings import AnomalyModel
-from .method.latent_diffusion import LatentDiffusion
-from .procedural.few_shot import CATEGORIES, write_few_shot_dataset
-from .report.report import write_report
-from .training.defects import TrainingConfig
-from .training.jobs import TrainingOutcome, train_model
-from .training.stage import OnStage, Run
+import typer
 
-SIZE = 128  # pixels per side
-TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
-TRAINING = TrainingConfig(image_size=SIZE)
-MASK_STEPS = 300
+from ..bases.diffusers_model import load_base, load_onto
+from ..export.mvtec import read_manifest
+from ..generation.config import GenerationConfig
+from ..generation.runs import GenerationRun, generate_all
+from ..method.artifact import load_artifact, save_artifact
+from ..method.embeddings import AnomalyModel
+from ..pretraining.demo import SIZE, train_demo
+from ..procedural.few_shot import CATEGORIES, write_few_shot_dataset
+from ..report.report import write_report
+from ..training.stage import OnStage
+from .comfyui_client import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
+from .comfyui_process import PACK, RunningServer, running_server
+from .console import progress, run_command, say
+from .options import Json, Seed
+
 GATE = "ADiff_QualityGate"
 WORKFLOW = PACK / "workflows" / "4_all_in_one.json"
 SPARE_SHARE, SPARE_PAIRS = 0.5, 2  # made beyond what is missing, since the quality gate leaves some out
 NORMALS = 24  # photos of a category, each of which a job uses once
 TRIES_PER_PAIR = GenerationConfig().tries_per_pair
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo-output"),
+    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type.")] = 12,
+    seed: Seed = 0,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(help="Run it in this ComfyUI (the folder of its main.py), by the example workflow."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Makes a few-shot dataset, trains on it, generates labelled pairs and writes a report."""
+
+    def command() -> dict[str, Any]:
+        with progress() as on_stage:
+            if comfyui:
+                summary = run_demo_in_comfyui(comfyui, out, count, seed, on_stage)
+            else:
+                summary = run_demo(out, count, seed, on_stage)
+        say(
+            f"Few-shot dataset:  {summary['few_shot']}\nArtifact:          {summary['artifact']}\n"
+            f"Generated dataset: {summary['generated']} ({summary['pairs']} accepted pairs)\n"
+            f"Report:            {summary['report']}"
+        )
+        return summary
+
+    raise typer.Exit(run_command(command, json))
 
 
 def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:
@@ -56,18 +80,6 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     run = GenerationRun(artifact, config, base)
     made = generate_all(run, model, few_shot, count, generated, on_stage=on_stage)
     return {**_summary(few_shot, artifact, generated, model), "shortfall": " ".join(made.shortfalls.values())}
-
-
-def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
-    """Learns the demo's four defect types from its few-shot dataset."""
-    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, Run(on_stage))
-
-
-def demo_embeddings(base: LatentDiffusion) -> AnomalyModel:
-    """What the demo learns on a base, for those who want to generate at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_few_shot_dataset(Path(folder), SIZE)
-        return train_demo(base, Path(folder)).model
 
 
 def run_demo_in_comfyui(comfyui: Path, out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .doctor import best_device
+from .options import best_device
 
-PACK = Path(__file__).parents[1]
+PACK = Path(__file__).parents[2]
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 LAST_WORDS = 4000  # characters of the log that an error shows
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 from .console import check_new, interrupted_between, progress, run_command, say
+from .options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 
 
 def pretrain_encoder(
@@ -40,11 +40,11 @@ def pretrain_encoder(
     """
     from dataclasses import replace
 
-    from .method.artifact import save_artifact
-    from .training.jobs import train_encoder
-    from .training.places import PLACES
-    from .training.stage import Run
-    from .training.tensorboard import TensorBoardLog
+    from ..method.artifact import save_artifact
+    from ..training.jobs import train_encoder
+    from ..training.places import PLACES
+    from ..training.stage import Run
+    from ..training.tensorboard import TensorBoardLog
 
     def command() -> dict[str, Any]:
         check_new(out)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .cli_options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
+from ..training.processes import launched
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
-from .training.processes import launched
+from .options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 
 
 def train(
@@ -107,16 +107,16 @@ def train(
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
     Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
-    from .bases.diffusers_model import DiffusersModel, load_onto
-    from .dataset.layout import Dataset, find_dataset
-    from .method.artifact import export_lora, load_artifact, save_artifact
-    from .method.embeddings import AnomalyModel
-    from .training.adaptation import train_adapted
-    from .training.checkpoint import Checkpoints
-    from .training.defects import TrainingConfig
-    from .training.jobs import train_model
-    from .training.stage import Run
-    from .training.tensorboard import TensorBoardLog
+    from ..bases.diffusers_model import DiffusersModel, load_onto
+    from ..dataset.layout import Dataset, find_dataset
+    from ..method.artifact import export_lora, load_artifact, save_artifact
+    from ..method.embeddings import AnomalyModel
+    from ..training.adaptation import train_adapted
+    from ..training.checkpoint import Checkpoints
+    from ..training.defects import TrainingConfig
+    from ..training.jobs import train_model
+    from ..training.stage import Run
+    from ..training.tensorboard import TensorBoardLog
 
     checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
     lora = out.with_suffix(".lora.safetensors")

@@ -1,0 +1,5 @@
+"""`python -m anomalydiffusion_core.cli` is the command `anomalydiffusion`."""
+
+from . import app
+
+app()

@@ -1,0 +1,41 @@
+"""The command `pretrain-tiny`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import run_command, say
+from .options import Device, Json, Seed, device_of
+
+
+def pretrain_tiny(
+    out: Annotated[Path, typer.Option(help="Work folder; tiny_base.safetensors is written there.")],
+    recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes in all).")] = "cpu",
+    resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time.")] = None,
+    seed: Seed = 1,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Trains the embedded base model on procedural surfaces."""
+    import dataclasses
+    import logging
+
+    from ..pretraining.tiny_base import RECIPES, pretrain
+
+    def command() -> dict[str, Any]:
+        if recipe not in RECIPES:
+            raise ValueError(f"There is no recipe {recipe!r}: choose from {', '.join(RECIPES)}.")
+        if resume and not resume.is_file():
+            raise ValueError(f"{resume} does not exist: give a base file to continue from.")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        chosen = RECIPES[recipe]
+        chosen = dataclasses.replace(chosen, seed=seed, minutes=minutes or chosen.minutes)
+        path = pretrain(chosen, out, resume, device_of(device))
+        say(f"Base model: {path}")
+        return {"base": str(path)}
+
+    raise typer.Exit(run_command(command, json))

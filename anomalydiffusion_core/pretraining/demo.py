@@ -1,0 +1,31 @@
+"""What the demo trains on its own few-shot dataset, and the embeddings of it that come with the pack."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ..dataset.layout import find_dataset
+from ..method.embeddings import AnomalyModel
+from ..method.latent_diffusion import LatentDiffusion
+from ..procedural.few_shot import write_few_shot_dataset
+from ..training.defects import TrainingConfig
+from ..training.jobs import TrainingOutcome, train_model
+from ..training.stage import OnStage, Run
+
+SIZE = 128  # pixels per side
+TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
+TRAINING = TrainingConfig(image_size=SIZE)
+MASK_STEPS = 300
+
+
+def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
+    """Learns the demo's four defect types from its few-shot dataset."""
+    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, Run(on_stage))
+
+
+def demo_embeddings(base: LatentDiffusion) -> AnomalyModel:
+    """What the demo learns on a base, for those who want to generate at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_few_shot_dataset(Path(folder), SIZE)
+        return train_demo(base, Path(folder)).model
