@@ -37,7 +37,7 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """What is measured, by name. The pack must have been imported."""
     from adiff_pack.nodes import conditioning, embeddings, sampling  # type: ignore[import-not-found]
     from adiff_pack.nodes.base_models import LoadTinyBase  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_generation import (  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.sampling import (  # type: ignore[import-not-found]
         encode_photos,
         sample_latents,
     )

@@ -59,13 +59,13 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     import comfy.sd  # type: ignore[import-not-found]
     import folder_paths  # type: ignore[import-not-found]
     from adiff_pack.anomalydiffusion_core.dataset.layout import find_dataset  # type: ignore[import-not-found]
-    from adiff_pack.anomalydiffusion_core.pipeline import train_anomaly  # type: ignore[import-not-found]
-    from adiff_pack.anomalydiffusion_core.tiny_base.few_shot import (  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.procedural.few_shot import (  # type: ignore[import-not-found]
         write_few_shot_dataset,
     )
-    from adiff_pack.anomalydiffusion_core.training import TrainingConfig  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.training.defects import TrainingConfig  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.training.jobs import train_anomaly  # type: ignore[import-not-found]
     from adiff_pack.nodes import conditioning, datasets, sampling  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import ComfyModel, trainable  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel, trainable  # type: ignore[import-not-found]
 
     folder_paths.set_temp_directory(str(base_folder / "temp"))
     clock = [time.monotonic()]

@@ -10,7 +10,7 @@ from .datasets import LoadDataset
 from .embeddings import LoadEmbeddings, SaveEmbeddings
 from .evaluation import EvaluateLocalizer, GenerationMetrics, TrainClassifier, TrainLocalizer
 from .export import QualityGate, SaveDataset
-from .folders import register_model_folder
+from .host.folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .regions import CropRegions, StitchRegions
 from .sampling import AttentionReweighting, KSampler

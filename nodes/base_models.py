@@ -29,7 +29,7 @@ class LoadTinyBase(io.ComfyNode):
         import folder_paths
 
         from ..anomalydiffusion_core.bases.tiny.architecture import WEIGHTS, load_autoencoder
-        from . import comfy_tiny_base as tiny
+        from .host import tiny_base as tiny
 
         autoencoder = load_autoencoder(WEIGHTS).requires_grad_(False)
         return io.NodeOutput(

@@ -6,17 +6,11 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .host.conditioning import COLUMNS, LEARNED, binary_masks, chosen_type
 from .inputs import base_inputs, type_input
 from .sockets import AnomalyEmbedding, SpatialTokens
 
 CATEGORY = "AnomalyDiffusion/conditioning"
-COLUMNS = "anomalydiffusion_columns"  # in a conditioning's options: where the inserted vectors stand
-LEARNED = "anomalydiffusion_learned"  # and whose they are: embeddings, defect type
-
-
-def chosen_type(embeddings: Any, defect_type: str, kind: str) -> str:
-    """The type asked for, or the first one of `kind` ("anomaly" or "mask") where none was."""
-    return defect_type.strip() or next(iter(sorted(getattr(embeddings, kind))), "")
 
 
 class EncodeMask(io.ComfyNode):
@@ -96,7 +90,8 @@ class AnomalyConditioning(io.ComfyNode):
 
         from ..anomalydiffusion_core.method.conditioning import empty_context, placed_context
         from ..anomalydiffusion_core.method.conditioning import spatial_tokens as encoded
-        from .comfy_model import conditioning, load_for
+        from .host.base_model import load_for
+        from .host.conditioning import conditioning
 
         if (mask is None) == (spatial_tokens is None):
             raise ValueError("Connect either a mask, or the tokens of Encode Mask: they say where.")
@@ -140,7 +135,8 @@ class MaskConditioning(io.ComfyNode):
 
         from ..anomalydiffusion_core.method.conditioning import empty_context, mask_context
         from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
-        from .comfy_model import conditioning, load_for
+        from .host.base_model import load_for
+        from .host.conditioning import conditioning
 
         base = load_for(embeddings, model, clip, vae)
         tokens = embeddings.mask_tokens(chosen_type(embeddings, defect_type, "mask"))
@@ -148,12 +144,3 @@ class MaskConditioning(io.ComfyNode):
             context = mask_context(base, MASK_TEMPLATES[0], tokens, 1)
             empty = empty_context(base, 1)
         return io.NodeOutput(conditioning(context), conditioning(empty))
-
-
-def binary_masks(mask: Any) -> Any:
-    """ComfyUI's MASK (B,H,W) or (H,W) in [0,1] -> (B,1,H,W) in {0,1}; ValueError for an empty one."""
-    marked = (mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5).float()
-    empty = [i for i, m in enumerate(marked) if not m.any()]
-    if empty:
-        raise ValueError(f"Mask {empty[0]} is empty: draw or generate one that marks where the defect goes.")
-    return marked

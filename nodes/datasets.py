@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from comfy_api.v0_0_2 import io
 
-from .folders import files_stamp, graph_folder
+from .host.folders import files_stamp, graph_folder
+from .host.pixels import photo_batch
 from .sockets import FewShotDataset
 
 DEMO = "demo (drawn by the pack)"
@@ -98,26 +95,3 @@ class LoadDataset(io.ComfyNode):
         return io.NodeOutput(
             dataset, photo_batch(normals, normal_count), "\n".join(sorted(dataset.by_type()))
         )
-
-
-def photo_batch(paths: Sequence[Path], count: int) -> Any:
-    """`count` photos, evenly chosen, as an IMAGE (B,H,W,3); None where there are none.
-
-    Raises ValueError naming a photo whose size differs from the first one's.
-    """
-    import numpy as np
-    import torch
-
-    from ..anomalydiffusion_core.dataset.photos import read_photo
-
-    if not paths or not count:
-        return None
-    chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
-    photos = [read_photo(path) for path in chosen]
-    for path, photo in zip(chosen, photos, strict=True):
-        if photo.size != photos[0].size:
-            raise ValueError(
-                f"Photo {path} is {photo.size[1]}x{photo.size[0]}, {chosen[0].name} "
-                f"{photos[0].size[1]}x{photos[0].size[0]}: a batch needs equal sizes; set normal_count to 1."
-            )
-    return torch.from_numpy(np.stack([photo.pixels for photo in photos])).float() / 255

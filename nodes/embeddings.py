@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
-from .folders import MODELS, file_stamp, new_output
+from .host.folders import DEMO, MODELS, embeddings_file, file_stamp, new_output
 from .sockets import AnomalyEmbedding
 
 CATEGORY = "AnomalyDiffusion/embeddings"
-DEMO = "demo (comes with the pack)"
 
 
 class SaveEmbeddings(io.ComfyNode):
@@ -69,26 +66,11 @@ class LoadEmbeddings(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
-        return file_stamp(_path(name))
+        return file_stamp(embeddings_file(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         from ..anomalydiffusion_core.method.artifact import load_artifact
 
-        model = load_artifact(_path(name))
+        model = load_artifact(embeddings_file(name))
         return io.NodeOutput(model, "\n".join(sorted(model.anomaly | model.mask)))
-
-
-def _path(name: str) -> Path:
-    from ..anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
-
-    if name == DEMO:
-        return DEMO_EMBEDDINGS
-    path = folder_paths.get_full_path(MODELS, name)
-    if path is None:
-        known = ", ".join(folder_paths.get_filename_list(MODELS)) or "none"
-        raise ValueError(
-            f"There is no {name} in models/{MODELS} (it has {known}): move the file there, as Save Anomaly "
-            "Embeddings writes it into the output folder."
-        )
-    return Path(path)

@@ -69,7 +69,7 @@ class GenerationMetrics(io.ComfyNode):
     def execute(
         cls, images: Any, masks: Any, normals: Any, vae: Any, dataset: Any, category: str, share: float
     ) -> io.NodeOutput:
-        from .comfy_evaluation import generation_metrics
+        from .host.evaluation import generation_metrics
 
         report, fill, copies = generation_metrics(images, masks, normals, vae, dataset, category, share)
         return io.NodeOutput(report, fill, copies, ui=ui.PreviewText(report))
@@ -105,7 +105,7 @@ class TrainLocalizer(io.ComfyNode):
         learning_rate: float,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.localizer import LocalizerConfig
-        from .comfy_evaluation import train_on_batch
+        from .host.evaluation import train_on_batch
 
         config = LocalizerConfig(size=size, width=width, steps=steps, rate=learning_rate, seed=seed)
         return io.NodeOutput((train_on_batch(images, masks, normals, config), size))
@@ -135,7 +135,7 @@ class EvaluateLocalizer(io.ComfyNode):
 
     @classmethod
     def execute(cls, localizer: Any, dataset: Any, category: str, share: float) -> io.NodeOutput:
-        from .comfy_evaluation import evaluate
+        from .host.evaluation import evaluate
 
         report, pixel_ap, picture = evaluate(*localizer, dataset, category, share)
         return io.NodeOutput(report, pixel_ap, picture, ui=ui.PreviewImage(picture, cls=cls))
@@ -175,7 +175,7 @@ class TrainClassifier(io.ComfyNode):
         pretrained: bool,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig
-        from .comfy_evaluation import train_and_test_classifier
+        from .host.evaluation import train_and_test_classifier
 
         config = ClassifierConfig(size=size, steps=steps, pretrained=pretrained, seed=seed)
         report, accuracy = train_and_test_classifier(generated, dataset, category, share, config)

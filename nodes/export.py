@@ -91,7 +91,7 @@ class QualityGate(io.ComfyNode):
         import torch
 
         from ..anomalydiffusion_core.gate.gate import Check, GateConfig
-        from .comfy_gate import judge_batch
+        from .host.gate import judge_batch
 
         config = GateConfig(tuple(check for check in Check if checks.get(check.value, True)), smallest_fill)
         pairs, report = judge_batch(images, masks, normals, vae, config, dataset, embeddings, defect_type)
@@ -144,7 +144,7 @@ class SaveDataset(io.ComfyNode):
         cls, images: Any, masks: Any, defect_type: str, folder: str, normals: Any = None,
         scores: Any = None, embeddings: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from .comfy_generation import save_pairs
+        from .host.dataset_writer import save_pairs
 
         root = save_pairs(images, masks, defect_type, folder, normals, scores, embeddings, cls.hidden.prompt)
         return io.NodeOutput(str(root), ui=ui.PreviewImage(images, cls=cls))

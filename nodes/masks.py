@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from .conditioning import chosen_type
+from .host.conditioning import chosen_type
 from .inputs import base_inputs, sampler_inputs, seed_input, type_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
@@ -37,7 +37,7 @@ class GenerateMasks(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str, count: int, **sampler: Any
     ) -> io.NodeOutput:
-        from .comfy_generation import invented_masks
+        from .host.mask_invention import invented_masks
 
         name = chosen_type(embeddings, defect_type, "mask")
         masks = invented_masks(model, clip, vae, embeddings, name, count, **sampler)
@@ -77,7 +77,7 @@ class BinarizeMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.masks.invention import MaskConfig, masks_from_pictures
         from ..anomalydiffusion_core.masks.placement import placing
-        from .pixels import to_core
+        from .host.pixels import to_core
 
         config = MaskConfig(threshold=2 * threshold - 1)
         found = masks_from_pictures(to_core(images[..., :3]), config)
@@ -192,7 +192,7 @@ class PlaceMasks(io.ComfyNode):
         cls, masks: Any, normals: Any, mode: Any, seed: int, embeddings: Any = None, defect_type: str = ""
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.masks.placement import lay_on_photos
-        from .pixels import pixels_of
+        from .host.pixels import pixels_of
 
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else ""
         places = embeddings.mask_places.get(name, []) if embeddings else []

@@ -44,7 +44,7 @@ class CropRegions(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Any, masks: Any, canvas: int, embeddings: Any = None) -> io.NodeOutput:
-        from .comfy_regions import cropped, find_regions
+        from .host.regions import cropped, find_regions
 
         regions = find_regions(images, masks, canvas, embeddings)
         crops, crop_masks = cropped(regions)
@@ -82,7 +82,7 @@ class StitchRegions(io.ComfyNode):
 
     @classmethod
     def execute(cls, crops: Any, regions: Any, feather: float) -> io.NodeOutput:
-        from .comfy_regions import stitched_photos
+        from .host.regions import stitched_photos
 
         images = stitched_photos(crops, regions, feather)
         return io.NodeOutput(images, regions.masks, ui=ui.PreviewImage(images, cls=cls))

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from .conditioning import binary_masks
+from .host.conditioning import binary_masks
 from .inputs import reweighting, reweighting_inputs, sampler_inputs
 from .sockets import FewShotDataset
 
@@ -46,7 +46,7 @@ class AttentionReweighting(io.ComfyNode):
         cls, model: Any, positive: Any, mode: str, strength: float, start: float = 0.0, end: float = 1.0,
         maximum: float = 3.0, image: Any = None, mask: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from .comfy_generation import paper_pixels, reweighted
+        from .host.sampling import paper_pixels, reweighted
 
         pixels = {}
         if image is not None and mask is not None and vae is not None:
@@ -119,8 +119,8 @@ class KSampler(io.ComfyNode):
         **sampler: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.method.attention_maps import AttentionMaps
-        from .comfy_gate import outlines_of
-        from .comfy_generation import (
+        from .host.gate import outlines_of
+        from .host.sampling import (
             attention_pictures,
             encode_photos,
             match_batch,

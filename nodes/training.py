@@ -153,9 +153,9 @@ class TrainAnomaly(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.defects import TrainingConfig
         from ..anomalydiffusion_core.training.jobs import train_anomaly
-        from .comfy_model import ComfyModel, trainable
-        from .comfy_training import ended, kept_training
-        from .training_preview import TrainingPreview
+        from .host.base_model import ComfyModel, trainable
+        from .host.training import ended, kept_training
+        from .host.training_preview import TrainingPreview
 
         base = ComfyModel(model, clip, vae, low_memory)
         config = TrainingConfig(
@@ -213,9 +213,9 @@ class TrainMasks(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.defects import TrainingConfig
         from ..anomalydiffusion_core.training.jobs import train_masks
-        from .comfy_model import ComfyModel, trainable
-        from .comfy_training import ended, kept_training
-        from .training_preview import TrainingPreview
+        from .host.base_model import ComfyModel, trainable
+        from .host.training import ended, kept_training
+        from .host.training_preview import TrainingPreview
 
         config = TrainingConfig(
             steps=steps,

@@ -61,7 +61,7 @@ def predicted(host: Any) -> Tensor:
 
 def in_comfyui(adapted: Any, model: Any) -> Tensor:
     import comfy.model_management  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import ComfyModel  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
 
     comfy.model_management.load_models_gpu([model], force_full_load=True)
     return predicted(ComfyModel(model, adapted.clip, adapted.vae))
@@ -78,7 +78,7 @@ def test_the_lora_predicts_what_the_adapted_base_does_and_every_key_is_used(adap
 
 def test_a_lora_leaves_the_fingerprint_that_of_the_plain_weights(adapted: Any) -> None:
     import comfy.model_management  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import ComfyModel  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
 
     for model in (adapted.patched, adapted.host):
         comfy.model_management.load_models_gpu([model], force_full_load=True)

@@ -61,7 +61,7 @@ def checkpoint(pack: Any, request: pytest.FixtureRequest) -> SimpleNamespace:
 
 @pytest.fixture
 def base(checkpoint: Any) -> Any:
-    from adiff_pack.nodes.comfy_model import ComfyModel  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
 
     return ComfyModel(checkpoint.model, checkpoint.clip, checkpoint.vae)
 
@@ -99,7 +99,7 @@ def test_vectors_stand_where_words_would_in_every_text_encoder(checkpoint: Any, 
 def test_noise_is_predicted_as_in_comfyui_s_own_sampler(checkpoint: Any, base: Any) -> None:
     import comfy.sample  # type: ignore[import-not-found]
     import comfy.samplers  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import conditioning  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.conditioning import conditioning  # type: ignore[import-not-found]
 
     noise = torch.randn((2, 4, 10, 8), generator=torch.Generator().manual_seed(1))
     context = base.encode_prompts([WORDS, "a hole"])
@@ -119,7 +119,7 @@ def test_noise_is_predicted_as_in_comfyui_s_own_sampler(checkpoint: Any, base: A
 
 
 def test_training_reaches_the_vectors_of_every_text_encoder(checkpoint: Any, base: Any) -> None:
-    from adiff_pack.nodes.comfy_model import trainable  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import trainable  # type: ignore[import-not-found]
 
     with torch.inference_mode(), trainable(base):
         vectors = {
@@ -138,8 +138,8 @@ def generated(checkpoint: Any, run: Any, mask: Tensor, mode: str) -> tuple[Tenso
         AnomalyModel,
         starting_tokens,
     )
-    from adiff_pack.anomalydiffusion_core.pipeline import starting_encoders  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import ComfyModel  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.training.jobs import starting_encoders  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
 
     base = ComfyModel(checkpoint.model, checkpoint.clip, checkpoint.vae)
     tokens = starting_tokens(base.word_vectors("defect"), 4, torch.Generator().manual_seed(0))
@@ -173,7 +173,7 @@ def test_defects_are_put_into_photos(checkpoint: Any, run: Any) -> None:
 
 def test_a_clip_of_another_model_is_refused_in_a_sentence(checkpoint: Any, pack: Any) -> None:
     from adiff_pack.nodes.base_models import LoadTinyBase  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import ComfyModel  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
 
     with torch.inference_mode():
         _, tiny_clip, _ = LoadTinyBase.execute().args
@@ -184,7 +184,7 @@ def test_a_clip_of_another_model_is_refused_in_a_sentence(checkpoint: Any, pack:
 
 def test_a_model_without_cross_attention_is_refused_in_a_sentence(checkpoint: Any) -> None:
     import comfy.supported_models  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_model import ComfyModel  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
     from comfy.model_patcher import ModelPatcher  # type: ignore[import-not-found]
 
     config = comfy.supported_models.Flux(

@@ -106,7 +106,7 @@ def test_defects_fade_in_as_softly_as_real_ones_where_the_dataset_is_given(
     trained: Any,
     masks: Tensor,
 ) -> None:
-    from adiff_pack.anomalydiffusion_core.quality import seam  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.gate.scores import seam  # type: ignore[import-not-found]
 
     conditioning = {"embeddings": trained.embeddings, "mask": masks, "template": "a photo of a {}"}
     positive, _ = run("ADiff_AnomalyConditioning", **trained.base, **conditioning, defect_type="leather/burn")

@@ -144,7 +144,7 @@ def test_every_sampler_gives_the_same_picture_whatever_the_batch_and_nothing_out
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: Any, sampler: str) -> None:
-    from adiff_pack.nodes.comfy_sampling import sample_images  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.sampling import sample_images  # type: ignore[import-not-found]
 
     learned = {"embeddings": trained.embeddings, "defect_type": ""}
     prompts = run("ADiff_MaskConditioning", **trained.base, **learned)
@@ -383,7 +383,7 @@ def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unsee
 def test_masks_of_which_none_is_usable_end_in_a_sentence(
     run: Run, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adiff_pack.nodes import comfy_generation  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host import sampling as comfy_generation  # type: ignore[import-not-found]
 
     black = [np.zeros((128, 128), bool)]
     monkeypatch.setattr(comfy_generation, "masks_from_pictures", lambda pictures, _: black * len(pictures))

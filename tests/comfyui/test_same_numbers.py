@@ -31,8 +31,8 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.fixture(scope="module")
 def hosts(pack: Any) -> SimpleNamespace:
     """The embedded base in both hosts, and a batch of two photos with masks, noise and inserted vectors."""
-    from adiff_pack.nodes import comfy_model  # type: ignore[import-not-found]
     from adiff_pack.nodes.base_models import LoadTinyBase  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host import base_model as comfy_model  # type: ignore[import-not-found]
 
     with torch.inference_mode():  # as ComfyUI's executor runs nodes
         model, clip, vae = LoadTinyBase.execute().args
@@ -127,8 +127,8 @@ def euler_sigmas(hosts: Any) -> Tensor:
 
 
 def reweighted(hosts: Any, aar: AARConfig, model: Any = None, maps: Any = None) -> Any:
-    from adiff_pack.anomalydiffusion_core import reweighting  # type: ignore[import-not-found]
-    from adiff_pack.nodes.comfy_sampling import Reweighting  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.method import reweighting  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.reweighting import Reweighting  # type: ignore[import-not-found]
 
     part = {"start": aar.start, "end": aar.end}
     config = reweighting.AARConfig(reweighting.AARMode(aar.mode.value), aar.strength, aar.maximum, **part)
@@ -161,7 +161,7 @@ def test_sampling_gives_the_same_latents(
 def test_attention_maps_and_a_part_of_the_steps_are_the_same(
     hosts: Any, aar: AARConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adiff_pack.anomalydiffusion_core import attention_maps  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.method import attention_maps  # type: ignore[import-not-found]
 
     monkeypatch.setattr(sampling, "_noise", lambda *_: hosts.noise)
     config = SamplingConfig("euler", STEPS, guidance=GUIDANCE, widening=WIDENING, aar=aar)

@@ -10,20 +10,20 @@ import comfy.model_management
 import numpy as np
 from torch import Tensor
 
-from ..anomalydiffusion_core.dataset.layout import Dataset, Pair
-from ..anomalydiffusion_core.dataset.windows import regions_of
-from ..anomalydiffusion_core.gate.features import find_backbone
-from ..anomalydiffusion_core.gate.gate import AT_MOST, Gate, GateConfig, Made, Scores, shown_share
-from ..anomalydiffusion_core.generation.calibration import calibrated_gate
-from ..anomalydiffusion_core.generation.config import GenerationConfig
-from ..anomalydiffusion_core.generation.drafting import Drafter
-from ..anomalydiffusion_core.generation.regions import autoencoder_noise, on_canvas, to_image, to_pixels
-from ..anomalydiffusion_core.generation.runs import training_pairs
-from ..anomalydiffusion_core.method.embeddings import AnomalyModel
-from ..anomalydiffusion_core.method.latent_diffusion import Fingerprint
-from .comfy_generation import Outlines, match_batch
+from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
+from ...anomalydiffusion_core.dataset.windows import regions_of
+from ...anomalydiffusion_core.gate.features import find_backbone
+from ...anomalydiffusion_core.gate.gate import AT_MOST, Gate, GateConfig, Made, Scores, shown_share
+from ...anomalydiffusion_core.generation.calibration import calibrated_gate
+from ...anomalydiffusion_core.generation.config import GenerationConfig
+from ...anomalydiffusion_core.generation.drafting import Drafter
+from ...anomalydiffusion_core.generation.regions import autoencoder_noise, on_canvas, to_image, to_pixels
+from ...anomalydiffusion_core.generation.runs import training_pairs
+from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.latent_diffusion import Fingerprint
 from .conditioning import LEARNED, binary_masks, chosen_type
 from .pixels import from_core, to_core
+from .sampling import Outlines, match_batch
 
 UNKNOWN = "connected"  # the base family of a VAE that comes without embeddings
 LARGEST_CANVAS = 512  # pixels per side, where no embeddings tell

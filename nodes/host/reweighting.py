@@ -6,24 +6,20 @@ of the moment travel in a copy of `transformer_options`, where the attention of 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
-import comfy.samplers
 import torch
-from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..anomalydiffusion_core.method.attention_maps import AttentionMaps
-from ..anomalydiffusion_core.method.blending import blend
-from ..anomalydiffusion_core.method.inpainting import Decode, Inpainting
-from ..anomalydiffusion_core.method.reweighting import (
+from ...anomalydiffusion_core.method.attention_maps import AttentionMaps
+from ...anomalydiffusion_core.method.blending import blend
+from ...anomalydiffusion_core.method.inpainting import Decode, Inpainting
+from ...anomalydiffusion_core.method.reweighting import (
     AARConfig,
     AttentionWeights,
     Columns,
@@ -36,40 +32,6 @@ KEY = "anomalydiffusion"  # of our wrappers
 RUN = "anomalydiffusion_run"  # in transformer_options: the state of a sampler's run
 WEIGHTS = "anomalydiffusion_weights"  # in transformer_options: what attention reads
 CONDITIONAL = 0  # in cond_or_uncond
-
-
-def sample_images(
-    model: ModelPatcher,
-    generators: list[torch.Generator],
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    positive: Any,
-    negative: Any,
-    latent: Tensor,
-    **sampling: Any,
-) -> Tensor:
-    """Latents (B,C,h,w) of one of ComfyUI's samplers by name; all noise of an image is its generator's.
-
-    ComfyUI's own node draws the noise between steps for the batch as a whole: with an ancestral sampler a
-    picture would depend on its neighbours.
-    """
-    noise = torch.stack([torch.randn(latent.shape[1:], generator=generator) for generator in generators])
-    device, options = model.load_device, model.model_options
-    sigmas = comfy.samplers.KSampler(
-        model, steps, device, sampler_name, scheduler, denoise=1.0, model_options=options
-    ).sigmas
-    sampler = comfy.samplers.sampler_object(sampler_name)
-    sampler.inpaint_options = {}  # "ddim" would draw another noise for the outside, for the batch as a whole
-    if "noise_sampler" in inspect.signature(sampler.sampler_function).parameters:
-        seeds = [int(torch.randint(2**63 - 1, (), generator=generator)) for generator in generators]
-        # increments of steps are independent; those within a step belong together, as DPM++ SDE needs them
-        noise_sampler = BrownianTreeNoiseSampler(noise, 0.0, float(sigmas.max()) + 1, seeds, cpu=True)
-        sampler.extra_options = {**sampler.extra_options, "noise_sampler": noise_sampler}
-    return comfy.sample.sample_custom(
-        model, noise, cfg, sampler, sigmas, positive, negative, latent, **sampling
-    )
 
 
 @dataclass

@@ -1,49 +1,33 @@
-"""From normal photos and masks to finished pictures with ComfyUI's samplers."""
+"""From normal photos and masks to pictures with ComfyUI's samplers: encoding, noise, pasting back."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import comfy.sample
+import comfy.samplers
 import comfy.utils
-import folder_paths
 import latent_preview
 import numpy as np
 import torch
 import torch.nn.functional as F
+from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..anomalydiffusion_core import __version__
-from ..anomalydiffusion_core.dataset.photos import Photo, file_hash
-from ..anomalydiffusion_core.dataset.windows import regions_of
-from ..anomalydiffusion_core.export.mvtec import MVTecWriter
-from ..anomalydiffusion_core.generation.config import GenerationConfig
-from ..anomalydiffusion_core.generation.regions import MadeRegion, autoencoder_noise, restored, softened
-from ..anomalydiffusion_core.masks.invention import (
-    DrawnMasks,
-    MaskConfig,
-    mask_picture_size,
-    masks_from_pictures,
-    usable_for,
-)
-from ..anomalydiffusion_core.masks.placement import placing
-from ..anomalydiffusion_core.method.artifact import check_type, learned_hash
-from ..anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_maps
-from ..anomalydiffusion_core.method.blending import latent_mask
-from ..anomalydiffusion_core.method.conditioning import empty_context, mask_context
-from ..anomalydiffusion_core.method.embeddings import AnomalyModel
-from ..anomalydiffusion_core.method.reweighting import AARConfig, AARMode
-from ..anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
-from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
-from .comfy_model import conditioning, load_for
-from .comfy_sampling import Reweighting, sample_images
+from ...anomalydiffusion_core.dataset.photos import Photo
+from ...anomalydiffusion_core.dataset.windows import regions_of
+from ...anomalydiffusion_core.generation.config import GenerationConfig
+from ...anomalydiffusion_core.generation.regions import MadeRegion, autoencoder_noise, restored, softened
+from ...anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_maps
+from ...anomalydiffusion_core.method.blending import latent_mask
+from ...anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from ...anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 from .conditioning import COLUMNS
-from .folders import graph_folder
 from .pixels import pixels_of, to_core
+from .reweighting import Reweighting
 
 WIDENING = SamplingConfig().widening
 
@@ -103,6 +87,40 @@ def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             "choose the matching photo."
         )
     return image.expand(count, -1, -1, -1)[..., :3], mask.expand(count, -1, -1, -1)
+
+
+def sample_images(
+    model: ModelPatcher,
+    generators: list[torch.Generator],
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Any,
+    negative: Any,
+    latent: Tensor,
+    **sampling: Any,
+) -> Tensor:
+    """Latents (B,C,h,w) of one of ComfyUI's samplers by name; all noise of an image is its generator's.
+
+    ComfyUI's own node draws the noise between steps for the batch as a whole: with an ancestral sampler a
+    picture would depend on its neighbours.
+    """
+    noise = torch.stack([torch.randn(latent.shape[1:], generator=generator) for generator in generators])
+    device, options = model.load_device, model.model_options
+    sigmas = comfy.samplers.KSampler(
+        model, steps, device, sampler_name, scheduler, denoise=1.0, model_options=options
+    ).sigmas
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    sampler.inpaint_options = {}  # "ddim" would draw another noise for the outside, for the batch as a whole
+    if "noise_sampler" in inspect.signature(sampler.sampler_function).parameters:
+        seeds = [int(torch.randint(2**63 - 1, (), generator=generator)) for generator in generators]
+        # increments of steps are independent; those within a step belong together, as DPM++ SDE needs them
+        noise_sampler = BrownianTreeNoiseSampler(noise, 0.0, float(sigmas.max()) + 1, seeds, cpu=True)
+        sampler.extra_options = {**sampler.extra_options, "noise_sampler": noise_sampler}
+    return comfy.sample.sample_custom(
+        model, noise, cfg, sampler, sigmas, positive, negative, latent, **sampling
+    )
 
 
 def encode_photos(image: Tensor, vae: Any) -> Tensor:
@@ -207,95 +225,3 @@ def _padded(image: Tensor, factor: int) -> Tensor:
 def _padded_mask(mask: Tensor, factor: int) -> Tensor:
     height, width = mask.shape[-2:]
     return F.pad(mask, (0, -width % factor, 0, -height % factor))
-
-
-def invented_masks(
-    model: Any,
-    clip: Any,
-    vae: Any,
-    learned: AnomalyModel,
-    defect_type: str,
-    count: int,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-) -> Tensor:
-    """`count` accepted masks (B,S,S) in {0,1} of one type, drawn with ComfyUI's samplers.
-
-    Raises TriesExhausted, saying what was wrong how often, when too few are usable.
-    """
-    base = load_for(learned, model, clip, vae)
-    config = usable_for(MaskConfig(), learned, defect_type)
-    tokens = learned.mask_tokens(defect_type)
-    cells = mask_picture_size(base, learned.image_size) // base.factor
-    bar = comfy.utils.ProgressBar(count)
-
-    def draw(tries: list[int]) -> list[np.ndarray]:
-        with torch.no_grad():
-            context = mask_context(base, MASK_TEMPLATES[0], tokens, len(tries))
-            empty = empty_context(base, len(tries))
-        latent = sample_images(
-            model,
-            [image_generator(seed, i, f"{defect_type} masks") for i in tries],
-            steps,
-            cfg,
-            sampler_name,
-            scheduler,
-            conditioning(context),
-            conditioning(empty),
-            torch.zeros(len(tries), base.latent_channels, cells, cells),
-            seed=seed,
-        )
-        return masks_from_pictures(to_core(vae.decode(latent)), config)
-
-    def on_mask(accepted: int, tries: int) -> None:
-        bar.update_absolute(min(accepted, count), count)
-
-    place = placing(learned, defect_type, seed)
-    masks = DrawnMasks(draw, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
-    return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()
-
-
-def save_pairs(
-    images: Tensor,
-    masks: Tensor,
-    defect_type: str,
-    folder: str,
-    normals: Tensor | None,
-    scores: list[dict[str, Any]] | None,
-    learned: AnomalyModel | None,
-    prompt: Any,
-) -> Path:
-    """Appends pairs to the dataset `folder` below the output folder; returns its path.
-
-    Each manifest row holds the graph that made the pair, and what is known of its normal photo, scores, base
-    and artifact. Raises ValueError where counts differ.
-    """
-    for what, batch in (("masks", masks), ("normals", normals), ("scores", scores)):
-        if batch is not None and len(batch) != len(images) and not (what == "normals" and len(batch) == 1):
-            raise ValueError(f"There are {len(batch)} {what} for {len(images)} images: give one for each.")
-    check_type(defect_type.strip())
-    category, _, defect = defect_type.strip().partition("/")
-    root = graph_folder(os.path.join(folder_paths.get_output_directory(), folder))
-    writer = MVTecWriter(root)
-    about: list[dict[str, Any]] = [dict(row) for row in scores or [{}] * len(images)]
-    if normals is not None:
-        names = writer.add_normals(category, (Photo(pixels, gray=False) for pixels in pixels_of(normals)))
-        for row, name in zip(about, names * (len(images) // len(names)), strict=True):
-            row |= {"normal": name, "normal_sha256": file_hash(root / name)}
-    settings: dict[str, Any] = {"package_version": __version__, "torch": torch.__version__, "prompt": prompt}
-    if learned is not None:
-        settings |= {
-            "learned_sha256": learned_hash(learned),
-            "base_family": learned.base.family,
-            "base_weights": learned.base.weights,
-            "trained_on": learned.trained_on.get(f"{category}/{defect}", []),
-        }
-    run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    marked = masks.cpu().numpy() > 0.5
-    for index, (pixels, mask) in enumerate(zip(pixels_of(images), marked, strict=True)):
-        row = {"run": run, "index": index, **about[index], **settings}
-        writer.write(category, defect, Photo(pixels, gray=False), mask, row)
-    return root

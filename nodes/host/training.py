@@ -9,13 +9,13 @@ from pathlib import Path
 
 import folder_paths
 
-from ..anomalydiffusion_core.dataset.layout import Dataset
-from ..anomalydiffusion_core.method.embeddings import AnomalyModel
-from ..anomalydiffusion_core.training.checkpoint import Checkpoints
-from ..anomalydiffusion_core.training.defects import TrainingConfig
-from ..anomalydiffusion_core.training.jobs import origin_of
-from ..anomalydiffusion_core.training.stage import End, Stage
-from .comfy_model import ComfyModel
+from ...anomalydiffusion_core.dataset.layout import Dataset
+from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.training.checkpoint import Checkpoints
+from ...anomalydiffusion_core.training.defects import TrainingConfig
+from ...anomalydiffusion_core.training.jobs import origin_of
+from ...anomalydiffusion_core.training.stage import End, Stage
+from .base_model import ComfyModel
 from .training_preview import TrainingPreview
 
 FOLDER = Path("anomalydiffusion") / "training"  # below ComfyUI's output folder

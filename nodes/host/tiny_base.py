@@ -20,8 +20,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..anomalydiffusion_core.bases.tiny import architecture as arch
-from ..anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder
+from ...anomalydiffusion_core.bases.tiny import architecture as arch
+from ...anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder
 
 
 def unet_config() -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..anomalydiffusion_core.training.fitting import History
-from ..anomalydiffusion_core.training.stage import Monitor
-from .comfy_model import ComfyModel
+from ...anomalydiffusion_core.training.fitting import History
+from ...anomalydiffusion_core.training.stage import Monitor
+from .base_model import ComfyModel
 from .pixels import from_core
 
 CURVE_EVERY = 10  # steps

@@ -12,33 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..anomalydiffusion_core.dataset.augmentation import resize_mask
-from ..anomalydiffusion_core.dataset.layout import Dataset
-from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig, train_and_classify
-from ..anomalydiffusion_core.evaluation.generation_metrics import (
+from ...anomalydiffusion_core.dataset.augmentation import resize_mask
+from ...anomalydiffusion_core.dataset.layout import Dataset
+from ...anomalydiffusion_core.evaluation.classifier import ClassifierConfig, train_and_classify
+from ...anomalydiffusion_core.evaluation.generation_metrics import (
     defect_patch,
     defect_patches,
     memorisation_rate,
     pair_quality,
 )
-from ..anomalydiffusion_core.evaluation.localization import (
+from ...anomalydiffusion_core.evaluation.localization import (
     heat_maps,
     measure_by_defect,
     read_test_photos,
     stack_images,
 )
-from ..anomalydiffusion_core.evaluation.localizer import (
+from ...anomalydiffusion_core.evaluation.localizer import (
     Localizer,
     LocalizerConfig,
     LocalizerData,
     predict,
     train_localizer,
 )
-from ..anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
-from .comfy_gate import canvas_size, made_regions
-from .comfy_generation import match_batch
+from ...anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
 from .conditioning import binary_masks
+from .gate import canvas_size, made_regions
 from .pixels import pixels_of, to_core
+from .sampling import match_batch
 
 OnStep = Callable[[int, int, float], None]
 

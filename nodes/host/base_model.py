@@ -23,10 +23,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..anomalydiffusion_core.bases.tiny import architecture as arch
-from ..anomalydiffusion_core.method.artifact import check_base
-from ..anomalydiffusion_core.method.embeddings import AnomalyModel
-from ..anomalydiffusion_core.method.latent_diffusion import (
+from ...anomalydiffusion_core.bases.tiny import architecture as arch
+from ...anomalydiffusion_core.method.artifact import check_base
+from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.latent_diffusion import (
     Context,
     Fingerprint,
     NoiseSchedule,
@@ -35,11 +35,11 @@ from ..anomalydiffusion_core.method.latent_diffusion import (
     hash_weights,
     split_prompt,
 )
-from ..anomalydiffusion_core.method.reweighting import AttentionWeights, Columns
-from ..anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
-from .comfy_sampling import WEIGHTS, with_reweighted_attention
-from .comfy_tiny_base import TinyModelConfig
+from ...anomalydiffusion_core.method.reweighting import AttentionWeights, Columns
+from ...anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
 from .pixels import from_core, to_core
+from .reweighting import WEIGHTS, with_reweighted_attention
+from .tiny_base import TinyModelConfig
 
 log = logging.getLogger(__name__)
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
@@ -220,12 +220,6 @@ class ComfyModel:
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.tokenizer(text)["input_ids"][1:-1] if text.strip() else []
-
-
-def conditioning(context: Context, **options: Any) -> list[list[Any]]:
-    """A context as ComfyUI's CONDITIONING: one entry for the whole batch."""
-    pooled = {} if context.pooled is None else {"pooled_output": context.pooled}
-    return [[context.hidden, {**pooled, **options}]]
 
 
 def _differentiable_attention(kernel: Any, *args: Any, **kwargs: Any) -> Tensor:

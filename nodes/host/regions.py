@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..anomalydiffusion_core.dataset.photos import Photo
-from ..anomalydiffusion_core.dataset.windows import MAX_SHRINK, Region, regions_of
-from ..anomalydiffusion_core.generation.regions import (
+from ...anomalydiffusion_core.dataset.photos import Photo
+from ...anomalydiffusion_core.dataset.windows import MAX_SHRINK, Region, regions_of
+from ...anomalydiffusion_core.generation.regions import (
     MadeRegion,
     autoencoder_noise,
     on_canvas,
@@ -18,10 +18,10 @@ from ..anomalydiffusion_core.generation.regions import (
     stitched,
     to_pixels,
 )
-from ..anomalydiffusion_core.method.embeddings import AnomalyModel
-from .comfy_generation import match_batch
+from ...anomalydiffusion_core.method.embeddings import AnomalyModel
 from .conditioning import binary_masks
 from .pixels import pixels_of, to_core
+from .sampling import match_batch
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
+DEMO = "demo (comes with the pack)"  # in place of a file of embeddings
 MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model_paths.yaml
 
 
@@ -58,3 +59,19 @@ def new_output(prefix: str, suffix: str) -> Path:
         prefix, folder_paths.get_output_directory()
     )
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
+def embeddings_file(name: str) -> Path:
+    """A file below the model folder, or the demo's; ValueError where there is none of that name."""
+    from ...anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
+
+    if name == DEMO:
+        return DEMO_EMBEDDINGS
+    path = folder_paths.get_full_path(MODELS, name)
+    if path is None:
+        known = ", ".join(folder_paths.get_filename_list(MODELS)) or "none"
+        raise ValueError(
+            f"There is no {name} in models/{MODELS} (it has {known}): move the file there, as Save Anomaly "
+            "Embeddings writes it into the output folder."
+        )
+    return Path(path)

@@ -1,0 +1,1 @@
+"""Everything that touches ComfyUI's own objects: MODEL, CLIP, VAE, folders, progress, previews."""

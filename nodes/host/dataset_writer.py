@@ -1,0 +1,64 @@
+"""Pairs from ComfyUI's batches into a dataset below its output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...anomalydiffusion_core import __version__
+from ...anomalydiffusion_core.dataset.photos import Photo, file_hash
+from ...anomalydiffusion_core.export.mvtec import MVTecWriter
+from ...anomalydiffusion_core.method.artifact import check_type, learned_hash
+from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from .folders import graph_folder
+from .pixels import pixels_of
+
+
+def save_pairs(
+    images: Tensor,
+    masks: Tensor,
+    defect_type: str,
+    folder: str,
+    normals: Tensor | None,
+    scores: list[dict[str, Any]] | None,
+    learned: AnomalyModel | None,
+    prompt: Any,
+) -> Path:
+    """Appends pairs to the dataset `folder` below the output folder; returns its path.
+
+    Each manifest row holds the graph that made the pair, and what is known of its normal photo, scores, base
+    and artifact. Raises ValueError where counts differ.
+    """
+    for what, batch in (("masks", masks), ("normals", normals), ("scores", scores)):
+        if batch is not None and len(batch) != len(images) and not (what == "normals" and len(batch) == 1):
+            raise ValueError(f"There are {len(batch)} {what} for {len(images)} images: give one for each.")
+    check_type(defect_type.strip())
+    category, _, defect = defect_type.strip().partition("/")
+    root = graph_folder(os.path.join(folder_paths.get_output_directory(), folder))
+    writer = MVTecWriter(root)
+    about: list[dict[str, Any]] = [dict(row) for row in scores or [{}] * len(images)]
+    if normals is not None:
+        names = writer.add_normals(category, (Photo(pixels, gray=False) for pixels in pixels_of(normals)))
+        for row, name in zip(about, names * (len(images) // len(names)), strict=True):
+            row |= {"normal": name, "normal_sha256": file_hash(root / name)}
+    settings: dict[str, Any] = {"package_version": __version__, "torch": torch.__version__, "prompt": prompt}
+    if learned is not None:
+        settings |= {
+            "learned_sha256": learned_hash(learned),
+            "base_family": learned.base.family,
+            "base_weights": learned.base.weights,
+            "trained_on": learned.trained_on.get(f"{category}/{defect}", []),
+        }
+    run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    marked = masks.cpu().numpy() > 0.5
+    for index, (pixels, mask) in enumerate(zip(pixels_of(images), marked, strict=True)):
+        row = {"run": run, "index": index, **about[index], **settings}
+        writer.write(category, defect, Photo(pixels, gray=False), mask, row)
+    return root
