@@ -53,7 +53,7 @@ def main() -> None:
             measured = [losses for _, losses in stage.monitor.history.validation]
             losses[variant] = measured[0], measured[-1]
             tell(variant, seed, losses["plain"][0], measured[-1], time.monotonic() - start)
-            keep(outcome.model, arguments.save, f"{variant}-{seed}")
+            keep(outcome.learned, arguments.save, f"{variant}-{seed}")
         tell("adapted_to_plain", seed, losses["plain"][1], losses["adapted"][1])
 
 

@@ -17,7 +17,7 @@ from training_steps import keep, study_parser
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import load_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training.defects import TrainingConfig
 from anomalydiffusion_core.training.jobs import train_anomaly, untrained_encoders
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
     config = TrainingConfig(steps=arguments.steps, image_size=arguments.size)
-    untrained = AnomalyModel(base.fingerprint, arguments.size, PHOTO_TEMPLATES)
+    untrained = Learned(base.fingerprint, arguments.size, PHOTO_TEMPLATES)
     untrained.spatial_encoders = untrained_encoders(base, config.seed)
     starts = {"untrained": untrained}
     starts |= {path.stem: load_artifact(path, base.fingerprint) for path in arguments.encoders}
@@ -48,7 +48,7 @@ def main() -> None:
             "interval_95": [round(change.low, 4), round(change.high, 4)],
         }
         print(json.dumps(row), flush=True)
-        keep(outcome.model, arguments.save, name)
+        keep(outcome.learned, arguments.save, name)
 
 
 if __name__ == "__main__":

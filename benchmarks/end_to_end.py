@@ -36,15 +36,15 @@ from anomalydiffusion_core.generation.drafting import Drafter
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.runs import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.masks.foreground import object_finder
-from anomalydiffusion_core.masks.invention import draw_masks
+from anomalydiffusion_core.masks.invention import invent_shapes
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.sampling import inpaint
 from anomalydiffusion_core.pretraining.demo import SIZE
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 STAGES: dict[str, tuple[Callable[..., object], ...]] = {
-    "masks": (draw_masks,),
+    "masks": (invent_shapes,),
     "drafting": (object_finder, Drafter.draft),  # with reading normal photos, foreground and placement
     "prompts": (anomaly_context, empty_context),
     "encode": (DiffusersModel.encode,),
@@ -87,7 +87,7 @@ def watched(seconds: Counter[str]) -> Iterator[None]:
 
 
 def generate(
-    artifact: Path, base: DiffusersModel, model: AnomalyModel, dataset: Path, count: int
+    artifact: Path, base: DiffusersModel, model: Learned, dataset: Path, count: int
 ) -> tuple[GenerationOutcome, int]:
     """The pairs made, and how many were rejected."""
     with tempfile.TemporaryDirectory() as folder:

@@ -35,9 +35,9 @@ from anomalydiffusion_core.gate.scores import component_fills
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation.runs import read_mask_folder, training_pairs
-from anomalydiffusion_core.masks.sources import MaskSource, own_masks
-from anomalydiffusion_core.method.embeddings import AnomalyModel
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.masks.sources import MaskSource, given_masks
+from anomalydiffusion_core.method.embeddings import Learned
+from anomalydiffusion_core.method.reweighting import AARConfig
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.report.contact_sheet import THUMBNAIL, ShownPair
 
@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--rejected-sheet", type=Path, help="save a picture of rejected pairs")
     arguments = parser.parse_args()
     use_one_thread()
-    base, model, dataset = load_trained(arguments)
-    subjects = find_subjects(model, dataset, arguments.masks)
+    base, learned, dataset = load_trained(arguments)
+    subjects = find_subjects(learned, dataset, arguments.masks)
     tallies: dict[str, Tally] = {}
     accepted: list[Image.Image] = []
     rejected: list[Image.Image] = []
@@ -116,7 +116,9 @@ def main() -> None:
         sampling = SamplingConfig(steps=arguments.steps, guidance=arguments.guidance, aar=aar)
         tally = tallies[mode] = Tally()
         for subject in subjects:
-            pairs = tried(base, model, subject, GenerationConfig(sampling, seed=SEED), arguments.count, tally)
+            pairs = tried(
+                base, learned, subject, GenerationConfig(sampling, seed=SEED), arguments.count, tally
+            )
             accepted += [column(pair, mode) for pair in pairs if not pair.problems][:SHOWN]
             rejected += [column(pair, mode) for pair in pairs if pair.problems][:SHOWN]
     first = tallies[arguments.modes[0]]
@@ -132,38 +134,38 @@ def aar_config(mode: str) -> AARConfig:
     """AAR as `--modes` names it; raises ValueError where there is no such mode, TypeError no such setting."""
     name, _, settings = mode.partition(":")
     given = [setting.partition("=") for setting in settings.split(",") if setting]
-    return AARConfig(AARMode(name), **{key: float(value) for key, _, value in given})
+    return AARConfig(name, **{key: float(value) for key, _, value in given})
 
 
-def find_subjects(model: AnomalyModel, dataset: Dataset, folder: Path | None) -> list[Subject]:
+def find_subjects(learned: Learned, dataset: Dataset, folder: Path | None) -> list[Subject]:
     """The defect types that both the model and the dataset have."""
     subjects = []
     for name, pairs in dataset.by_type().items():
-        if name not in model.anomaly:
+        if name not in learned.anomaly:
             continue
         category = dataset.categories[pairs[0].category]
-        training = training_pairs(category, model, name)
+        training = training_pairs(category, learned, name)
         unseen = [pair for pair in pairs if pair not in training] or pairs
         masks = (
             read_mask_folder(folder, *name.split("/", 1))
             if folder
             else [read_mask(pair.mask) for pair in unseen]
         )
-        placed = not any(place.pose for place in model.mask_places.get(name, []))
-        subjects.append(Subject(name, list(category.normals), training, own_masks(masks, placed)))
+        placed = not any(place.pose for place in learned.mask_placements.get(name, []))
+        subjects.append(Subject(name, list(category.normals), training, given_masks(masks, placed)))
     return subjects
 
 
 def tried(
     base: DiffusersModel,
-    model: AnomalyModel,
+    learned: Learned,
     subject: Subject,
     config: GenerationConfig,
     count: int,
     tally: Tally,
 ) -> list[GeneratedPair]:
     """Pairs of the tries whose mask is usable, judged one after the other as when generating."""
-    generator = PairGenerator(base, model, subject.normals, config, {subject.name: subject.training})
+    generator = PairGenerator(base, learned, subject.normals, config, {subject.name: subject.training})
     generator.gate(subject.name)  # is calibrated now, outside the seconds
     pairs: list[GeneratedPair] = []
     start = busy_seconds("cpu")

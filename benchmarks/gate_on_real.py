@@ -22,7 +22,7 @@ from anomalydiffusion_core.gate.gate import Gate, Scores
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.regions import regions_on_canvas
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.pretraining.demo import SIZE, TRAIN_SHARE
@@ -56,8 +56,8 @@ def _gates(base: LatentDiffusion, category: Category) -> dict[str, Gate]:
         name: split_pairs([pair for pair in category.pairs if pair.defect_type == name], TRAIN_SHARE)[0]
         for name in types
     }
-    model = AnomalyModel(base.fingerprint, SIZE, PHOTO_TEMPLATES)
-    generator = PairGenerator(base, model, list(category.normals), GenerationConfig(), real)
+    learned = Learned(base.fingerprint, SIZE, PHOTO_TEMPLATES)
+    generator = PairGenerator(base, learned, list(category.normals), GenerationConfig(), real)
     return {name: generator.gate(name) for name in types}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from anomalydiffusion_core.bases.diffusers_model import load_base, load_onto
-from anomalydiffusion_core.masks.invention import MaskConfig, drawn_masks
+from anomalydiffusion_core.masks.invention import MaskConfig, invented_masks
 
 BATCH = 8
 
@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     base = load_base(options.base)
-    model = load_onto(base, options.artifact)
+    learned = load_onto(base, options.artifact)
     rows, usable = [], Counter()
-    for name in sorted(model.mask):
+    for name in sorted(learned.mask):
         for guidance in options.guidance:
             sampling = replace(MaskConfig().sampling, guidance=guidance)
-            source, tries = drawn_masks(base, model, name, options.seed, MaskConfig(sampling)), []
+            source, tries = invented_masks(base, learned, name, options.seed, MaskConfig(sampling)), []
             for start in range(0, options.tries, BATCH):
                 tries += source.attempt(list(range(start, min(start + BATCH, options.tries))))
             outcome = Counter(problem or "usable" for _, problem in tries)
@@ -50,10 +50,10 @@ def main() -> None:
                     "guidance": guidance,
                     **outcome,
                     "areas": np.quantile(areas, [0.1, 0.5, 0.9]).round(4).tolist(),
-                    "smallest_training_area": round(model.mask_areas.get(name, 0.0), 4),
+                    "smallest_training_area": round(learned.mask_areas.get(name, 0.0), 4),
                 }
             )
-    tries = options.tries * len(model.mask)
+    tries = options.tries * len(learned.mask)
     shares = {str(guidance): round(count / tries, 3) for guidance, count in usable.items()}
     print(json.dumps({"usable_by_guidance": shares, "types": rows}))
 

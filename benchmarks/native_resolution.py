@@ -29,7 +29,7 @@ from anomalydiffusion_core.dataset.photos import read_mask, short_hash, write_pn
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.runs import GenerationRun, generate_all
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.procedural.few_shot import draw_pair
 
@@ -66,13 +66,13 @@ def _write(photo: np.ndarray, gray: bool, path: Path) -> None:
     write_png(Image.fromarray(photo).convert("L" if gray else "RGB"), path)
 
 
-def trained_here(model: AnomalyModel, dataset: Dataset, canvas: int) -> AnomalyModel:
+def trained_here(model: Learned, dataset: Dataset, canvas: int) -> Learned:
     """The model as if it had been trained on the dataset's pairs, on a canvas of that many pixels."""
     pairs = dataset.by_type()[NAME]
     model.image_size, model.trained_on = canvas, {}
     model.remember(NAME, [short_hash(pair.image) for pair in pairs])
     model.mask_areas[NAME] = min(float(read_mask(pair.mask).mean()) for pair in pairs)
-    model.mask_places = {}
+    model.mask_placements = {}
     return model
 
 

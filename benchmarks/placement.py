@@ -59,9 +59,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--start", type=float, default=0.8)
     arguments = parser.parse_args()
-    base, model, dataset = load_trained(arguments)
+    base, learned, dataset = load_trained(arguments)
     categories = dataset.categories
-    types = [name for name in sorted(model.anomaly) if name.partition("/")[0] in categories]
+    types = [name for name in sorted(learned.anomaly) if name.partition("/")[0] in categories]
     hits: dict[str, list[bool]] = {name: [] for name in types}
     for draw in range(arguments.draws):
         name, left, generator = (
@@ -71,12 +71,12 @@ def main() -> None:
         )
         normals = categories[name.partition("/")[0]].normals
         photo = read_photo(normals[draw % len(normals)]).tensor()
-        normal = base.encode(fit_image(photo, model.image_size)[None])
-        mask = half_mask(model.image_size, left, generator)
+        normal = base.encode(fit_image(photo, learned.image_size)[None])
+        mask = half_mask(learned.image_size, left, generator)
         noise = torch.randn(normal.shape, generator=generator)
         with torch.no_grad():
             context = anomaly_context(
-                base, model.templates[0], model.anomaly_tokens(name), model.spatial_encoders, mask
+                base, learned.templates[0], learned.anomaly_tokens(name), learned.spatial_encoders, mask
             )
         empty = empty_context(base, 1)
         defective, plain = (

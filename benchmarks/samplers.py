@@ -38,7 +38,7 @@ from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.blending import latent_mask
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.sampling import SCHEDULERS, SamplingConfig
 
 SEED = 7
@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="save a picture of one pair with each setting")
     arguments = parser.parse_args()
     use_one_thread()
-    base, model, dataset = load_trained(arguments)
-    subjects = find_subjects(model, dataset, None)
-    real = {s.name: real_statistics(base, model.image_size, dataset.by_type()[s.name]) for s in subjects}
+    base, learned, dataset = load_trained(arguments)
+    subjects = find_subjects(learned, dataset, None)
+    real = {s.name: real_statistics(base, learned.image_size, dataset.by_type()[s.name]) for s in subjects}
     rows: list[dict[str, object]] = []
     shown: list[list[np.ndarray | None]] = []
     for sampler in arguments.samplers:
@@ -66,7 +66,7 @@ def main() -> None:
             )
             try:
                 figures, picture = measure(
-                    base, model, subjects, real, config, arguments.count, arguments.repeats
+                    base, learned, subjects, real, config, arguments.count, arguments.repeats
                 )
             except ValueError as refused:
                 figures, picture = {"refused": str(refused)}, None
@@ -79,7 +79,7 @@ def main() -> None:
 
 def measure(
     base: DiffusersModel,
-    model: AnomalyModel,
+    learned: Learned,
     subjects: list[Subject],
     real: dict[str, tuple[Tensor, Tensor]],
     config: GenerationConfig,
@@ -90,17 +90,17 @@ def measure(
     made: list[GeneratedPair] = []
     seconds, diversity, distance = 0.0, [], []
     for subject in subjects:
-        generator = PairGenerator(base, model, subject.normals, config, {subject.name: subject.training})
+        generator = PairGenerator(base, learned, subject.normals, config, {subject.name: subject.training})
         generator.gate(subject.name)  # is calibrated now, outside the seconds
         start = busy_seconds("cpu")
         pairs = generator.try_indices(subject.name, range(count), subject.masks)
         seconds += busy_seconds("cpu") - start
         made += pairs
-        one_photo = PairGenerator(base, model, subject.normals[:1], config)
+        one_photo = PairGenerator(base, learned, subject.normals[:1], config)
         again = one_photo.try_indices(subject.name, range(repeats), partial(_first, subject.masks))
         diversity.append(mean_difference(again))
         views = [(Photo(pair.pixels, pair.photo.gray), pair.mask) for pair in pairs]
-        distance.append(frechet(statistics(base, model.image_size, views), real[subject.name]))
+        distance.append(frechet(statistics(base, learned.image_size, views), real[subject.name]))
     fills = np.array([pair.fill for pair in made])
     outside = sum(int((pair.pixels != pair.photo.pixels).any(-1)[~pair.mask].sum()) for pair in made)
     figures: dict[str, object] = {

@@ -38,16 +38,19 @@ from torch import Tensor
 from anomalydiffusion_core.bases.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.method.inpainting import Decode
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.reweighting import AARConfig
+from anomalydiffusion_core.method.sampling import (
+    SamplingConfig,
+    SamplingRequest,
+    image_generator,
+    sample_into,
+)
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training.defects import TrainingConfig
 
 SPATIAL_TOKENS = 4
 PLAIN, TINY = "plain", "paper_tiny"
-MODES = {PLAIN: AARMode.OFF} | {
-    mode.value: mode for mode in (AARMode.ADAPTIVE, AARMode.RELEASED, AARMode.PAPER)
-}
+MODES = {PLAIN: "off"} | {mode: mode for mode in ("adaptive", "released", "paper")}
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,15 @@ class Workload:
 
     def sample(self, variant: str) -> Tensor:
         """Latents (B,C,h,w) of one batch; the noise is the same for every variant."""
-        config = SamplingConfig(steps=self.steps, aar=AARConfig(MODES.get(variant, AARMode.PAPER)))
+        config = SamplingConfig(steps=self.steps, aar=AARConfig(MODES.get(variant, "paper")))
         generators = [image_generator(0, i) for i in range(len(self.images))]
         decode = self.tiny_decoder if variant == TINY else None
         return sample_into(
-            self.base, self.images, self.masks, self.context, None, config, generators, decode=decode
+            self.base,
+            self.images,
+            self.masks,
+            SamplingRequest(self.context, None, generators, decode=decode),
+            config,
         )
 
 
@@ -113,7 +120,7 @@ def measure_seconds(workload: Workload, options: Options) -> dict[str, list[floa
 
 def measure(options: Options, tiny_decoder: Path | None) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    adaptive = AARMode.ADAPTIVE.value
+    adaptive = "adaptive".value
     peaks = {
         name: peak_memory(lambda name=name: make_workload(options).sample(name), options.device)
         for name in (PLAIN, adaptive)

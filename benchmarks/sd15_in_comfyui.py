@@ -78,7 +78,7 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     # one view, nothing held out: on a CPU the autoencoder alone would take minutes more
     config = TrainingConfig(STEPS, batch_size=batch, image_size=SIZE, views_per_pair=1)
     with LiveTensors() as live, trainable(base):
-        learned = train_anomaly(base, dataset, config, share=1.0).model
+        learned = train_anomaly(base, dataset, config, share=1.0).learned
     clock.append(time.monotonic())
     photo = torch.nn.functional.interpolate(normals.movedim(-1, 1), (SIZE, SIZE)).movedim(1, -1)
     mask = torch.zeros(1, SIZE, SIZE)

@@ -52,7 +52,7 @@ def main() -> None:
             "interval_95": [round(change.low, 4), round(change.high, 4)],
         }
         print(json.dumps(row), flush=True)
-        keep(outcome.model, arguments.save, str(shots))
+        keep(outcome.learned, arguments.save, str(shots))
 
 
 if __name__ == "__main__":

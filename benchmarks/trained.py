@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 
 
 def trained_parser(description: str, guidance: float, steps: int | None = None) -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def trained_parser(description: str, guidance: float, steps: int | None = None) 
     return parser
 
 
-def load_trained(arguments: argparse.Namespace) -> tuple[DiffusersModel, AnomalyModel, Dataset]:
+def load_trained(arguments: argparse.Namespace) -> tuple[DiffusersModel, Learned, Dataset]:
     """Base, trained model and dataset that `trained_parser`'s arguments name."""
     base = load_base(arguments.base)
     return base, load_onto(base, arguments.artifact), find_dataset(arguments.dataset)

@@ -19,7 +19,7 @@ import torch
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import save_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.training.defects import TrainingConfig
 from anomalydiffusion_core.training.jobs import train_model
 
@@ -37,11 +37,11 @@ def study_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def keep(model: AnomalyModel, folder: Path | None, name: str) -> None:
+def keep(learned: Learned, folder: Path | None, name: str) -> None:
     """Saves an artifact below `folder`, where one was asked for."""
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        save_artifact(model, folder / f"{name}.safetensors", torch.float16)
+        save_artifact(learned, folder / f"{name}.safetensors", torch.float16)
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
                 "share_of_longest": round(change / next(iter(changes.values())), 3),
             }
             print(json.dumps(row), flush=True)
-            keep(outcome.model, arguments.save, f"{steps}-{averaging:g}")
+            keep(outcome.learned, arguments.save, f"{steps}-{averaging:g}")
 
 
 if __name__ == "__main__":

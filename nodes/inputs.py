@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
-MODES = ["released", "adaptive", "paper", "masked", "off"]
+from ..anomalydiffusion_core.method.reweighting import MODES, AARConfig
 
 
 def base_inputs(model: str = "The base model that the embeddings were trained on.") -> list[io.Input]:
@@ -73,8 +73,8 @@ def reweighting_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "mode",
-            options=MODES,
-            default="released",
+            options=list(MODES),
+            default=AARConfig.mode,
             tooltip="Where the defect does not show yet, attention to it is strengthened. released: as the "
             "authors' code, gently. adaptive: by the last estimate, in latent space; most, for defects that "
             "stay faint, at some cost in likeness. paper: Eq. 7-8, in pixels. "
@@ -121,6 +121,4 @@ def reweighting_inputs() -> list[io.Input]:
 
 def reweighting(mode: str, strength: float, start: float, end: float, maximum: float) -> Any:
     """The core's settings from `reweighting_inputs`."""
-    from ..anomalydiffusion_core.method.reweighting import AARConfig, AARMode
-
-    return AARConfig(AARMode(mode), strength, maximum, start=start, end=end)
+    return AARConfig(mode, strength, maximum, start=start, end=end)

@@ -76,7 +76,7 @@ class BinarizeMasks(io.ComfyNode):
         cls, images: Any, threshold: float, embeddings: Any = None, defect_type: str = "", seed: int = 0
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.masks.invention import MaskConfig, masks_from_pictures
-        from ..anomalydiffusion_core.masks.placement import placing
+        from ..anomalydiffusion_core.masks.placement import placer_of
         from .host.pixels import to_core
 
         config = MaskConfig(threshold=2 * threshold - 1)
@@ -84,7 +84,7 @@ class BinarizeMasks(io.ComfyNode):
         if embeddings is not None:
             name = chosen_type(embeddings, defect_type, "mask")
             embeddings.mask_tokens(name)
-            place = placing(embeddings, name, seed)
+            place = placer_of(embeddings, name, seed)
             found = [place(shape, number) for number, shape in enumerate(found)]
         return _masks_output(found)
 
@@ -142,18 +142,18 @@ class MixMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.photos import read_mask
         from ..anomalydiffusion_core.masks.invention import masks_in_turn
-        from ..anomalydiffusion_core.masks.sources import known_places, mask_source, masks_in_frame
+        from ..anomalydiffusion_core.masks.sources import known_placements, mask_source, masks_in_frame
 
         pairs = few_shot.by_type() if few_shot else {}
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else defect_type.strip()
         name = name or next(iter(sorted(pairs)), "")
         real = [read_mask(pair.mask) for pair in pairs.get(name, [])]
-        places = known_places(embeddings.mask_places.get(name, []) if embeddings else [], real)
+        placements = known_placements(embeddings.mask_placements.get(name, []) if embeddings else [], real)
         invented = masks_in_turn(_marked(generated_masks)) if generated_masks is not None else None
         drawn = _marked(drawn_masks) if drawn_masks is not None else []
-        area = None if places else UNKNOWN_AREA
+        area = None if placements else UNKNOWN_AREA
         source = mask_source(weights, name, seed, invented, real, drawn, area)
-        return _masks_output(masks_in_frame(source, count, places, (height, width), seed, name))
+        return _masks_output(masks_in_frame(source, count, placements, (height, width), seed, name))
 
 
 class PlaceMasks(io.ComfyNode):
@@ -195,9 +195,9 @@ class PlaceMasks(io.ComfyNode):
         from .host.pixels import pixels_of
 
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else ""
-        places = embeddings.mask_places.get(name, []) if embeddings else []
+        placements = embeddings.mask_placements.get(name, []) if embeddings else []
         photos = list(pixels_of(normals))
-        return _masks_output(lay_on_photos(_marked(masks), photos, places, seed, name, mode))
+        return _masks_output(lay_on_photos(_marked(masks), photos, placements, seed, name, mode))
 
 
 def _marked(masks: Any) -> list[Any]:

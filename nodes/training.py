@@ -146,7 +146,7 @@ class TrainAnomaly(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
+        cls, learned: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False, extend: Any = None,
         start: Any = None,
@@ -157,7 +157,7 @@ class TrainAnomaly(io.ComfyNode):
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
-        base = ComfyModel(model, clip, vae, low_memory)
+        base = ComfyModel(learned, clip, vae, low_memory)
         config = TrainingConfig(
             steps=steps,
             batch_size=batch_size,
@@ -181,7 +181,7 @@ class TrainAnomaly(io.ComfyNode):
                 f"{change.relative:+.1%} (95 %: {change.low:+.1%} to {change.high:+.1%})"
             )
         text = stopped + text
-        return io.NodeOutput(outcome.model, text, ui=ui.PreviewImage(preview.result(text)))
+        return io.NodeOutput(outcome.learned, text, ui=ui.PreviewImage(preview.result(text)))
 
 
 class TrainMasks(io.ComfyNode):
@@ -207,7 +207,7 @@ class TrainMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
+        cls, learned: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
         share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
@@ -225,7 +225,7 @@ class TrainMasks(io.ComfyNode):
             accumulate=accumulate,
             seed=seed,
         )
-        base = ComfyModel(model, clip, vae, low_memory)
+        base = ComfyModel(learned, clip, vae, low_memory)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         known = embeddings.mask if set(dataset.by_type()) - set(embeddings.mask) else {}

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..method.reweighting import AttentionWeights, merge_heads, reweighted_attention, split_heads
+from ..method.attention import merge_heads, split_heads
+from ..method.reweighting import AttentionWeights, reweighted_attention
 
 
 class _ReweightedCrossAttention:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method.artifact import load_artifact
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import (
     Context,
     Fingerprint,
@@ -292,7 +292,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
     return _from_pipeline(base, _folder_pipeline(base), device)
 
 
-def load_onto(base: DiffusersModel, path: Path) -> AnomalyModel:
+def load_onto(base: DiffusersModel, path: Path) -> Learned:
     """Reads an artifact for use on a base, which is adapted as it was when the artifact was trained.
 
     Raises ValueError as `load_artifact` and `DiffusersModel.adapt` do.

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..method.progress import OnStage
+
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
@@ -333,7 +335,7 @@ async def queue_jobs(
     count: int,
     assignments: list[str],
     out: Path | None,
-    on_stage: Callable[[str, int, int, str], None],
+    on_stage: OnStage,
 ) -> list[Job]:
     """Runs `count` jobs of a workflow one after the other; job i has its seeds raised by i.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
-    from ..training.stage import OnStage
+    from ..method.progress import OnStage
 
 PLAIN_EVERY = 0.1  # share of a stage between two plain lines
 

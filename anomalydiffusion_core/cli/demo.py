@@ -17,11 +17,11 @@ from ..export.mvtec import read_manifest
 from ..generation.config import GenerationConfig
 from ..generation.runs import GenerationRun, generate_all
 from ..method.artifact import load_artifact, save_artifact
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
+from ..method.progress import OnStage
 from ..pretraining.demo import SIZE, train_demo
 from ..procedural.few_shot import CATEGORIES, write_few_shot_dataset
 from ..report.report import write_report
-from ..training.stage import OnStage
 from .comfyui_client import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
 from .comfyui_process import PACK, RunningServer, running_server
 from .console import progress, run_command, say
@@ -72,14 +72,17 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     if not artifact.exists():
         outcome = train_demo(base, few_shot, on_stage)
         if not outcome.end.finished:  # kept, but not taken for a finished training by the next run
-            save_artifact(outcome.model, out / "interrupted.safetensors")
+            save_artifact(outcome.learned, out / "interrupted.safetensors")
             outcome.end.check()
-        save_artifact(outcome.model, artifact)
-    model = load_onto(base, artifact)
+        save_artifact(outcome.learned, artifact)
+    learned = load_onto(base, artifact)
     config = GenerationConfig(seed=seed)
     run = GenerationRun(artifact, config, base)
-    made = generate_all(run, model, few_shot, count, generated, on_stage=on_stage)
-    return {**_summary(few_shot, artifact, generated, model), "shortfall": " ".join(made.shortfalls.values())}
+    made = generate_all(run, learned, few_shot, count, generated, on_stage=on_stage)
+    return {
+        **_summary(few_shot, artifact, generated, learned),
+        "shortfall": " ".join(made.shortfalls.values()),
+    }
 
 
 def run_demo_in_comfyui(comfyui: Path, out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:
@@ -139,13 +142,13 @@ def _assignments(name: str, pairs: int, seed: int) -> list[str]:
     ]
 
 
-def _summary(few_shot: Path, artifact: Path, generated: Path, model: AnomalyModel) -> dict[str, Any]:
+def _summary(few_shot: Path, artifact: Path, generated: Path, learned: Learned) -> dict[str, Any]:
     report = generated / "report.html"
     return {
         "few_shot": str(few_shot),
         "artifact": str(artifact),
         "generated": str(generated),
         "report": str(report),
-        "improvement": model.training.get("improvement"),
-        **write_report(generated, report, model),
+        "improvement": learned.training.get("improvement"),
+        **write_report(generated, report, learned),
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..method.reweighting import AARMode
+from ..method.reweighting import MODES, AARConfig
 from .console import check_writable, progress, run_command, say
 from .options import Base, Device, Json, Seed, load_with_base, names_in
 
@@ -50,9 +50,12 @@ def generate(
         typer.Option(help="Where on the object masks lie: as the training masks did, or anywhere."),
     ] = "learned",
     aar: Annotated[
-        AARMode,
-        typer.Option(help="Attention re-weighting; adaptive strengthens most, for defects that stay faint."),
-    ] = AARMode.RELEASED,
+        str,
+        typer.Option(
+            help=f"Attention re-weighting: {', '.join(MODES)}; adaptive strengthens most, for defects that "
+            "stay faint."
+        ),
+    ] = AARConfig.mode,
     aar_strength: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,7 +112,6 @@ def generate(
     from ..generation.config import GenerationConfig
     from ..generation.runs import GenerationRun, generate_all
     from ..masks.sources import parse_weights
-    from ..method.reweighting import AARConfig
     from ..method.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
@@ -118,7 +120,7 @@ def generate(
         gate = GateConfig(named_checks(names_in(checks)), smallest_fill)
         check_output(out)
         check_writable(out)
-        host, model = load_with_base(artifact, base, device)
+        host, learned = load_with_base(artifact, base, device)
         aar_config = AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)
         config = GenerationConfig(
             SamplingConfig(scheduler, steps, guidance=guidance, aar=aar_config),
@@ -135,7 +137,9 @@ def generate(
         )
         run = GenerationRun(artifact, config, host, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
         with progress() as on_stage:
-            made = generate_all(run, model, dataset, count, out, defect_type, mask_folder, weights, on_stage)
+            made = generate_all(
+                run, learned, dataset, count, out, defect_type, mask_folder, weights, on_stage
+            )
         say(f"Dataset: {out} ({len(made.rows)} pairs, mean fill {made.mean_fill:.2f})")
         return {
             "out": str(out),

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..method.reweighting import AARMode
 from .console import check_new, progress, run_command, say
 from .options import Base, DefectTypes, Device, Json, Seed, load_with_base
 
@@ -33,13 +32,13 @@ def masks(
 
     def command() -> dict[str, Any]:
         check_new(out)
-        config = MaskConfig(SamplingConfig(steps=steps, guidance=guidance, aar=AARConfig(AARMode.OFF)))
-        host, model = load_with_base(artifact, base, device)
-        types = defect_type or sorted(model.mask)
+        config = MaskConfig(SamplingConfig(steps=steps, guidance=guidance, aar=AARConfig("off")))
+        host, learned = load_with_base(artifact, base, device)
+        types = defect_type or sorted(learned.mask)
         if not types:
             raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
         with progress() as on_stage:
-            written = write_masks(host, model, types, count, seed, out, config, on_stage)
+            written = write_masks(host, learned, types, count, seed, out, config, on_stage)
         say(f"Masks: {out}\nOverview: {out / 'overview.png'}")
         return {"masks": written, "out": str(out)}
 

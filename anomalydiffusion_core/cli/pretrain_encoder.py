@@ -43,26 +43,26 @@ def pretrain_encoder(
     from ..method.artifact import save_artifact
     from ..training.jobs import train_encoder
     from ..training.places import PLACES
-    from ..training.stage import Run
+    from ..training.stage import TrainingRun
     from ..training.tensorboard import TensorBoardLog
 
     def command() -> dict[str, Any]:
         check_new(out)
-        model = base_to_train_on(base, device, precision, checkpointing)
+        learned = base_to_train_on(base, device, precision, checkpointing)
         config = replace(
             PLACES,
             steps=steps,
             batch_size=batch,
-            image_size=model.native_size,
+            image_size=learned.native_size,
             minutes=minutes,
             seed=seed,
         )
-        log = TensorBoardLog(tensorboard, model) if tensorboard else None
+        log = TensorBoardLog(tensorboard, learned) if tensorboard else None
         with progress() as on_stage, interrupted_between(on_stage) as on_stage:
-            outcome = train_encoder(model, config, words_steps, scenes, Run(on_stage, log=log))
+            outcome = train_encoder(learned, config, words_steps, scenes, TrainingRun(on_stage, log=log))
         if log:
             log.close()
-        save_artifact(outcome.model, out)
+        save_artifact(outcome.learned, out)
         say(f"Spatial encoder: {out}")
         return {
             "encoder": str(out),

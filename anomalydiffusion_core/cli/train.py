@@ -110,20 +110,18 @@ def train(
     from ..bases.diffusers_model import DiffusersModel, load_onto
     from ..dataset.layout import Dataset, find_dataset
     from ..method.artifact import export_lora, load_artifact, save_artifact
-    from ..method.embeddings import AnomalyModel
+    from ..method.embeddings import Learned
     from ..training.adaptation import train_adapted
     from ..training.checkpoint import Checkpoints
     from ..training.defects import TrainingConfig
     from ..training.jobs import train_model
-    from ..training.stage import Run
+    from ..training.stage import TrainingRun
     from ..training.tensorboard import TensorBoardLog
 
     checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
     lora = out.with_suffix(".lora.safetensors")
 
-    def prepare() -> tuple[
-        Dataset, DiffusersModel, AnomalyModel | None, AnomalyModel | None, TensorBoardLog | None
-    ]:
+    def prepare() -> tuple[Dataset, DiffusersModel, Learned | None, Learned | None, TensorBoardLog | None]:
         if adapt and extend:
             raise ValueError(
                 "--adapt and --extend exclude each other: what is extended stays on the base that it was "
@@ -169,16 +167,16 @@ def train(
             counts = {name: len(pairs) for name, pairs in found.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
             with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
-                run = Run(on_stage, checkpoints, log, processes)
+                run = TrainingRun(on_stage, checkpoints, log, processes)
                 if adapt:
                     outcome = train_adapted(model, found, config, mask_steps, share, adapt_steps, run, start)
                 else:
                     outcome = train_model(model, found, config, mask_steps, share, run, known, start)
             if log:
                 log.close()
-            processes.first(lambda: save_artifact(outcome.model, out))
-            if outcome.model.adapter:
-                processes.first(lambda: export_lora(outcome.model, lora))
+            processes.first(lambda: save_artifact(outcome.learned, out))
+            if outcome.learned.adapter:
+                processes.first(lambda: export_lora(outcome.learned, lora))
         if outcome.end.finished:
             processes.first(checkpoints.remove)
         say(f"Artifact: {out}")
@@ -188,7 +186,7 @@ def train(
             "interrupted": outcome.end.interrupted,
             "shortfall": outcome.end.problem,
         }
-        if outcome.model.adapter:
+        if outcome.learned.adapter:
             say(f"LoRA for ComfyUI: {lora}")
             summary["lora"] = str(lora)
         if outcome.improvement:

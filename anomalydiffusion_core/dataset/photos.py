@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..method.blending import paste
 from .deep_png import deep_png, is_deep_png, read_deep_png
+from .windows import Box
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I")
@@ -35,7 +36,6 @@ class UnusableMask(ValueError):
     """A mask that can be read, but marks nothing, or everything."""
 
 
-Box = tuple[slice, slice]  # rows and columns of a part of a photo
 WHOLE: Box = (slice(None), slice(None))
 
 

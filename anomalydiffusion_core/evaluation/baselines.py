@@ -28,19 +28,23 @@ from ..procedural.scenes import draw_scene
 from .split import Split
 
 Rng = np.random.Generator
-Pair = tuple[np.ndarray, np.ndarray]  # pixels (H,W,3) uint8, mask (H,W) bool
+MarkedPhoto = tuple[np.ndarray, np.ndarray]  # pixels (H,W,3) uint8, mask (H,W) bool
 # normal pixels, real pairs of one type, where the object is (H,W) bool if known -> a pair
-Method = Callable[[Rng, np.ndarray, list[Pair], np.ndarray | None], Pair]
+Method = Callable[[Rng, np.ndarray, list[MarkedPhoto], np.ndarray | None], MarkedPhoto]
 UNTYPED = "any"  # the defect of methods that know no types
 
 
-def crop_paste(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
+def crop_paste(
+    rng: Rng, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
+) -> MarkedPhoto:
     """Crop&Paste (Lin et al., 2021): a real defect, cut out along its mask, laid anywhere on a photo."""
     pixels, mask = _cut(*real[rng.integers(len(real))])
     return _lay(rng, normal, pixels, mask, None)
 
 
-def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
+def extended_anomaly(
+    rng: Rng, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
+) -> MarkedPhoto:
     """PRN's extended anomalies (Zhang et al., 2023): a real defect, turned, mirrored, scaled and made lighter
     or darker, laid on the object.
     """
@@ -58,7 +62,9 @@ def extended_anomaly(rng: Rng, normal: np.ndarray, real: list[Pair], foreground:
     return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
 
 
-def cut_paste(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
+def cut_paste(
+    rng: Rng, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
+) -> MarkedPhoto:
     """CutPaste (Li et al., 2021): a rectangle of the normal photo, its colours jittered, laid elsewhere on
     it; 2 to 15 % of the photo, sides 0.3 to 3.3 to each other.
     """
@@ -72,7 +78,9 @@ def cut_paste(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.nda
     return _lay(rng, normal, patch.clip(0, 255).astype(np.uint8), np.ones((h, w), bool), None)
 
 
-def draem_texture(rng: Rng, normal: np.ndarray, real: list[Pair], foreground: np.ndarray | None) -> Pair:
+def draem_texture(
+    rng: Rng, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
+) -> MarkedPhoto:
     """DRAEM (Zavrtanik et al., 2021): another texture blended in where Perlin noise exceeds 0.5, with an
     opacity of 0.2 to 1. Textures are this package's procedural surfaces, in place of the DTD photos.
     """
@@ -179,14 +187,14 @@ def generate_baseline(
     return rows
 
 
-def _cut(pixels: np.ndarray, mask: np.ndarray) -> Pair:
+def _cut(pixels: np.ndarray, mask: np.ndarray) -> MarkedPhoto:
     top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
     return pixels[top:bottom, left:right], mask[top:bottom, left:right]
 
 
 def _lay(
     rng: Rng, normal: np.ndarray, pixels: np.ndarray, mask: np.ndarray, foreground: np.ndarray | None
-) -> Pair:
+) -> MarkedPhoto:
     """Cut-out pixels (h,w,3) laid on the photo at a random place, on the foreground where one is given."""
     height, width = normal.shape[:2]
     shrink = min(1.0, 0.9 * height / mask.shape[0], 0.9 * width / mask.shape[1])

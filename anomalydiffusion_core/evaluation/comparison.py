@@ -17,6 +17,7 @@ from PIL import Image
 from .. import __version__
 from ..dataset.layout import Dataset, Pair, find_dataset
 from ..dataset.photos import file_hash, write_new, write_png
+from ..method.progress import OnStage
 from .baselines import find_baseline, generate_baseline
 from .classifier import ClassifierConfig, new_resnet, train_and_classify
 from .dataset_quality import DatasetQuality, dataset_quality
@@ -26,10 +27,10 @@ from .localization import (
     Localization,
     TestPhotos,
     bootstrap,
-    heat_maps,
     measure,
     measure_by_defect,
     precision_curve,
+    predictions_beside_truth,
     read_test_photos,
     training_data,
 )
@@ -39,7 +40,6 @@ from .split import Split, check_apart, check_categories, split_category
 
 REAL = "real few shots"
 Protocol = Literal["honest", "paper"]
-OnStage = Callable[[str, int, int, str], None]
 Result = TypeVar("Result")
 
 
@@ -62,7 +62,7 @@ class ComparisonConfig:
 
 
 @dataclass(frozen=True)
-class Run:
+class ContenderResult:
     """One localiser's result on one category; `identity` hashes all that it depends on."""
 
     identity: str
@@ -99,7 +99,7 @@ class Contender:
 class Comparison:
     """All localisers' results, and what can be said of generated pairs by themselves."""
 
-    runs: list[Run]
+    runs: list[ContenderResult]
     quality: dict[tuple[str, str], DatasetQuality]  # by contender and category
 
 
@@ -258,7 +258,7 @@ def _run(
     config: ComparisonConfig,
     on_stage: OnStage,
     device: torch.device | str,
-) -> Run:
+) -> ContenderResult:
     """Reads the localiser's result if it is there, else trains, measures and writes it."""
     identity = _identity(contender, split, seed, config)
     path = folder / f"{identity}.json"
@@ -271,7 +271,7 @@ def _run(
         stage = f"{contender.name} {split.category} {seed}"
         data = training_data(pairs, split.normals, config.localizer.size)
         found, calibrated = _localised(stage, data, test, seed, config, on_stage, device), {}
-    run = Run(
+    run = ContenderResult(
         identity,
         contender.name,
         split.category,
@@ -289,7 +289,7 @@ def _run(
         maps = found.maps
         if contender.detector:  # in units of its own
             maps = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-12)
-        write_png(Image.fromarray(heat_maps(maps, test)), picture)
+        write_png(Image.fromarray(predictions_beside_truth(maps, test)), picture)
     write_new(json.dumps(asdict(run), indent=1).encode(), path)
     return run
 
@@ -341,7 +341,7 @@ def _detected(
 
 
 def _confusion(
-    run: Run,
+    run: ContenderResult,
     pairs: list[Pair],
     split: Split,
     folder: Path,
@@ -395,12 +395,12 @@ def _hashes(pairs: Iterable[Pair]) -> list[tuple[str, str, str]]:
     return [(pair.defect, file_hash(pair.image), file_hash(pair.mask)) for pair in pairs]
 
 
-def _read_run(path: Path) -> Run:
-    def run(row: dict[str, Any]) -> Run:
+def _read_run(path: Path) -> ContenderResult:
+    def run(row: dict[str, Any]) -> ContenderResult:
         metrics = {name: Localization(**values) for name, values in row.pop("metrics").items()}
         intervals = {name: (low, high) for name, (low, high) in row.pop("intervals").items()}
         calibrated = {name: (pixel, image) for name, (pixel, image) in row.pop("calibrated").items()}
-        return Run(**row, metrics=metrics, intervals=intervals, calibrated=calibrated)
+        return ContenderResult(**row, metrics=metrics, intervals=intervals, calibrated=calibrated)
 
     return _read_result(path, run)
 

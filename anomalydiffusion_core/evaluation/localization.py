@@ -113,7 +113,7 @@ def measure_by_defect(found: Predictions, test: TestPhotos) -> dict[str, Localiz
     return results | {"all": measure(found, test, range(len(test.defects)))}
 
 
-def heat_maps(maps: Tensor, test: TestPhotos) -> np.ndarray:
+def predictions_beside_truth(maps: Tensor, test: TestPhotos) -> np.ndarray:
     """The first test photo of each defect, up to four: photo, truth and map side by side, in rows; maps in
     [0,1] -> (H,W,3) uint8.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from .. import __version__
 from ..report.page import data_uri, render_page, replace_text
 from .classifier import Classification
-from .comparison import Comparison, ComparisonConfig, Run
+from .comparison import Comparison, ComparisonConfig, ContenderResult
 from .dataset_quality import DatasetQuality
 
 METRICS = {
@@ -39,7 +39,9 @@ class Figure:
     high: float | None = None
 
 
-def figures(runs: list[Run], contender: str, category: str, row: str = "all") -> dict[str, Figure]:
+def figures(
+    runs: list[ContenderResult], contender: str, category: str, row: str = "all"
+) -> dict[str, Figure]:
     """Each metric of a contender on a category; `row` is a defect, or "all", which has intervals."""
     chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
     found = {}
@@ -50,7 +52,7 @@ def figures(runs: list[Run], contender: str, category: str, row: str = "all") ->
     return found
 
 
-def macro(runs: list[Run], contender: str) -> dict[str, Figure]:
+def macro(runs: list[ContenderResult], contender: str) -> dict[str, Figure]:
     """Each metric's mean over the contender's categories, by seed, then over seeds."""
     seeds = sorted({run.seed for run in runs})
     found = {}
@@ -71,7 +73,7 @@ def macro(runs: list[Run], contender: str) -> dict[str, Figure]:
     return found
 
 
-def in_all_categories(runs: list[Run]) -> list[str]:
+def in_all_categories(runs: list[ContenderResult]) -> list[str]:
     """Contenders that have every category, whose means over categories can be compared."""
     found = {
         name: {r.category for r in runs if r.contender == name}
@@ -89,7 +91,7 @@ def _floats(bounds: Any) -> tuple[float | None, float | None]:
     return (None, None) if low is None else (float(low), float(high))
 
 
-def classification(runs: list[Run], contender: str, category: str) -> Classification | None:
+def classification(runs: list[ContenderResult], contender: str, category: str) -> Classification | None:
     """A contender's confusion matrix on a category, all seeds together; None where there is none."""
     chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
     matrices = [np.array(run.confusion) for run in chosen if run.confusion]
@@ -126,7 +128,7 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
     return {kind: str(out / f"evaluation.{kind}") for kind in contents}
 
 
-def _rows(runs: list[Run]) -> list[dict[str, Any]]:
+def _rows(runs: list[ContenderResult]) -> list[dict[str, Any]]:
     return [
         {"contender": contender, "category": category, "defect": row, "metric": metric, **asdict(figure)}
         for contender, category in dict.fromkeys((run.contender, run.category) for run in runs)
@@ -136,7 +138,7 @@ def _rows(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def _page(
-    runs: list[Run],
+    runs: list[ContenderResult],
     quality: dict[tuple[str, str], DatasetQuality],
     config: ComparisonConfig,
     out: Path,
@@ -195,7 +197,7 @@ def _table(title: str, columns: list[str], found: dict[str, list[Figure]]) -> di
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def _calibrations(runs: list[Run]) -> list[tuple[str, list[tuple[str, float, float]]]]:
+def _calibrations(runs: list[ContenderResult]) -> list[tuple[str, list[tuple[str, float, float]]]]:
     """Of each detector and category: F1 of pixels and photos, means over seeds, by what calibrated it."""
     found = []
     for contender, category in dict.fromkeys((run.contender, run.category) for run in runs if run.calibrated):
@@ -210,7 +212,7 @@ def _calibrations(runs: list[Run]) -> list[tuple[str, list[tuple[str, float, flo
     return found
 
 
-def _curves(runs: list[Run], category: str) -> str:
+def _curves(runs: list[ContenderResult], category: str) -> str:
     """Precision over recall of pixels, each contender's mean over seeds, as a data URI."""
     from matplotlib.figure import Figure as Plot
 
@@ -226,7 +228,7 @@ def _curves(runs: list[Run], category: str) -> str:
     return data_uri(buffer.getvalue())
 
 
-def _heat_maps(runs: list[Run], out: Path) -> list[tuple[str, str]]:
+def _heat_maps(runs: list[ContenderResult], out: Path) -> list[tuple[str, str]]:
     return [
         (f"{run.contender}, {run.category}", data_uri(path.read_bytes()))
         for run in runs

@@ -68,7 +68,7 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class RegionView:
     """A region in its window at the canvas's size: `pixels` (S,S,3) in [0,255], `mask` (S,S) bool."""
 
     pixels: np.ndarray
@@ -76,12 +76,12 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Made:
+class ChangedRegion:
     """A generated region: on its `canvas`, and in its window (h,w) `before`, `after`, `mask`; `noise` of the
     autoencoder there, in grey levels.
     """
 
-    canvas: Canvas
+    canvas: RegionView
     before: np.ndarray
     after: np.ndarray
     mask: np.ndarray
@@ -129,7 +129,7 @@ class Scores:
         return Scores(**result)
 
 
-def shown_share(regions: list[Made]) -> float:
+def shown_share(regions: list[ChangedRegion]) -> float:
     """Share of a pair's whole mask that shows: where the change exceeds the noise of its region."""
     shown = [change(made.before, made.after)[made.mask] > made.noise for made in regions]
     return float(np.concatenate(shown).mean())
@@ -143,7 +143,7 @@ class Gate:
     """
 
     def __init__(
-        self, real: list[list[Canvas]], spots: list[Canvas], backbone: Backbone, config: GateConfig
+        self, real: list[list[RegionView]], spots: list[RegionView], backbone: Backbone, config: GateConfig
     ) -> None:
         self.backbone, self.config = backbone, config
         regions = [canvas for pair in real for canvas in pair]
@@ -163,12 +163,12 @@ class Gate:
                 _nearest_look(self.looks),
             )
 
-    def score(self, made: Made) -> Scores:
+    def score(self, made: ChangedRegion) -> Scores:
         """What a generated region scores."""
         least = min(component_fills(made.before, made.after, made.mask, made.noise))
         return replace(self.score_seen(made.canvas), fill=least)
 
-    def score_seen(self, canvas: Canvas) -> Scores:
+    def score_seen(self, canvas: RegionView) -> Scores:
         """What a region scores, generated or real, but for fill, which needs the photo before."""
         pixels, mask = canvas.pixels, canvas.mask
         look, real = look_of(pixels, mask), [x for pair in self.looks for x in pair]
@@ -191,7 +191,7 @@ class Gate:
                 found.append(PROBLEMS[check])
         return found
 
-    def remember(self, canvas: Canvas) -> None:
+    def remember(self, canvas: RegionView) -> None:
         """Takes note of an accepted region, so that none too much like it follows."""
         self.earlier.append(look_of(canvas.pixels, canvas.mask))
 
@@ -199,7 +199,7 @@ class Gate:
         """Forgets all accepted regions, not the real ones."""
         self.earlier.clear()
 
-    def _set_features(self, real: list[list[Canvas]], spots: list[Canvas]) -> None:
+    def _set_features(self, real: list[list[RegionView]], spots: list[RegionView]) -> None:
         self._real = [[self.backbone.features(c.pixels, c.mask) for c in pair] for pair in real]
         self._spots = [self.backbone.features(c.pixels, c.mask) for c in spots]
         known = [f for pair in self._real for f in pair] + self._spots
@@ -218,7 +218,7 @@ class Gate:
         return max(worst, (worst + typical) / 2)
 
 
-def _least_fill(regions: list[Canvas], spots: list[Canvas]) -> float:
+def _least_fill(regions: list[RegionView], spots: list[RegionView]) -> float:
     """Halfway between what shows where nothing is and what shows of the weakest real defect, in both of which
     the photo before is guessed from the surroundings.
     """
@@ -228,14 +228,14 @@ def _least_fill(regions: list[Canvas], spots: list[Canvas]) -> float:
     return (1 - NOISE_QUANTILE + float(np.quantile(shown, WEAKEST))) / 2
 
 
-def _least_contrast(regions: list[Canvas], spots: list[Canvas]) -> float | None:
+def _least_contrast(regions: list[RegionView], spots: list[RegionView]) -> float | None:
     """Halfway between the weakest real defect and nothing at all; None where these do not differ."""
     real, nothing = ([contrast(c.pixels, c.mask) for c in part] for part in (regions, spots))
     weakest, typical = float(np.quantile(real, WEAKEST)), float(np.median(nothing))
     return (weakest + typical) / 2 if weakest > typical else None
 
 
-def _most_seam(regions: list[Canvas], spots: list[Canvas]) -> float:
+def _most_seam(regions: list[RegionView], spots: list[RegionView]) -> float:
     """The strongest real seam, and as much beyond it as seams of nothing at all vary."""
     real, nothing = ([seam(c.pixels, c.mask) for c in part] for part in (regions, spots))
     spread = np.quantile(nothing, 1 - WEAKEST) - np.median(nothing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..dataset.photos import read_mask
 from ..gate.features import Backbone
-from ..gate.gate import Canvas, Gate
+from ..gate.gate import Gate, RegionView
 from ..masks.sources import REAL, SourcedMask
 from ..method.sampling import image_generator
 from .drafting import Drafter
@@ -15,10 +15,10 @@ SPOTS = 24  # on normal photos, to calibrate with
 
 def calibrated_gate(drafter: Drafter, defect_type: str, backbone: Backbone) -> Gate:
     """The gate of a type by the drafter's real pairs; spots are these pairs' masks on its normal photos."""
-    size = drafter.model.image_size
+    size = drafter.learned.image_size
     real = [regions_on_canvas(photo, mask, size) for photo, mask in drafter.real_pairs(defect_type)]
     masks, normals = drafter.real_masks(defect_type), len(drafter.normals)
-    spots: list[Canvas] = []
+    spots: list[RegionView] = []
     # photo by photo, so that each is read once
     for number in sorted(range(SPOTS if masks else 0), key=lambda number: number % normals):
         known = drafter.normal(number % normals)

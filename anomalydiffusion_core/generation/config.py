@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..gate.gate import GateConfig
 from ..masks.invention import MaskConfig
-from ..masks.placement import PlaceMode
+from ..masks.placement import PlacementMode
 from ..method.sampling import SamplingConfig
 
 AUTO, NONE = "auto", "none"
@@ -23,7 +23,7 @@ class GenerationConfig:
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask, at least
     softest: float = 16.0  # and at most, where the real pairs' outlines show less
     foreground: str = AUTO  # how objects are found: by their plain ground, `none`, or a segmentation model
-    placement: PlaceMode = "learned"  # or `free`: anywhere on the object
+    placement: PlacementMode = "learned"  # or `free`: anywhere on the object
     aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
     vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
     vary_guidance: float = 0.0  # so is the guidance

@@ -18,8 +18,8 @@ from ..masks.foreground import FindObject, object_finder
 from ..masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
 from ..masks.placement import moved_onto
 from ..masks.segmented_foreground import segmented_foreground
-from ..masks.sources import MaskSource, SourcedMask, known_places, onto_photo
-from ..method.embeddings import AnomalyModel, Place
+from ..masks.sources import MaskSource, SourcedMask, known_placements, onto_photo
+from ..method.embeddings import Learned, Placement
 from ..method.sampling import image_generator
 from .config import AUTO, NONE, GenerationConfig
 
@@ -28,7 +28,7 @@ OVERLAPPING = "overlapping"
 
 
 @dataclass(frozen=True)
-class Part:
+class DraftedDefect:
     """One defect of a pair: its type, and its mask (H,W) bool."""
 
     defect_type: str
@@ -43,7 +43,7 @@ class Draft:
     index: int  # of the try; with the run seed it fixes everything random
     normal: int  # which normal photo
     template: str
-    parts: tuple[Part, ...]
+    parts: tuple[DraftedDefect, ...]
     strength: float  # of the anomaly embedding
     guidance: float
 
@@ -64,7 +64,7 @@ class Drafter:
 
     def __init__(
         self,
-        model: AnomalyModel,
+        learned: Learned,
         normals: list[Path],
         config: GenerationConfig,
         real: dict[str, list[Pair]],
@@ -72,10 +72,10 @@ class Drafter:
     ) -> None:
         if not normals:
             raise ValueError("There are no normal photos: give a folder with photos of good parts.")
-        self.model, self.config, self.normals, self._real = model, config, normals, real
+        self.learned, self.config, self.normals, self._real = learned, config, normals, real
         self.photo = lru_cache(maxsize=1)(self._read_photo)
         self.foreground = lru_cache(maxsize=1)(self._find_foreground)
-        self.places = lru_cache(maxsize=None)(self._known_places)
+        self.placements = lru_cache(maxsize=None)(self._known_places)
         self.find_object = _finder(config.foreground, normals, device)
 
     def normal(self, number: int) -> Normal:
@@ -103,13 +103,13 @@ class Drafter:
     ) -> tuple[Draft | None, str | None]:
         """Try `index` of a type with masks from the sources of its kinds, or what is wrong with its mask."""
         generator = image_generator(self.config.seed, index, defect_type)
-        template = int(torch.randint(len(self.model.templates), (), generator=generator))
+        template = int(torch.randint(len(self.learned.templates), (), generator=generator))
         strength, guidance = (
             1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)
             for spread in (self.config.vary_strength, self.config.vary_guidance)
         )
         normal = self._turn(defect_type, index)
-        parts: list[Part] = []
+        parts: list[DraftedDefect] = []
         for kind, source in masks.items():
             sourced = source(index)
             mask, problem = self.mask(kind, sourced, self.normal(normal), generator)
@@ -117,9 +117,9 @@ class Drafter:
                 return None, problem
             if any((mask & part.mask).any() for part in parts):
                 return None, OVERLAPPING
-            parts.append(Part(kind, mask, sourced.source))
+            parts.append(DraftedDefect(kind, mask, sourced.source))
         guidance *= self.config.sampling.guidance
-        return Draft(index, normal, self.model.templates[template], tuple(parts), strength, guidance), None
+        return Draft(index, normal, self.learned.templates[template], tuple(parts), strength, guidance), None
 
     def _turn(self, defect_type: str, index: int) -> int:
         """Which normal photo is tried: every one once, in random order, before any comes again."""
@@ -132,10 +132,10 @@ class Drafter:
     ) -> tuple[np.ndarray | None, str | None]:
         """The mask at the photo's size, on its object, or what is wrong with it."""
         size, foreground, config = known.photo.size, known.foreground, self.config
-        usable = usable_for(config.masks, self.model, kind)
+        usable = usable_for(config.masks, self.learned, kind)
         mask = onto_photo(
             sourced,
-            self.places(kind),
+            self.placements(kind),
             foreground,
             size,
             generator,
@@ -149,14 +149,14 @@ class Drafter:
             mask = moved_onto(mask, foreground, usable.on_object, generator)
             problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
         if mask is not None and problem is None:
-            widest = max(region.window.side for region in regions_of(mask, self.model.image_size))
-            problem = TOO_LARGE if widest > MAX_SHRINK * self.model.image_size else None
+            widest = max(region.window.side for region in regions_of(mask, self.learned.image_size))
+            problem = TOO_LARGE if widest > MAX_SHRINK * self.learned.image_size else None
         return (None, problem) if problem else (mask, None)
 
-    def _known_places(self, defect_type: str) -> list[Place]:
+    def _known_places(self, defect_type: str) -> list[Placement]:
         """Where the type's training masks lay."""
-        known = self.model.mask_places.get(defect_type, [])
-        return known_places(known, map(read_mask, self.real_masks(defect_type)))
+        known = self.learned.mask_placements.get(defect_type, [])
+        return known_placements(known, map(read_mask, self.real_masks(defect_type)))
 
 
 def _finder(foreground: str, normals: list[Path], device: str) -> FindObject | None:

@@ -16,16 +16,17 @@ from ..dataset.layout import Pair
 from ..dataset.photos import Photo
 from ..dataset.windows import regions_of
 from ..gate.features import find_backbone
-from ..gate.gate import Made, Scores, shown_share
+from ..gate.gate import ChangedRegion, Scores, shown_share
 from ..masks.invention import TriesExhausted
 from ..masks.sources import MaskSource
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
-from ..method.sampling import Decode, OnStep, image_generator
+from ..method.progress import OnStep
+from ..method.sampling import Decode, image_generator
 from .calibration import calibrated_gate
 from .config import GenerationConfig
-from .drafting import Draft, Drafter, Part
-from .regions import MadeRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
+from .drafting import Draft, DraftedDefect, Drafter
+from .regions import DecodedRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
 
 BOTH = "+"  # joins two defects that share an image
 
@@ -45,9 +46,9 @@ class GeneratedPair:
     photo: Photo  # before
     result: Photo
     mask: np.ndarray
-    parts: tuple[Part, ...]
+    parts: tuple[DraftedDefect, ...]
     feather: float  # pixels over which the softest outline fades in
-    regions: tuple[tuple[str, Made], ...]  # with the defect type of each
+    regions: tuple[tuple[str, ChangedRegion], ...]  # with the defect type of each
     scores: Scores = Scores()
     problems: tuple[str, ...] = ()  # what the gate found wrong
     attention: np.ndarray | None = None  # (S,n*S,3) uint8: what the tokens of the first region looked at
@@ -78,15 +79,15 @@ class PairGenerator:
     def __init__(
         self,
         base: LatentDiffusion,
-        model: AnomalyModel,
+        learned: Learned,
         normals: list[Path],
         config: GenerationConfig,
         real: dict[str, list[Pair]] | None = None,
         decode: Decode | None = None,
     ) -> None:
-        self.model, self.config = model, config
-        self.drafter = Drafter(model, normals, config, real or {}, str(base.device))
-        self.maker = RegionMaker(base, model, config.batch_size, decode)
+        self.learned, self.config = learned, config
+        self.drafter = Drafter(learned, normals, config, real or {}, str(base.device))
+        self.maker = RegionMaker(base, learned, config.batch_size, decode)
         self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
         self.gate = lru_cache(maxsize=None)(
             lambda defect_type: calibrated_gate(self.drafter, defect_type, self.backbone)
@@ -176,7 +177,7 @@ class PairGenerator:
     def _jobs(self, draft: Draft) -> list[RegionJob]:
         photo, jobs = self.drafter.photo(draft.normal), []
         for part in draft.parts:
-            for number, region in enumerate(regions_of(part.mask, self.model.image_size)):
+            for number, region in enumerate(regions_of(part.mask, self.learned.image_size)):
                 noise = image_generator(self.config.seed, draft.index, f"{part.defect_type} region {number}")
                 jobs.append(
                     RegionJob(
@@ -192,20 +193,22 @@ class PairGenerator:
         return jobs
 
     def _stitched(
-        self, defect_type: str, draft: Draft, jobs: list[RegionJob], made: list[MadeRegion]
+        self, defect_type: str, draft: Draft, jobs: list[RegionJob], made: list[DecodedRegion]
     ) -> GeneratedPair:
         photo = self.drafter.photo(draft.normal)
         result, feathers, regions = photo, [], []
         for job, region in zip(jobs, made, strict=True):
             usual = self.gate(job.defect_type).usual_seam
             result, feather = softened(
-                result, region, self.config.feather, self.config.softest, usual, self.model.image_size
+                result, region, self.config.feather, self.config.softest, usual, self.learned.image_size
             )
             feathers.append(feather)
         for job, region in zip(jobs, made, strict=True):
             after, inside = in_window(result, region.region.window).levels(), region.region.mask
-            canvas = on_canvas(after, inside, self.model.image_size)
-            regions.append((job.defect_type, Made(canvas, job.photo.levels(), after, inside, region.noise)))
+            canvas = on_canvas(after, inside, self.learned.image_size)
+            regions.append(
+                (job.defect_type, ChangedRegion(canvas, job.photo.levels(), after, inside, region.noise))
+            )
         return GeneratedPair(
             defect_type,
             draft.index,
@@ -243,7 +246,7 @@ class PairGenerator:
             self.gate(kind).forget()
         for masks, photo in earlier:
             for kind, mask in masks.items():
-                for canvas in regions_on_canvas(photo, mask, self.model.image_size):
+                for canvas in regions_on_canvas(photo, mask, self.learned.image_size):
                     self.gate(kind).remember(canvas)
 
     def limits(self, pair: GeneratedPair) -> Scores:
@@ -252,7 +255,7 @@ class PairGenerator:
 
     def trained_on(self, pair: GeneratedPair) -> list[str]:
         """Short hashes of the photos that taught the pair's defect types."""
-        return sorted({h for part in pair.parts for h in self.model.trained_on.get(part.defect_type, [])})
+        return sorted({h for part in pair.parts for h in self.learned.trained_on.get(part.defect_type, [])})
 
 
 def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:

@@ -13,15 +13,16 @@ from torch import Tensor
 from ..dataset.augmentation import resize_mask
 from ..dataset.photos import Photo, photo_of
 from ..dataset.windows import Region, Window, regions_of
-from ..gate.gate import Canvas
+from ..gate.gate import RegionView
 from ..gate.scores import NOISE_QUANTILE, change, seam
-from ..method.attention_maps import AttentionMaps, heat_maps
+from ..method.attention_maps import AttentionMaps, heat_over_photo
 from ..method.blending import latent_mask, restore_detail
 from ..method.conditioning import anomaly_context, empty_context
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.inpainting import Inpainting
 from ..method.latent_diffusion import Context, LatentDiffusion
-from ..method.sampling import Decode, OnStep, SamplingConfig, inpaint
+from ..method.progress import OnStep
+from ..method.sampling import Decode, SamplingConfig, SamplingRequest, inpaint
 
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 
@@ -40,7 +41,7 @@ class RegionJob:
 
 
 @dataclass(frozen=True)
-class MadeRegion:
+class DecodedRegion:
     """`values` (side,side,3) float in [0,255] of the window with the defect, and the autoencoder's `noise`
     there, in grey levels. `heat` (R,S,S,3) uint8 shows what the tokens looked at, where it was recorded.
     """
@@ -58,7 +59,7 @@ class RegionMaker:
     """
 
     base: LatentDiffusion
-    model: AnomalyModel
+    learned: Learned
     batch_size: int
     decode: Decode | None = None
 
@@ -68,12 +69,12 @@ class RegionMaker:
         sampling: dict[str, SamplingConfig],
         on_step: OnStep | None = None,
         record: bool = False,
-    ) -> list[MadeRegion]:
+    ) -> list[DecodedRegion]:
         """Makes every job's region, those of one defect type together, with the type's own `sampling`.
 
         Nothing of a result depends on what else is made. `record` adds heat maps.
         """
-        made: dict[int, MadeRegion] = {}
+        made: dict[int, DecodedRegion] = {}
         by_type: dict[str, list[int]] = defaultdict(list)
         for number, job in enumerate(jobs):
             by_type[job.defect_type].append(number)
@@ -87,8 +88,8 @@ class RegionMaker:
     @torch.no_grad()
     def _batch(
         self, jobs: list[RegionJob], sampling: SamplingConfig, on_step: OnStep | None, record: bool
-    ) -> list[MadeRegion]:
-        base, size = self.base, self.model.image_size
+    ) -> list[DecodedRegion]:
+        base, size = self.base, self.learned.image_size
         images = torch.stack([to_image(job.photo.levels(), size) for job in jobs]).to(base.device)
         masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
         normal = base.encode(images)
@@ -96,14 +97,16 @@ class RegionMaker:
         latent = inpaint(
             base,
             Inpainting(normal, latent_mask(masks, base.factor), images, masks.float()),
-            self._context(jobs, masks),
-            empty_context(base, len(jobs)),
+            SamplingRequest(
+                self._context(jobs, masks),
+                empty_context(base, len(jobs)),
+                [job.generator for job in jobs],
+                guidance=torch.tensor([job.guidance for job in jobs], device=base.device),
+                decode=self.decode,
+                maps=maps,
+                on_step=on_step,
+            ),
             sampling,
-            [job.generator for job in jobs],
-            on_step,
-            torch.tensor([job.guidance for job in jobs], device=base.device),
-            self.decode,
-            maps,
         )
         pictures = zip(jobs, base.decode(latent).cpu(), base.decode(normal).cpu(), strict=True)
         made = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
@@ -113,25 +116,25 @@ class RegionMaker:
 
     def _context(self, jobs: list[RegionJob], masks: Tensor) -> Context:
         strength = torch.tensor([job.strength for job in jobs])[:, None, None]
-        tokens = self.model.anomaly_tokens(jobs[0].defect_type)
+        tokens = self.learned.anomaly_tokens(jobs[0].defect_type)
         return anomaly_context(
             self.base,
             [job.template for job in jobs],
             {name: e_a.cpu() * strength for name, e_a in tokens.items()},
-            self.model.spatial_encoders,
+            self.learned.spatial_encoders,
             masks,
         )
 
-    def _heat(self, made: MadeRegion, shares: Tensor) -> np.ndarray:
-        canvas = on_canvas(made.values, made.region.mask, self.model.image_size)
-        return heat_maps(shares, canvas.pixels, self.base.factor)
+    def _heat(self, made: DecodedRegion, shares: Tensor) -> np.ndarray:
+        canvas = on_canvas(made.values, made.region.mask, self.learned.image_size)
+        return heat_over_photo(shares, canvas.pixels, self.base.factor)
 
 
-def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> MadeRegion:
+def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> DecodedRegion:
     side, photo = (job.region.window.side, job.region.window.side), job.photo.levels()
     before = to_pixels(reconstruction, side)
     noise = autoencoder_noise(photo, before)
-    return MadeRegion(job.region, restored(photo, before, to_pixels(generated, side), noise), noise)
+    return DecodedRegion(job.region, restored(photo, before, to_pixels(generated, side), noise), noise)
 
 
 def in_window(photo: Photo, window: Window) -> Photo:
@@ -154,7 +157,7 @@ def restored(
     return restore_detail(photo, reconstruction, generated, noise)
 
 
-def stitched(photo: Photo, made: MadeRegion, feather: float) -> Photo:
+def stitched(photo: Photo, made: DecodedRegion, feather: float) -> Photo:
     """The photo with a region laid into it; outside the region's mask nothing changes."""
     window = made.region.window
     within = window.within(photo.size)
@@ -162,7 +165,7 @@ def stitched(photo: Photo, made: MadeRegion, feather: float) -> Photo:
 
 
 def softened(
-    photo: Photo, made: MadeRegion, feather: float, softest: float, usual_seam: float | None, size: int
+    photo: Photo, made: DecodedRegion, feather: float, softest: float, usual_seam: float | None, size: int
 ) -> tuple[Photo, float]:
     """The photo with a region laid into it, and the feather of that: from `feather` up to `softest`, the
     least at which the outline shows no more than `usual_seam` on a canvas of `size`, or as little as it can.
@@ -178,14 +181,14 @@ def softened(
     return stitched(photo, made, feather), feather
 
 
-def _seam(before: Photo, made: MadeRegion, feather: float, size: int) -> float:
+def _seam(before: Photo, made: DecodedRegion, feather: float, size: int) -> float:
     """The seam of a region that is laid into its window's photo."""
     after = before.pasted(made.values, made.region.mask, feather=feather)
     canvas = on_canvas(after.levels(), made.region.mask, size)
     return seam(canvas.pixels, canvas.mask)
 
 
-def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[Canvas]:
+def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[RegionView]:
     """The regions of a photo's mask (H,W) bool, each in its window at the canvas's size."""
     return [
         on_canvas(in_window(photo, region.window).levels(), region.mask, size)
@@ -193,12 +196,12 @@ def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[Canvas]
     ]
 
 
-def on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> Canvas:
+def on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> RegionView:
     """A window's pixels (side,side,3) and mask (side,side) bool at the canvas's size."""
     if len(pixels) == size:
-        return Canvas(pixels, mask)
+        return RegionView(pixels, mask)
     image = to_pixels(to_image(pixels, size), (size, size))
-    return Canvas(image, _small_mask(mask, size)[0].numpy() > 0)
+    return RegionView(image, _small_mask(mask, size)[0].numpy() > 0)
 
 
 def to_image(pixels: np.ndarray, size: int) -> Tensor:

@@ -19,12 +19,11 @@ from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
 from ..dataset.layout import Category, Pair, find_dataset
 from ..dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter
-from ..masks.invention import TriesExhausted, drawn_masks
-from ..masks.sources import DRAWN, GENERATED, REAL, MaskSource, checked_weights, mask_source
-from ..method.embeddings import AnomalyModel
+from ..masks.invention import TriesExhausted, invented_masks
+from ..masks.sources import GIVEN, INVENTED, REAL, MaskSource, checked_weights, mask_source
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
-from ..method.sampling import OnStep
-from ..training.stage import OnStage
+from ..method.progress import OnStage, OnStep
 from .config import GenerationConfig
 from .generator import BOTH, GeneratedPair, PairGenerator
 
@@ -39,7 +38,7 @@ class GenerationRun:
     artifact: Path
     config: GenerationConfig
     base: LatentDiffusion
-    mask_sources: str = GENERATED  # their weights, and a hash of masks that were given
+    mask_sources: str = INVENTED  # their weights, and a hash of masks that were given
     keep_rejected: bool = False
     aar_decoder: Path | None = None  # of AAR mode `paper`, instead of the base's own
 
@@ -77,7 +76,7 @@ class GenerationOutcome:
 
 def generate_dataset(
     run: GenerationRun,
-    model: AnomalyModel,
+    learned: Learned,
     category: Category,
     masks: dict[str, dict[str, MaskSource]],
     count: int,
@@ -94,7 +93,7 @@ def generate_dataset(
     """
     generator = PairGenerator(
         run.base,
-        model,
+        learned,
         list(category.normals),
         run.config,
         real,
@@ -102,7 +101,7 @@ def generate_dataset(
     )
     output = _Output(run, generator, category, out)
     outcome = GenerationOutcome()
-    for defect, own_masks in masks.items():
+    for defect, given_masks in masks.items():
         name = f"{category.name}/{defect}"
         finished = output.done(defect)
         outcome.rows += finished
@@ -115,7 +114,7 @@ def generate_dataset(
 
         pairs = generator.accepted(
             name,
-            own_masks,
+            given_masks,
             missing,
             output.next_index(defect),
             report,
@@ -200,16 +199,16 @@ def _parts_of(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:
     return {f"{row['category']}/{d}": labels == int(number) for number, d in row["classes"].items()}
 
 
-def training_pairs(category: Category, model: AnomalyModel, defect_type: str) -> list[Pair]:
+def training_pairs(category: Category, learned: Learned, defect_type: str) -> list[Pair]:
     """Those of a category's pairs that trained a type, which the gate may be calibrated on."""
-    known = set(model.trained_on.get(defect_type, []))
+    known = set(learned.trained_on.get(defect_type, []))
     own = [pair for pair in category.pairs if pair.defect_type == defect_type]
     return [pair for pair in own if short_hash(pair.image) in known]
 
 
 def generate_all(
     run: GenerationRun,
-    model: AnomalyModel,
+    learned: Learned,
     dataset: Path,
     count: int,
     out: Path,
@@ -223,18 +222,18 @@ def generate_all(
 
     `weights` says which sources masks come from (default: those of `mask_folder`, or generated ones).
     """
-    types = defect_types or sorted(model.anomaly)
+    types = defect_types or sorted(learned.anomaly)
     if not types:
         raise ValueError(f"{run.artifact} holds no anomaly embedding: give a file written by 'train'.")
-    kinds = {name: kinds_of(name, model) for name in types}
+    kinds = {name: kinds_of(name, learned) for name in types}
     for name, _ in run.config.aar_strengths:
-        model.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
+        learned.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
     found = find_dataset(dataset)
     if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
     single = list(dict.fromkeys(kind for own in kinds.values() for kind in own))
     given = {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in single if mask_folder}
-    weights = checked_weights(weights or {DRAWN if given else GENERATED: 1.0})
+    weights = checked_weights(weights or {GIVEN if given else INVENTED: 1.0})
     run = replace(run, mask_sources=_sources_label(weights, given))
     outcome = GenerationOutcome()
     for category_name in sorted({name.partition("/")[0] for name in types}):
@@ -244,16 +243,16 @@ def generate_all(
                 f"{', '.join(found.categories)}; name the types wanted with --type."
             )
         category = found.categories[category_name]
-        real = {name: training_pairs(category, model, name) for name in single}
+        real = {name: training_pairs(category, learned, name) for name in single}
         masks = {
             name.partition("/")[2]: {
-                kind: _source(run, model, kind, weights, real[kind], given.get(kind, []), count, on_stage)
+                kind: _source(run, learned, kind, weights, real[kind], given.get(kind, []), count, on_stage)
                 for kind in own
             }
             for name, own in kinds.items()
             if name.partition("/")[0] == category_name
         }
-        made = generate_dataset(run, model, category, masks, count, out, real, on_stage)
+        made = generate_dataset(run, learned, category, masks, count, out, real, on_stage)
         outcome.rows += made.rows
         outcome.shortfalls |= made.shortfalls
     return outcome
@@ -261,7 +260,7 @@ def generate_all(
 
 def _source(
     run: GenerationRun,
-    model: AnomalyModel,
+    learned: Learned,
     kind: str,
     weights: dict[str, float],
     real: list[Pair],
@@ -270,25 +269,29 @@ def _source(
     on_stage: OnStage,
 ) -> MaskSource:
     generated = None
-    if weights.get(GENERATED):
+    if weights.get(INVENTED):
         on_mask = _stage_of(on_stage, kind, count)
-        generated = drawn_masks(
-            run.base, model, kind, run.config.seed, run.config.masks, on_mask=on_mask, in_frame=False
+        generated = invented_masks(
+            run.base, learned, kind, run.config.seed, run.config.masks, on_mask=on_mask, in_frame=False
         )
     real_masks = [read_mask(pair.mask) for pair in real] if weights.get(REAL) else []
-    area = None if model.mask_places.get(kind) or real_masks else model.mask_areas.get(kind, DEFAULT_AREA)
+    area = (
+        None
+        if learned.mask_placements.get(kind) or real_masks
+        else learned.mask_areas.get(kind, DEFAULT_AREA)
+    )
     return mask_source(weights, kind, run.config.seed, generated, real_masks, drawn, area)
 
 
-def kinds_of(name: str, model: AnomalyModel) -> list[str]:
+def kinds_of(name: str, learned: Learned) -> list[str]:
     """The defect types of `category/defect`, or of `category/a+b` where no type is called so itself.
 
     Raises ValueError naming those that exist.
     """
     category, _, defect = name.partition("/")
-    kinds = [name] if name in model.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
+    kinds = [name] if name in learned.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
     for kind in kinds:
-        model.anomaly_tokens(kind)
+        learned.anomaly_tokens(kind)
     if len(set(kinds)) < len(kinds):
         raise ValueError(f"{name} names a defect twice: join two that differ, as in leather/cut+glue.")
     return kinds

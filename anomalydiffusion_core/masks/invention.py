@@ -17,20 +17,21 @@ from torch import Tensor
 from ..dataset.photos import write_png
 from ..export.mvtec import DIGITS
 from ..method.conditioning import empty_context, mask_context
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
-from ..method.reweighting import AARConfig, AARMode
-from ..method.sampling import SamplingConfig, image_generator, sample
+from ..method.progress import OnStage
+from ..method.reweighting import AARConfig
+from ..method.sampling import SamplingConfig, SamplingRequest, image_generator, sample
 from ..method.templates import MASK_TEMPLATES
 from .foreground import without_specks
-from .placement import PlaceMask, needed_share, placing
+from .placement import Placer, needed_share, placer_of
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """How masks are drawn and which are accepted. Areas are shares of the picture."""
 
-    sampling: SamplingConfig = SamplingConfig(guidance=2.0, aar=AARConfig(AARMode.OFF))
+    sampling: SamplingConfig = SamplingConfig(guidance=2.0, aar=AARConfig("off"))
     threshold: float = 0.0  # on the mean of the channels in [-1,1]; released: 0.8
     smallest: float = 0.001  # or half the type's smallest training mask, where that is less
     largest: float = 0.5
@@ -42,7 +43,6 @@ class MaskConfig:
 
 OFF_OBJECT = "off the object"
 NO_OBJECT = "no object"  # in the photo, that a mask could lie on
-MaskSource = Callable[[int], np.ndarray]  # number -> mask (H,W) bool, at any size
 
 
 class TriesExhausted(ValueError):
@@ -67,12 +67,12 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
     return None
 
 
-def usable_for(config: MaskConfig, model: AnomalyModel, defect_type: str) -> MaskConfig:
+def usable_for(config: MaskConfig, learned: Learned, defect_type: str) -> MaskConfig:
     """`config` with `smallest` as low as the defect type's own training masks ask for, and `on_object` too,
     where they overhang the object.
     """
-    own = model.mask_areas.get(defect_type, 2 * config.smallest)
-    on_object = needed_share(config.on_object, model.mask_places.get(defect_type, []))
+    own = learned.mask_areas.get(defect_type, 2 * config.smallest)
+    on_object = needed_share(config.on_object, learned.mask_placements.get(defect_type, []))
     return replace(config, smallest=min(config.smallest, own / 2), on_object=on_object)
 
 
@@ -88,9 +88,9 @@ def mask_picture_size(base: LatentDiffusion, image_size: int) -> int:
 
 
 @torch.no_grad()
-def draw_masks(
+def invent_shapes(
     base: LatentDiffusion,
-    model: AnomalyModel,
+    learned: Learned,
     defect_type: str,
     indices: list[int],
     seed: int,
@@ -100,10 +100,13 @@ def draw_masks(
     one.
     """
     generators = [image_generator(seed, index, f"{defect_type} masks") for index in indices]
-    context = mask_context(base, MASK_TEMPLATES[0], model.mask_tokens(defect_type), len(indices))
-    cells = mask_picture_size(base, model.image_size) // base.factor
+    context = mask_context(base, MASK_TEMPLATES[0], learned.mask_tokens(defect_type), len(indices))
+    cells = mask_picture_size(base, learned.image_size) // base.factor
     latent = sample(
-        base, context, empty_context(base, len(indices)), (cells, cells), config.sampling, generators
+        base,
+        SamplingRequest(context, empty_context(base, len(indices)), generators),
+        (cells, cells),
+        config.sampling,
     )
     return masks_from_pictures(base.decode(latent), config)
 
@@ -113,23 +116,25 @@ def masks_from_pictures(pictures: Tensor, config: MaskConfig) -> list[np.ndarray
     return [clean_mask(value, config) for value in pictures.mean(1).cpu().numpy()]
 
 
-def masks_in_turn(masks: list[np.ndarray]) -> MaskSource:
+def masks_in_turn(masks: list[np.ndarray]) -> Callable[[int], np.ndarray]:
     """Given masks, one after the other and over again."""
     return lambda number: masks[number % len(masks)]
 
 
-DrawMasks = Callable[[list[int]], list[np.ndarray]]  # numbers of tries -> shapes (s,s) bool, not yet checked
+InventShapes = Callable[
+    [list[int]], list[np.ndarray]
+]  # numbers of tries -> shapes (s,s) bool, not yet checked
 
 
-class DrawnMasks:
+class InventedMasks:
     """The accepted masks of one type, drawn as they are needed: number i is the same whatever was asked
     before. Without `place` they stay as drawn, for `placement.lay`.
     """
 
     def __init__(
         self,
-        draw: DrawMasks,
-        place: PlaceMask | None,
+        draw: InventShapes,
+        place: Placer | None,
         defect_type: str,
         config: MaskConfig = MaskConfig(),
         batch: int = 8,
@@ -174,28 +179,28 @@ class DrawnMasks:
         return results
 
 
-def drawn_masks(
+def invented_masks(
     base: LatentDiffusion,
-    model: AnomalyModel,
+    learned: Learned,
     defect_type: str,
     seed: int,
     config: MaskConfig = MaskConfig(),
     batch: int = 8,
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     in_frame: bool = True,
-) -> DrawnMasks:
+) -> InventedMasks:
     """Masks drawn by the base itself, and accepted by the measure of their own type: laid `in_frame` where
     the training masks were in their photos, or left as drawn.
     """
-    config = usable_for(config, model, defect_type)
-    draw = partial(draw_masks, base, model, defect_type, seed=seed, config=config)
-    place = placing(model, defect_type, seed) if in_frame else None
-    return DrawnMasks(draw, place, defect_type, config, batch, on_mask)
+    config = usable_for(config, learned, defect_type)
+    draw = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config)
+    place = placer_of(learned, defect_type, seed) if in_frame else None
+    return InventedMasks(draw, place, defect_type, config, batch, on_mask)
 
 
-def generate_masks(
+def invent_masks(
     base: LatentDiffusion,
-    model: AnomalyModel,
+    learned: Learned,
     defect_type: str,
     count: int,
     seed: int,
@@ -206,19 +211,19 @@ def generate_masks(
 
     Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
     """
-    masks = drawn_masks(base, model, defect_type, seed, config, on_mask=on_mask)
+    masks = invented_masks(base, learned, defect_type, seed, config, on_mask=on_mask)
     return [masks(number) for number in range(count)]
 
 
 def write_masks(
     base: LatentDiffusion,
-    model: AnomalyModel,
+    learned: Learned,
     types: list[str],
     count: int,
     seed: int,
     out: Path,
     config: MaskConfig,
-    on_stage: Callable[[str, int, int, str], None],
+    on_stage: OnStage,
 ) -> dict[str, int]:
     """Writes `count` accepted masks of each type below `out` and an overview picture; returns counts by type.
 
@@ -227,12 +232,12 @@ def write_masks(
     """
     drawn, problems = {}, []
     for name in types:
-        model.mask_tokens(name)
+        learned.mask_tokens(name)
     for name in types:
         try:
-            drawn[name] = generate_masks(
+            drawn[name] = invent_masks(
                 base,
-                model,
+                learned,
                 name,
                 count,
                 seed,

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
-from ..method.embeddings import AnomalyModel, Place, Pose
+from ..method.embeddings import Learned, Placement, Pose
 from ..method.sampling import image_generator
 from .foreground import FindObject, object_foreground, plain_ground
 from .object_frame import frame_of, object_frame
@@ -28,21 +28,21 @@ OVERHANG = 0.1  # by this share of its area a mask may hang further over the obj
 LARGEST_TURNED = 1024  # pixels per side; larger shapes are turned at that size
 CANDIDATES = 2048  # pixels per side of the grid of places where a mask may be moved, at most
 
-PlaceMode = Literal["learned", "free"]
+PlacementMode = Literal["learned", "free"]
 
 
-def places_of(pairs: list[Pair], find_object: FindObject | None) -> list[Place]:
+def placements_of(pairs: list[Pair], find_object: FindObject | None) -> list[Placement]:
     """One place per pair: the mask's own size, its centre in the photo, and how it lies on the object found.
 
     Without `find_object` (on a texture) masks may lie anywhere: no centre.
     """
     return [
-        place_of(mask[0].numpy() > 0, find_object(photo.pixels) if find_object else None)
+        placement_of(mask[0].numpy() > 0, find_object(photo.pixels) if find_object else None)
         for photo, mask in map(read_pair, pairs)
     ]
 
 
-def place_of(mask: np.ndarray, foreground: np.ndarray | None) -> Place:
+def placement_of(mask: np.ndarray, foreground: np.ndarray | None) -> Placement:
     """The place of a mask (H,W) bool in a photo whose object is `foreground` (H,W) bool; None for a
     texture.
     """
@@ -50,35 +50,40 @@ def place_of(mask: np.ndarray, foreground: np.ndarray | None) -> Place:
     top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
     extent, area = max((bottom - top) / height, (right - left) / width), float(mask.mean())
     if foreground is None:
-        return Place(extent, area, None)
+        return Placement(extent, area, None)
     centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
     frame = object_frame(foreground)
     if frame is None:
-        return Place(extent, area, centre)
+        return Placement(extent, area, centre)
     own = frame_of(mask)
     along, across = frame.own(own.centre).tolist()
     direction = None if own.round else frame.angle(own.axes[0])
     length = 2 * float(own.half[0]) / mask.size**0.5
-    return Place(
+    return Placement(
         extent, area, centre, float(foreground[mask].mean()), Pose((along, across), direction, length)
     )
 
 
-def needed_share(share: float, places: Sequence[Place]) -> float:
+def needed_share(share: float, placements: Sequence[Placement]) -> float:
     """The share of a mask that must lie on the object: `share`, or a little less than the least of the
     training masks', where they overhang it.
     """
-    return max(0.0, min([share, *(place.on_object - OVERHANG for place in places if place.on_object < 1)]))
+    return max(
+        0.0,
+        min(
+            [share, *(placement.on_object - OVERHANG for placement in placements if placement.on_object < 1)]
+        ),
+    )
 
 
 def lay(
     shape: np.ndarray,
-    places: Sequence[Place],
+    placements: Sequence[Placement],
     foreground: np.ndarray | None,
     size: tuple[int, int],
     generator: torch.Generator,
     share: float = 0.9,
-    mode: PlaceMode = "learned",
+    mode: PlacementMode = "learned",
 ) -> np.ndarray | None:
     """Lays what is marked in `shape` (h,w) bool onto a photo of `size` (H,W): a mask (H,W) bool, wholly
     inside.
@@ -87,11 +92,11 @@ def lay(
     turned the object is, give or take half the mask's own extent and 20 degrees. Where that fails or is not
     known, it lies where the training mask was in the photo, or, off the object, at a random place on it.
     `free`: as large as a training mask, turned anyhow, at a random place, on the object where there is one.
-    Without `places` the shape is taken for the whole photo's: it keeps its size and, where that is on the
+    Without `placements` the shape is taken for the whole photo's: it keeps its size and, where that is on the
     object, its place.
 
     `foreground` (H,W) bool is the photo's object, None for a texture, on which anywhere will do. At least
-    `needed_share(share, places)` of the mask lies on the object. None where that is impossible: the photo
+    `needed_share(share, placements)` of the mask lies on the object. None where that is impossible: the photo
     shows no object (`not foreground.any()`), or none of the tries brought the mask onto it. Where nothing is
     marked the mask is empty.
     """
@@ -100,13 +105,13 @@ def lay(
     if foreground is not None and not foreground.any():
         return None
     if mode == "free":
-        return _lay_freely(shape, places, foreground, size, generator, share)
+        return _lay_freely(shape, placements, foreground, size, generator, share)
     if foreground is not None:
-        posed = _lay_as_posed(shape, [p for p in places if p.pose], foreground, generator, share)
+        posed = _lay_as_posed(shape, [p for p in placements if p.pose], foreground, generator, share)
         if posed is not None:
             return posed
-    mask = place_mask(shape, places, size, generator) if places else fit_mask(shape, size)
-    least = needed_share(share, places)
+    mask = place_mask(shape, placements, size, generator) if placements else fit_mask(shape, size)
+    least = needed_share(share, placements)
     if foreground is None or foreground[mask].mean() >= least:
         return mask
     return moved_onto(mask, foreground, least, generator)
@@ -115,10 +120,10 @@ def lay(
 def lay_on_photos(
     shapes: Sequence[np.ndarray],
     photos: Sequence[np.ndarray],
-    places: Sequence[Place],
+    placements: Sequence[Placement],
     seed: int,
     defect_type: str,
-    mode: PlaceMode = "learned",
+    mode: PlacementMode = "learned",
 ) -> list[np.ndarray]:
     """Shapes (h,w) bool laid on photos (H,W,3) uint8 of one category, one on each; a single one serves all of
     the others.
@@ -137,7 +142,7 @@ def lay_on_photos(
         foreground = foregrounds[number % len(photos)]
         generator = image_generator(seed, number, f"{defect_type} places")
         shape, size = shapes[number % len(shapes)], photos[number % len(photos)].shape[:2]
-        mask = lay(shape, places, foreground, size, generator, mode=mode)
+        mask = lay(shape, placements, foreground, size, generator, mode=mode)
         if mask is None:
             shown = foreground is not None and foreground.any()
             reason = "no place on the object was found for it" if shown else "the photo shows no object"
@@ -148,27 +153,29 @@ def lay_on_photos(
 
 def _lay_as_posed(
     shape: np.ndarray,
-    places: Sequence[Place],
+    placements: Sequence[Placement],
     foreground: np.ndarray,
     generator: torch.Generator,
     share: float,
 ) -> np.ndarray | None:
-    frame = object_frame(foreground) if places else None
+    frame = object_frame(foreground) if placements else None
     if frame is None:
         return None
     marked = _cut(shape)
     own = frame_of(marked)
     for _ in range(POSES):
-        place = places[_pick(len(places), generator)]
-        assert place.pose
-        here, least = frame.resolved(generator), needed_share(share, [place])
+        placement = placements[_pick(len(placements), generator)]
+        assert placement.pose
+        here, least = frame.resolved(generator), needed_share(share, [placement])
         degrees = _uniform(generator, 0, 360)
-        if place.pose.direction is not None and not own.round:
+        if placement.pose.direction is not None and not own.round:
             either_way = 180 * (degrees > 180)
-            degrees = _degrees(here.direction(place.pose.direction)) - _degrees(own.axes[0]) + either_way
+            degrees = _degrees(here.direction(placement.pose.direction)) - _degrees(own.axes[0]) + either_way
             degrees += _uniform(generator, -MAX_ROTATION, MAX_ROTATION)
-        piece = turned(marked, degrees, _uniform(generator, *SIZES) * _scale(marked, place, foreground.shape))
-        centre, spread = here.point(np.array(place.pose.centre)), frame_of(piece)
+        piece = turned(
+            marked, degrees, _uniform(generator, *SIZES) * _scale(marked, placement, foreground.shape)
+        )
+        centre, spread = here.point(np.array(placement.pose.centre)), frame_of(piece)
         for _ in range(SHIFTS):
             shift = torch.rand(2, generator=generator).numpy() - 0.5
             corner = centre + (shift * spread.half) @ spread.axes - spread.centre
@@ -180,15 +187,15 @@ def _lay_as_posed(
 
 def _lay_freely(
     shape: np.ndarray,
-    places: Sequence[Place],
+    placements: Sequence[Placement],
     foreground: np.ndarray | None,
     size: tuple[int, int],
     generator: torch.Generator,
     share: float,
 ) -> np.ndarray | None:
-    place = places[_pick(len(places), generator)] if places else place_of(shape, None)
-    marked, least = _cut(shape), needed_share(share, places)
-    scale = _uniform(generator, *SIZES) * _scale(marked, place, size)
+    placement = placements[_pick(len(placements), generator)] if placements else placement_of(shape, None)
+    marked, least = _cut(shape), needed_share(share, placements)
+    scale = _uniform(generator, *SIZES) * _scale(marked, placement, size)
     for _ in range(POSES):
         piece = turned(marked, _uniform(generator, 0, 360), scale)
         if foreground is None:
@@ -202,7 +209,7 @@ def _lay_freely(
 
 
 def place_mask(
-    shape: np.ndarray, places: Sequence[Place], size: tuple[int, int], generator: torch.Generator
+    shape: np.ndarray, placements: Sequence[Placement], size: tuple[int, int], generator: torch.Generator
 ) -> np.ndarray:
     """Lays what is marked in `shape` (h,w) bool into a mask of `size` (H,W) bool, where a training mask was,
     give or take half its extent, and about as large: by length and by area at most a quarter longer.
@@ -212,16 +219,16 @@ def place_mask(
     mask = np.zeros(size, bool)
     if not shape.any():
         return mask
-    place = places[_pick(len(places), generator)]
+    placement = placements[_pick(len(placements), generator)]
     marked = _cut(shape)
     largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
-    scale = min(largest, _uniform(generator, *SIZES) * _scale(marked, place, size))
+    scale = min(largest, _uniform(generator, *SIZES) * _scale(marked, placement, size))
     height, width = (max(1, round(scale * side)) for side in marked.shape)
     free = np.array(size) - (height, width)
-    if place.centre is None:
+    if placement.centre is None:
         corner = free * [_uniform(generator, 0, 1), _uniform(generator, 0, 1)]
     else:
-        moved = [centre + place.extent * _uniform(generator, -0.5, 0.5) for centre in place.centre]
+        moved = [centre + placement.extent * _uniform(generator, -0.5, 0.5) for centre in placement.centre]
         corner = size * np.array(moved) - np.array((height, width)) / 2
     y, x = np.clip(np.rint(corner).astype(int), 0, free)
     mask[y : y + height, x : x + width] = _scaled(marked, (height, width))
@@ -297,14 +304,14 @@ def _cut(mask: np.ndarray) -> np.ndarray:
     return mask[top:bottom, left:right]
 
 
-def _scale(marked: np.ndarray, place: Place, size: tuple[int, ...]) -> float:
-    """How much larger (h,w) bool becomes in a photo of `size`: neither longer nor larger than at `place`."""
+def _scale(marked: np.ndarray, placement: Placement, size: tuple[int, ...]) -> float:
+    """How much larger (h,w) bool becomes in a photo of `size`: no longer and no larger than placed there."""
     pixels = size[0] * size[1]
-    by_area = (place.area * pixels / float(marked.sum())) ** 0.5
-    if place.pose:
-        return min(by_area, place.pose.length * pixels**0.5 / (2 * float(frame_of(marked).half[0])))
+    by_area = (placement.area * pixels / float(marked.sum())) ** 0.5
+    if placement.pose:
+        return min(by_area, placement.pose.length * pixels**0.5 / (2 * float(frame_of(marked).half[0])))
     return min(
-        by_area, *(place.extent * whole / side for whole, side in zip(size, marked.shape, strict=True))
+        by_area, *(placement.extent * whole / side for whole, side in zip(size, marked.shape, strict=True))
     )
 
 
@@ -321,18 +328,18 @@ def _pick(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-PlaceMask = Callable[[np.ndarray, int], np.ndarray]  # shape (h,w) bool, number of the try -> mask (S,S) bool
+Placer = Callable[[np.ndarray, int], np.ndarray]  # shape (h,w) bool, number of the try -> mask (S,S) bool
 
 
-def placing(model: AnomalyModel, defect_type: str, seed: int) -> PlaceMask:
+def placer_of(learned: Learned, defect_type: str, seed: int) -> Placer:
     """How a type's shapes are placed where no photo is at hand; where the artifact knows no places, they stay
     as drawn.
     """
-    places, size = model.mask_places.get(defect_type), (model.image_size, model.image_size)
-    if not places:
+    placements, size = learned.mask_placements.get(defect_type), (learned.image_size, learned.image_size)
+    if not placements:
         return lambda shape, number: shape
     return lambda shape, number: place_mask(
-        shape, places, size, image_generator(seed, number, f"{defect_type} places")
+        shape, placements, size, image_generator(seed, number, f"{defect_type} places")
     )
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ..dataset.augmentation import MAX_ROTATION
-from ..method.embeddings import Place
+from ..method.embeddings import Placement
 from ..method.sampling import image_generator
-from .placement import PlaceMode, fit_mask, lay, place_mask, place_of, turned
+from .placement import PlacementMode, fit_mask, lay, place_mask, placement_of, turned
 
-GENERATED, REAL, DRAWN, PROCEDURAL = SOURCES = ("generated", "real", "drawn", "procedural")
+INVENTED, REAL, GIVEN, PROCEDURAL = SOURCES = ("generated", "real", "drawn", "procedural")
 CANVAS = 256  # pixels per side that procedural shapes are drawn at
 REACH = 0.15  # of that side: half the extent of a procedural shape
 
@@ -32,25 +32,25 @@ MaskSource = Callable[[int], SourcedMask]  # number -> mask, the same whatever w
 
 def onto_photo(
     mask: SourcedMask,
-    places: Sequence[Place],
+    placements: Sequence[Placement],
     foreground: np.ndarray | None,
     size: tuple[int, int],
     generator: torch.Generator,
     share: float = 0.9,
-    mode: PlaceMode = "learned",
+    mode: PlacementMode = "learned",
 ) -> np.ndarray | None:
     """A mask (H,W) bool on a photo of `size` (H,W): fitted where it is placed, laid by `placement.lay`
     otherwise, None where that finds no place.
     """
     if mask.placed:
         return fit_mask(mask.shape, size)
-    return lay(mask.shape, places, foreground, size, generator, share, mode)
+    return lay(mask.shape, placements, foreground, size, generator, share, mode)
 
 
 def masks_in_frame(
     source: MaskSource,
     count: int,
-    places: Sequence[Place],
+    placements: Sequence[Placement],
     size: tuple[int, int],
     seed: int,
     defect_type: str,
@@ -59,20 +59,20 @@ def masks_in_frame(
     masks = []
     for number in range(count):
         generator = image_generator(seed, number, f"{defect_type} places")
-        mask = onto_photo(source(number), places, None, size, generator)
+        mask = onto_photo(source(number), placements, None, size, generator)
         assert mask is not None  # without a foreground anywhere will do
         masks.append(mask)
     return masks
 
 
-def known_places(places: Sequence[Place], real: Iterable[np.ndarray]) -> list[Place]:
-    """A type's `places`, or, where the artifact has none, those of real masks (H,W) bool, anywhere."""
-    return list(places) or [place_of(mask, None) for mask in real if mask.any()]
+def known_placements(placements: Sequence[Placement], real: Iterable[np.ndarray]) -> list[Placement]:
+    """A type's `placements`, or, where the artifact has none, those of real masks (H,W) bool, anywhere."""
+    return list(placements) or [placement_of(mask, None) for mask in real if mask.any()]
 
 
 def generated_masks(shapes: Callable[[int], np.ndarray]) -> MaskSource:
-    """Shapes drawn with a mask embedding, unplaced (`masks.drawn_masks` without a frame)."""
-    return lambda number: SourcedMask(shapes(number), GENERATED)
+    """Shapes drawn with a mask embedding, unplaced (`masks.invented_masks` without a frame)."""
+    return lambda number: SourcedMask(shapes(number), INVENTED)
 
 
 def real_masks(masks: Sequence[np.ndarray], seed: int, defect_type: str) -> MaskSource:
@@ -89,9 +89,9 @@ def real_masks(masks: Sequence[np.ndarray], seed: int, defect_type: str) -> Mask
     return source
 
 
-def own_masks(masks: Sequence[np.ndarray], placed: bool = True) -> MaskSource:
+def given_masks(masks: Sequence[np.ndarray], placed: bool = True) -> MaskSource:
     """The user's masks (h,w) bool in turn: exactly as they are, or (not `placed`) as shapes to be laid."""
-    return lambda number: SourcedMask(masks[number % len(masks)], DRAWN, placed)
+    return lambda number: SourcedMask(masks[number % len(masks)], GIVEN, placed)
 
 
 def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> MaskSource:
@@ -112,7 +112,7 @@ def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> 
             family, middle = str(rng.choice(list(DEFECTS))), (CANVAS / 2, CANVAS / 2)
             shape = apply_defect(rng, canvas, family, middle, REACH * CANVAS)[0]
         if area is not None:
-            shape = place_mask(shape, [Place(1.0, area, None)], shape.shape, generator)
+            shape = place_mask(shape, [Placement(1.0, area, None)], shape.shape, generator)
         return SourcedMask(shape, PROCEDURAL)
 
     return source
@@ -153,9 +153,9 @@ def mask_source(
     """
     real, drawn = [mask for mask in real if mask.any()], list(drawn)
     missing = {
-        GENERATED: None if generated else "the artifact has no mask embedding: train the masks",
+        INVENTED: None if generated else "the artifact has no mask embedding: train the masks",
         REAL: None if real else "no training masks are at hand: give the dataset",
-        DRAWN: None if drawn else "no masks were given: name their folder",
+        GIVEN: None if drawn else "no masks were given: name their folder",
     }
     for name in weights:
         if weights[name] and missing.get(name):
@@ -165,11 +165,11 @@ def mask_source(
             )
     sources = {PROCEDURAL: procedural_masks(seed, defect_type, area)}
     if generated:
-        sources[GENERATED] = generated_masks(generated)
+        sources[INVENTED] = generated_masks(generated)
     if real:
         sources[REAL] = real_masks(real, seed, defect_type)
     if drawn:
-        sources[DRAWN] = own_masks(drawn, drawn_placed)
+        sources[GIVEN] = given_masks(drawn, drawn_placed)
     return mixed(sources, checked_weights(weights), seed, defect_type)
 
 

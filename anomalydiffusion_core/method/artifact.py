@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from .embeddings import AnomalyModel, Place, Pose
+from .embeddings import Learned, Placement, Pose
 from .latent_diffusion import Fingerprint
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 FORMAT = "anomalydiffusion/1"
 
 
-def save_artifact(model: AnomalyModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_artifact(learned: Learned, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Writes the model to `path` through a temporary file; raises OSError where that is impossible."""
-    tensors = {name: tensor.to(dtype) for name, tensor in _tensors(model).items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in _tensors(learned).items()}
     metadata = {
         "format": FORMAT,
-        "base_family": model.base.family,
-        "base_weights": model.base.weights,
-        "image_size": str(model.image_size),
-        "templates": json.dumps(model.templates),
+        "base_family": learned.base.family,
+        "base_weights": learned.base.weights,
+        "image_size": str(learned.image_size),
+        "templates": json.dumps(learned.templates),
         "token_counts": json.dumps(
             {
                 key: list(value.shape)[0]
@@ -42,41 +42,44 @@ def save_artifact(model: AnomalyModel, path: Path, dtype: torch.dtype = torch.fl
             }
         ),
         "spatial_encoder": json.dumps(
-            {name: json.loads(encoder.config.to_json()) for name, encoder in model.spatial_encoders.items()}
+            {name: json.loads(encoder.config.to_json()) for name, encoder in learned.spatial_encoders.items()}
         ),
-        "training": model.training_json(),
-        "dataset_fingerprint": model.dataset_fingerprint,
-        "mask_areas": json.dumps(model.mask_areas),
+        "training": learned.training_json(),
+        "dataset_fingerprint": learned.dataset_fingerprint,
+        "mask_areas": json.dumps(learned.mask_areas),
         "mask_places": json.dumps(
-            {name: [asdict(place) for place in places] for name, places in model.mask_places.items()}
+            {
+                name: [asdict(placement) for placement in placements]
+                for name, placements in learned.mask_placements.items()
+            }
         ),
-        "trained_on": json.dumps(model.trained_on),
+        "trained_on": json.dumps(learned.trained_on),
         "package_version": __version__,
     }
-    if model.adapter:
-        rank = next(len(tensor) for name, tensor in model.adapter.items() if name.endswith(".down"))
+    if learned.adapter:
+        rank = next(len(tensor) for name, tensor in learned.adapter.items() if name.endswith(".down"))
         metadata["adapter"] = json.dumps({"rank": rank, "alpha": rank})
     write_atomically(path, tensors, metadata)
 
 
-def learned_hash(model: AnomalyModel) -> str:
+def learned_hash(learned: Learned) -> str:
     """SHA-256 (hex) over the names and values of all that was learned, whether or not it is in a file."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model).items()):
+    for name, tensor in sorted(_tensors(learned).items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _tensors(model: AnomalyModel) -> dict[str, Tensor]:
+def _tensors(learned: Learned) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for kind, table in (("anomaly", model.anomaly), ("mask", model.mask)):
+    for kind, table in (("anomaly", learned.anomaly), ("mask", learned.mask)):
         for defect_type, by_encoder in table.items():
             tensors |= {f"{kind}/{defect_type}/{name}": t.detach() for name, t in by_encoder.items()}
-    several = len(model.spatial_encoders) > 1
-    for name, encoder in model.spatial_encoders.items():
+    several = len(learned.spatial_encoders) > 1
+    for name, encoder in learned.spatial_encoders.items():
         prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
         tensors |= {prefix + key: value for key, value in encoder.state_dict().items()}
-    tensors |= {f"adapter/{name}": tensor for name, tensor in model.adapter.items()}
+    tensors |= {f"adapter/{name}": tensor for name, tensor in learned.adapter.items()}
     return {key: value.float() for key, value in tensors.items()}
 
 
@@ -105,7 +108,7 @@ def write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str,
             Path(temporary).unlink(missing_ok=True)
 
 
-def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
+def load_artifact(path: Path, base: Fingerprint | None = None) -> Learned:
     """Reads an artifact. Raises ValueError when it is none, is damaged, or is of another family than `base`.
 
     Other weights of the same family only give a warning.
@@ -124,13 +127,13 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> AnomalyModel:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no {FORMAT} artifact: give a file written by 'anomalydiffusion train'.")
     try:
-        model = _model_from(tensors, metadata)
+        learned = _model_from(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"Artifact {path} is damaged ({reason}): restore or train it again.") from error
     if base:
-        check_base(model.base, base, str(path), f"use --base {model.base.family} or train again")
-    return model
+        check_base(learned.base, base, str(path), f"use --base {learned.base.family} or train again")
+    return learned
 
 
 def check_base(trained_on: Fingerprint, base: Fingerprint, what: str, remedy: str) -> None:
@@ -144,17 +147,17 @@ def check_base(trained_on: Fingerprint, base: Fingerprint, what: str, remedy: st
         log.warning("%s was trained on other weights of family %s; results may differ.", what, base.family)
 
 
-def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> AnomalyModel:
-    model = AnomalyModel(
+def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learned:
+    learned = Learned(
         Fingerprint(metadata["base_family"], metadata["base_weights"]),
         int(metadata["image_size"]),
         tuple(json.loads(metadata["templates"])),
         training=json.loads(metadata["training"]),
         dataset_fingerprint=metadata["dataset_fingerprint"],
         mask_areas=json.loads(metadata.get("mask_areas", "{}")),
-        mask_places={
-            name: [_place_from(place) for place in places]
-            for name, places in json.loads(metadata.get("mask_places", "{}")).items()
+        mask_placements={
+            name: [_placement_from(placement) for placement in placements]
+            for name, placements in json.loads(metadata.get("mask_places", "{}")).items()
         },
         trained_on=json.loads(metadata.get("trained_on", "{}")),
     )
@@ -163,9 +166,9 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
         if kind in ("anomaly", "mask"):
             defect_type, _, encoder = rest.rpartition("/")
             check_type(defect_type)
-            getattr(model, kind).setdefault(defect_type, {})[encoder] = tensor
+            getattr(learned, kind).setdefault(defect_type, {})[encoder] = tensor
         elif kind == "adapter":
-            model.adapter[rest] = tensor
+            learned.adapter[rest] = tensor
     configs = json.loads(metadata["spatial_encoder"])
     for name, config in configs.items():
         prefix = f"spatial_encoder/{name}/" if len(configs) > 1 else "spatial_encoder/"
@@ -173,13 +176,13 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Anomaly
             encoder = SpatialEncoder(SpatialEncoderConfig(**config))
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         encoder.load_state_dict(state, assign=True)
-        model.spatial_encoders[name] = encoder.eval()
-    return model
+        learned.spatial_encoders[name] = encoder.eval()
+    return learned
 
 
-def _place_from(fields: dict[str, Any]) -> Place:
+def _placement_from(fields: dict[str, Any]) -> Placement:
     pose = fields.get("pose")
-    return Place(
+    return Placement(
         fields["extent"],
         fields["area"],
         fields["centre"] and tuple(fields["centre"]),
@@ -195,22 +198,22 @@ def check_type(defect_type: str) -> None:
         raise ValueError(f"{defect_type!r} is no category/defect, such as leather/burn")
 
 
-def export_textual_inversion(model: AnomalyModel, defect_type: str, path: Path) -> None:
+def export_textual_inversion(learned: Learned, defect_type: str, path: Path) -> None:
     """One type's e_a as an ordinary textual-inversion file for ComfyUI's `embeddings` folder.
 
     ComfyUI reads one tensor per text encoder (`clip_l`, `clip_g`); a single encoder's is named `emb_params`.
     """
-    tokens = model.anomaly_tokens(defect_type)
+    tokens = learned.anomaly_tokens(defect_type)
     tensors = {"emb_params": next(iter(tokens.values()))} if len(tokens) == 1 else tokens
     write_atomically(path, {key: value.float() for key, value in tensors.items()}, {})
 
 
-def export_lora(model: AnomalyModel, path: Path) -> None:
+def export_lora(learned: Learned, path: Path) -> None:
     """The base's adapter as an ordinary LoRA file of a U-Net, in the names that ComfyUI, kohya's scripts and
     diffusers read; its strength 1 is what the model was trained on.
     """
     tensors: dict[str, Tensor] = {}
-    for name, tensor in model.adapter.items():
+    for name, tensor in learned.adapter.items():
         layer, _, direction = name.rpartition(".")
         key = "lora_unet_" + layer.replace(".", "_")
         tensors[f"{key}.lora_{direction}.weight"] = tensor.float()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reweighting import Columns, level_size, marked
+from .attention import Columns, level_size, marked
 
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])  # dark to bright
 OPACITY = 0.8  # of the hottest place over the photo
@@ -48,7 +48,7 @@ class AttentionMaps:
         return self._sums / self._recorded.clamp(min=1)[:, None, None]
 
 
-def heat_maps(maps: Tensor, photo: np.ndarray, factor: int) -> np.ndarray:
+def heat_over_photo(maps: Tensor, photo: np.ndarray, factor: int) -> np.ndarray:
     """One image's maps (R,h,w) over its photo (H,W,3) uint8, `factor` pixels per cell -> (R,H,W,3) uint8.
 
     The colours reach from the least to the largest share of all ranges.

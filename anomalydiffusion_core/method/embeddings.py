@@ -27,7 +27,7 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """A training mask's longest side and its area, and its centre (y, x) or None for anywhere, in shares of
     the photo; the share of it that lies on the object, and its pose there, None where there is no object.
     """
@@ -40,7 +40,7 @@ class Place:
 
 
 @dataclass
-class AnomalyModel:
+class Learned:
     """Learned vectors by defect type (`category/defect`) and the shared spatial encoder."""
 
     base: Fingerprint
@@ -54,7 +54,7 @@ class AnomalyModel:
     )  # configuration, step and losses, for the record
     dataset_fingerprint: str = ""
     mask_areas: dict[str, float] = field(default_factory=dict)  # smallest training mask, share of the photo
-    mask_places: dict[str, list[Place]] = field(default_factory=dict)  # of the training masks
+    mask_placements: dict[str, list[Placement]] = field(default_factory=dict)  # of the training masks
     trained_on: dict[str, list[str]] = field(default_factory=dict)  # short hashes of the training photos
     # low-rank update of the base that all was learned on: `<layer>.down` (r,in) and `<layer>.up` (out,r)
     adapter: dict[str, Tensor] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class AnomalyModel:
         """Adds photos to those that a type was trained on."""
         self.trained_on[defect_type] = sorted({*self.trained_on.get(defect_type, []), *photos})
 
-    def copied(self) -> AnomalyModel:
+    def copied(self) -> Learned:
         """The same, in tables of its own, that may be added to."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(

@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .reweighting import AttentionWeights, Columns
+from .attention import Columns
+from .reweighting import AttentionWeights
 from .spatial_encoder import SpatialEncoder
 
 PLACEHOLDER = "{}"
@@ -141,7 +142,7 @@ class LatentDiffusion(Protocol):
     native_size: int  # pixels per side that the base was trained at
     device: torch.device
     spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E of the base per text encoder, or none
-    adapter: dict[str, Tensor]  # low-rank update that its weights hold (`AnomalyModel.adapter`), or none
+    adapter: dict[str, Tensor]  # low-rank update that its weights hold (`Learned.adapter`), or none
 
     @property
     def dtype(self) -> torch.dtype:

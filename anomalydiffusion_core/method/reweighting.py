@@ -1,43 +1,65 @@
 """Adaptive attention re-weighting (AAR): where the defect does not show yet, cross-attention is strengthened.
 
-Three modes: `paper` (Eq. 7-8), `released` (the authors' code), `adaptive` (ours). A fourth, `masked`, is what
-the paper compares with: Prompt-to-Prompt's mask attention (Hertz et al., 2023), tokens seen inside the mask
-alone.
+A mode says where Eq. 1 blends, how weights are computed, and which attention they act on; MODES has them all:
+`paper` is Eq. 7-8, `released` the authors' code, `adaptive` ours, and `masked` what the paper compares with,
+Prompt-to-Prompt's mask attention (Hertz et al., 2023), tokens seen inside the mask alone.
 Weight maps w are (B,1,h,w), 1 = unchanged; only conditional rows are re-weighted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .attention_maps import AttentionMaps
+from .attention import Columns, attend, attend_all, attend_logits, to_queries
+from .attention_maps import AttentionMaps
+from .blending import widened
+from .inpainting import Decode, Inpainting
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Columns], Tensor]  # q, k, v, w, columns -> (B,H,N,c)
 
 
-class AARMode(str, Enum):
-    """Which difference, weight and attention site."""
+@dataclass(frozen=True)
+class Moment:
+    """What is known before one evaluation of the U-Net: the target, z_t and the last z0_hat (B,C,h,w), the
+    mask (B,1,h,w) that Eq. 1 blends with, and how latents become pixels.
+    """
 
-    OFF = "off"
-    PAPER = "paper"
-    RELEASED = "released"
-    ADAPTIVE = "adaptive"
-    MASKED = "masked"
+    target: Inpainting
+    noisy: Tensor  # z_t, of unit variance
+    clean_hat: Tensor | None  # None before the first evaluation
+    region: Tensor
+    decode: Decode
+
+
+@dataclass(frozen=True)
+class ReweightingMode:
+    """One way to re-weight.
+
+    `weight` gives w (B,1,h,w) at strength 1, or None where there is nothing to compare yet; a mode without it
+    is the plain sampler. `attention` applies it. `region` gives the mask of Eq. 1 from m_z (B,1,h,w), the
+    timestep as a share of T, the number of steps, and how far the mask widens.
+    """
+
+    weight: Callable[[Moment, AARConfig], Tensor | None] | None
+    attention: Attention = attend
+    region: Callable[[Tensor, float, int, float], Tensor] = lambda m_z, progress, steps, widening: widened(
+        m_z, widening * progress
+    )
 
 
 @dataclass(frozen=True)
 class AARConfig:
-    """Settings of AAR; strength 0 or mode off is exactly the plain sampler.
+    """Settings of AAR; strength 0 or mode `off` is exactly the plain sampler.
 
-    Raises ValueError where nothing lies between start and end.
+    Raises ValueError for a mode that MODES lacks, and where nothing lies between start and end.
     """
 
-    mode: AARMode = AARMode.RELEASED  # fills more and costs no plausibility: docs/results.md
+    mode: str = "released"  # fills more and costs no plausibility: docs/results/sampling.md
     strength: float = 1.0  # w - 1 is multiplied by this
     maximum: float = 3.0  # clip of `adaptive`
     temperature: float = 1.0  # of `paper`'s softmax; 1 = paper
@@ -45,6 +67,8 @@ class AARConfig:
     end: float = 1.0  # share of the steps at which it stops
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"There is no AAR mode {self.mode!r}: choose from {', '.join(MODES)}.")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 f"AAR starts at {self.start} and ends at {self.end} of the steps: give shares of 0 to 1, the "
@@ -54,14 +78,30 @@ class AARConfig:
     @property
     def enabled(self) -> bool:
         """Whether AAR is on at all."""
-        return self.mode is not AARMode.OFF and self.strength != 0
+        return MODES[self.mode].weight is not None and self.strength != 0
 
     def acts(self, progress: float) -> bool:
         """Whether AAR is on at this share of the steps."""
         return self.enabled and self.start <= progress < self.end
 
+    def blend_region(self, m_z: Tensor, progress: float, steps: int, widening: float) -> Tensor:
+        """The mask (B,1,h,w) that Eq. 1 blends with at timestep t = `progress` x T of a run of `steps`: m_z,
+        widened while noise is high.
 
-Columns = slice | tuple[slice, ...]  # where inserted tokens stand: alike in all rows, or row by row
+        Without widening, a base that is bound to the photo from the first step on tends to continue the photo
+        instead of drawing the defect.
+        """
+        mode = MODES[self.mode if self.enabled else "off"]
+        return mode.region(m_z, progress, steps, widening)
+
+    def weight_map(self, moment: Moment) -> Tensor | None:
+        """w (B,1,h,w) for the coming evaluation; None where there is nothing to compare yet.
+
+        Raises ValueError where mode `paper` lacks the photo in pixels.
+        """
+        weight = MODES[self.mode].weight
+        w = weight(moment, self) if weight else None
+        return None if w is None else strengthened(w, self.strength)
 
 
 @dataclass
@@ -70,7 +110,7 @@ class AttentionWeights:
     place, and `maps` that record what they look at.
     """
 
-    mode: AARMode
+    mode: str  # a key of MODES
     columns: Columns
     w: Tensor | None = None
     maps: AttentionMaps | None = None
@@ -125,59 +165,32 @@ def strengthened(w: Tensor, strength: float) -> Tensor:
     return (1 + strength * (w - 1)).clamp(min=0)
 
 
-def level_size(height: int, width: int, count: int) -> tuple[int, int]:
-    """Sides of the U-Net level with `count` queries, for a latent (or photo) of height x width.
-
-    Raises ValueError when `count` queries are no factor-of-two reduction of it.
-    """
-    for level in range(8):
-        size = -(-height // 2**level), -(-width // 2**level)
-        if size[0] * size[1] == count:
-            return size
-    raise ValueError(
-        f"{count} attention queries do not fit a latent of {height}x{width}: no level has that size."
-    )
+def _paper(moment: Moment, aar: AARConfig) -> Tensor | None:
+    target = moment.target
+    if moment.clean_hat is None:
+        return None
+    if target.image is None or target.mask is None:
+        raise ValueError("AAR mode 'paper' compares pixels: give it the normal photo, mask and VAE.")
+    return paper_weight(target.image, moment.decode(moment.clean_hat), target.mask, aar.temperature)
 
 
-def to_queries(w: Tensor, count: int) -> Tensor:
-    """Weight map (B,1,h,w) -> one weight per query (B,count,1) of a U-Net level, by area average.
-
-    Raises ValueError when no level has `count` queries.
-    """
-    size = level_size(w.shape[-2], w.shape[-1], count)
-    return F.adaptive_avg_pool2d(w, size).flatten(1)[..., None]
+def _adaptive(moment: Moment, aar: AARConfig) -> Tensor | None:
+    if moment.clean_hat is None:
+        return None
+    return adaptive_weight(moment.clean_hat, moment.target.normal, moment.target.m_z, aar.maximum)
 
 
-def marked(columns: Columns, value: Tensor) -> Tensor:
-    """(B,T), 1 in the given columns of each row and 0 elsewhere, for values (B,H,T,c)."""
-    rows, length = len(value), value.shape[2]
-    marks = torch.zeros((rows, length), dtype=value.dtype)
-    for row, part in enumerate((columns,) * rows if isinstance(columns, slice) else columns):
-        marks[row, part] = 1
-    return marks.to(value.device)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Columns) -> Tensor:
-    """Attention with post-softmax weights on some columns: (A * (1 + (w - 1) marked)) V.
-
-    q (B,H,N,c), k and v (B,H,T,c), w (B,N,1) -> (B,H,N,c). A is made in full: with 77 keys that costs less
-    than a fused kernel given a wider V, which takes its slow path twice as long.
-    """
-    attention = (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1)
-    return attention * (1 + marked(columns, value)[:, None, None] * (w[:, None] - 1)) @ value
-
-
-def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Columns) -> Tensor:
-    """The authors' site: logits of the anomaly columns and of column 0 times w, before the softmax."""
-    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    strengthened_columns = torch.maximum(marked(columns, value), marked(slice(0, 1), value))
-    logits = logits * (1 + strengthened_columns[:, None, None] * (w[:, None] - 1))
-    return logits.softmax(-1) @ value
-
-
-def attend_all(query: Tensor, key: Tensor, value: Tensor, w: Tensor) -> Tensor:
-    """Eq. 7's site: the whole post-softmax map times w, which scales the output of every query."""
-    return w[:, None] * F.scaled_dot_product_attention(query, key, value)
+MODES: dict[str, ReweightingMode] = {
+    "released": ReweightingMode(
+        lambda moment, aar: released_weight(moment.noisy, moment.target.normal, moment.region),
+        attend_logits,
+        lambda m_z, progress, steps, widening: released_region(m_z, round(1000 * progress), steps == 50),
+    ),
+    "adaptive": ReweightingMode(_adaptive),
+    "paper": ReweightingMode(_paper, lambda q, k, v, w, columns: attend_all(q, k, v, w)),
+    "masked": ReweightingMode(lambda moment, aar: moment.target.m_z),
+    "off": ReweightingMode(None),
+}
 
 
 def reweighted_attention(query: Tensor, key: Tensor, value: Tensor, weights: AttentionWeights) -> Tensor:
@@ -188,18 +201,4 @@ def reweighted_attention(query: Tensor, key: Tensor, value: Tensor, weights: Att
     if weights.w is None:
         raise ValueError("There is no weight map: use the plain attention.")
     w = to_queries(weights.w, query.shape[2]).to(query.dtype)
-    if weights.mode is AARMode.PAPER:
-        return attend_all(query, key, value, w)
-    if weights.mode is AARMode.RELEASED:
-        return attend_logits(query, key, value, w, weights.columns)
-    return attend(query, key, value, w, weights.columns)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B,N,H*c) -> (B,H,N,c)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B,H,N,c) -> (B,N,H*c)."""
-    return x.transpose(1, 2).flatten(2)
+    return MODES[weights.mode].attention(query, key, value, w, weights.columns)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ from .attention_maps import AttentionMaps
 from .blending import blend, latent_mask
 from .inpainting import Decode, Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
-from .reweighting import AARConfig, AttentionWeights
+from .progress import OnStep
+from .reweighting import AARConfig, AttentionWeights, Moment
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class and its settings
     "ddim": ("DDIMScheduler", {}),
@@ -45,9 +46,6 @@ class SamplingConfig:
         0.5  # the blend mask reaches this share of the side beyond m at full noise, none at the end
     )
     aar: AARConfig = field(default_factory=AARConfig)
-
-
-OnStep = Callable[[int, int, Tensor], None]
 
 
 def image_generator(run_seed: int, index: int, series: str = "") -> torch.Generator:
@@ -84,42 +82,36 @@ def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
     return cls(**{key: value for key, value in settings.items() if key in accepted})
 
 
+@dataclass(frozen=True)
+class SamplingRequest:
+    """What a batch is sampled for: a row of each context, and a generator, for each of its B images."""
+
+    context: Context
+    unconditional: Context | None  # of classifier-free guidance
+    generators: Sequence[torch.Generator]
+    guidance: Tensor | None = None  # (B,), each image's own, instead of the configuration's
+    decode: Decode | None = None  # how AAR mode `paper` sees pixels, instead of the base's own decoder
+    maps: AttentionMaps | None = None  # record what the inserted tokens look at
+    on_step: OnStep | None = None
+
+
 @torch.no_grad()
 def sample(
-    base: LatentDiffusion,
-    context: Context,
-    unconditional: Context | None,
-    shape: tuple[int, int],
-    config: SamplingConfig,
-    generators: list[torch.Generator],
-    on_step: OnStep | None = None,
+    base: LatentDiffusion, request: SamplingRequest, shape: tuple[int, int], config: SamplingConfig
 ) -> Tensor:
     """Plain sampling from noise: one latent (B,C,h,w) per generator, `shape` = (h, w)."""
-    noise = _noise(base, shape, generators)
-    return _denoise(base, context, unconditional, noise, None, config, generators, on_step, None)
+    return _denoise(base, request, _noise(base, shape, request.generators), None, config)
 
 
 @torch.no_grad()
 def sample_into(
-    base: LatentDiffusion,
-    image: Tensor,
-    mask: Tensor,
-    context: Context,
-    unconditional: Context | None,
-    config: SamplingConfig,
-    generators: list[torch.Generator],
-    on_step: OnStep | None = None,
-    guidance: Tensor | None = None,
-    decode: Decode | None = None,
-    maps: AttentionMaps | None = None,
+    base: LatentDiffusion, image: Tensor, mask: Tensor, request: SamplingRequest, config: SamplingConfig
 ) -> Tensor:
     """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents
     (B,C,h,w).
 
-    Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step).
-    `guidance` (B,) gives each image its own, instead of the configuration's. AAR mode `paper` sees pixels
-    through `decode`, such as a tiny decoder, where it is given, else through the base's; `maps` record what
-    the inserted tokens look at. Raises ValueError where counts or sizes differ.
+    Outside m_z the result is the normal latent exactly (Eq. 1, blended once more after the last step). Raises
+    ValueError where counts or sizes differ.
     """
     if mask.shape[-2:] != image.shape[-2:] or len(mask) != len(image):
         raise ValueError(
@@ -128,88 +120,67 @@ def sample_into(
         )
     image, mask = image.to(base.device), mask.to(base.device)
     target = Inpainting(base.encode(image), latent_mask(mask, base.factor), image, mask)
-    return inpaint(base, target, context, unconditional, config, generators, on_step, guidance, decode, maps)
+    return inpaint(base, target, request, config)
 
 
 @torch.no_grad()
 def inpaint(
-    base: LatentDiffusion,
-    target: Inpainting,
-    context: Context,
-    unconditional: Context | None,
-    config: SamplingConfig,
-    generators: list[torch.Generator],
-    on_step: OnStep | None = None,
-    guidance: Tensor | None = None,
-    decode: Decode | None = None,
-    maps: AttentionMaps | None = None,
+    base: LatentDiffusion, target: Inpainting, request: SamplingRequest, config: SamplingConfig
 ) -> Tensor:
     """As `sample_into`, for a photo that is encoded already."""
-    noise = _noise(base, (target.normal.shape[-2], target.normal.shape[-1]), generators)
-    return _denoise(
-        base, context, unconditional, noise, target, config, generators, on_step, guidance, decode, maps
-    )
+    height, width = target.normal.shape[-2:]
+    return _denoise(base, request, _noise(base, (height, width), request.generators), target, config)
 
 
 def _denoise(
     base: LatentDiffusion,
-    context: Context,
-    unconditional: Context | None,
+    request: SamplingRequest,
     noise: Tensor,
     target: Inpainting | None,
     config: SamplingConfig,
-    generators: list[torch.Generator],
-    on_step: OnStep | None,
-    guidance: Tensor | None,
-    decode: Decode | None = None,
-    maps: AttentionMaps | None = None,
 ) -> Tensor:
+    """Blended latent diffusion (Eq. 1) with adaptive attention re-weighting (Eq. 7-8), by any scheduler.
+
+    x is the scheduler's own variable, z_t the same at unit variance, y the normal photo, m_z its mask at
+    latent size.
+    """
+    aar, decode = config.aar, request.decode or base.decode
     scheduler = make_scheduler(base.schedule, config.scheduler)
     _set_timesteps(scheduler, config, base.device)
-    extra = _step_arguments(scheduler, config, generators)
-    weights = AttentionWeights(config.aar.mode, context.columns)
-    guidance = _per_image(guidance, config.guidance, noise)
-    if (guidance == 1).all():
-        unconditional = None
-    x, clean_hat = _start(base.schedule, scheduler, noise, target), None
+    extra = _step_arguments(scheduler, config, request.generators)
+    guidance = _per_image(request.guidance, config.guidance, noise)
+    unconditional = None if (guidance == 1).all() else request.unconditional
+    weights = AttentionWeights(aar.mode, request.context.columns)
+    x, clean_hat, region = _start(base.schedule, scheduler, noise, target), None, None
     total = len(scheduler.timesteps)
     with base.reweighted(weights):  # once for all steps: installing it costs a walk through the U-Net
         for i, t in enumerate(scheduler.timesteps):
-            region = None
+            # 1. Eq. 1: outside the region, x is the noised photo, x <- m x + (1 - m) q(z_y, t)
             if target:
                 progress = int(t) / base.schedule.steps
-                region = target.blend_region(progress, config.steps, config.widening, config.aar)
+                region = aar.blend_region(target.m_z, progress, config.steps, config.widening)
                 x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
             z_t = scheduler.scale_model_input(x, t)
             times = t.to(z_t.dtype).expand(len(z_t))
-            weights.w, weights.maps = None, maps
-            if maps is not None:
-                maps.begin(i / total)
-            if target and region is not None and config.aar.acts(i / total):
-                weights.w = target.weight_map(region, z_t, clean_hat, config.aar, decode or base.decode)
-            eps = _guided_noise(base, z_t, times, context, unconditional, guidance, weights)
+            # 2. Eq. 8: weights w, from how much the last estimate of z_0, or z_t, differs from the photo
+            weights.w, weights.maps = None, request.maps
+            if request.maps is not None:
+                request.maps.begin(i / total)
+            if target and region is not None and aar.acts(i / total):
+                weights.w = aar.weight_map(Moment(target, z_t, clean_hat, region, decode))
+            # 3. Eq. 7: the noise in z_t, predicted with re-weighted attention; Eq. 10: guided
+            eps = base.predict_noise(z_t, times, request.context)
+            weights.w = weights.maps = None
+            if unconditional:
+                eps_empty = base.predict_noise(z_t, times, unconditional)
+                eps = eps_empty + guidance * (eps - eps_empty)
             clean_hat = base.schedule.clean_latent(z_t, eps, times)
+            # 4. the scheduler's step to the next timestep
             x = scheduler.step(eps, t, x, **extra).prev_sample
-            if on_step:
-                on_step(i + 1, total, clean_hat)
+            if request.on_step:
+                request.on_step(i + 1, total, clean_hat)
+    # 5. Eq. 1 once more, with m_z itself: outside it the result is the photo's latent
     return blend(x, target.normal, target.m_z) if target else x
-
-
-def _guided_noise(
-    base: LatentDiffusion,
-    z_t: Tensor,
-    t: Tensor,
-    context: Context,
-    unconditional: Context | None,
-    guidance: Tensor,
-    weights: AttentionWeights,
-) -> Tensor:
-    eps = base.predict_noise(z_t, t, context)
-    weights.w = weights.maps = None
-    if unconditional is None:
-        return eps
-    eps_empty = base.predict_noise(z_t, t, unconditional)
-    return eps_empty + guidance * (eps - eps_empty)
 
 
 def _per_image(guidance: Tensor | None, default: float, noise: Tensor) -> Tensor:
@@ -246,15 +217,15 @@ def _start(schedule: NoiseSchedule, scheduler: Any, noise: Tensor, target: Inpai
     return x + signal * target.normal
 
 
-def _noise(base: LatentDiffusion, shape: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
+def _noise(base: LatentDiffusion, shape: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
     return torch.stack([torch.randn((base.latent_channels, *shape), generator=g) for g in generators]).to(
         base.device
     )
 
 
 def _step_arguments(
-    scheduler: Any, config: SamplingConfig, generators: list[torch.Generator]
+    scheduler: Any, config: SamplingConfig, generators: Sequence[torch.Generator]
 ) -> dict[str, Any]:
     accepted = inspect.signature(scheduler.step).parameters
-    wanted = {"eta": config.eta, "generator": generators}
+    wanted = {"eta": config.eta, "generator": list(generators)}
     return {key: value for key, value in wanted.items() if key in accepted}

@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 
 from ..dataset.layout import find_dataset
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
+from ..method.progress import OnStage
 from ..procedural.few_shot import write_few_shot_dataset
 from ..training.defects import TrainingConfig
 from ..training.jobs import TrainingOutcome, train_model
-from ..training.stage import OnStage, Run
+from ..training.stage import TrainingRun
 
 SIZE = 128  # pixels per side
 TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
@@ -21,11 +22,11 @@ MASK_STEPS = 300
 
 def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
     """Learns the demo's four defect types from its few-shot dataset."""
-    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, Run(on_stage))
+    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, TrainingRun(on_stage))
 
 
-def demo_embeddings(base: LatentDiffusion) -> AnomalyModel:
+def demo_embeddings(base: LatentDiffusion) -> Learned:
     """What the demo learns on a base, for those who want to generate at once."""
     with tempfile.TemporaryDirectory() as folder:
         write_few_shot_dataset(Path(folder), SIZE)
-        return train_demo(base, Path(folder)).model
+        return train_demo(base, Path(folder)).learned

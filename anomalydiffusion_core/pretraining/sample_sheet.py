@@ -8,8 +8,8 @@ from PIL import Image
 
 from ..method.conditioning import empty_context
 from ..method.latent_diffusion import LatentDiffusion
-from ..method.reweighting import AARConfig, AARMode
-from ..method.sampling import SamplingConfig, image_generator, sample
+from ..method.reweighting import AARConfig
+from ..method.sampling import SamplingConfig, SamplingRequest, image_generator, sample
 
 MATERIALS = (
     "grey brushed metal",
@@ -70,7 +70,7 @@ def sample_sheet(
 ) -> Image.Image:
     """Samples the sheet at `size` pixels a cell; fixed noise, so that two bases compare cell by cell."""
     prompts = sheet_prompts()
-    config = SamplingConfig(steps=steps, eta=0.0, guidance=guidance, aar=AARConfig(AARMode.OFF))
+    config = SamplingConfig(steps=steps, eta=0.0, guidance=guidance, aar=AARConfig("off"))
     cells = size // base.factor
     rows = []
     for start in range(0, len(prompts), 10):
@@ -78,11 +78,13 @@ def sample_sheet(
         with torch.no_grad():
             latent = sample(
                 base,
-                base.encode_prompts(part),
-                empty_context(base, len(part)),
+                SamplingRequest(
+                    base.encode_prompts(part),
+                    empty_context(base, len(part)),
+                    [image_generator(seed, start + i) for i in range(len(part))],
+                ),
                 (cells, cells),
                 config,
-                [image_generator(seed, start + i) for i in range(len(part))],
             )
             images = base.decode(latent).clamp(-1, 1)
         # BCHW -> H (B W) C

@@ -239,9 +239,9 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
         config = replace(PLACES, steps=10**6, minutes=recipe.location_minutes, seed=recipe.seed + 100)
         outcome = train_encoder(base, config, WORDS.steps, recipe.location_scenes)
         outcome.end.check()
-        record: Any = outcome.model.training["places"]
+        record: Any = outcome.learned.training["places"]
         log.info("location: %d steps, loss %.4f", record["steps"], np.mean(record["loss"][-100:]))
-        arch.add_spatial_encoder(path, next(iter(outcome.model.spatial_encoders.values())))
+        arch.add_spatial_encoder(path, next(iter(outcome.learned.spatial_encoders.values())))
         learned = demo_embeddings(load_base(str(path), device))
         save_artifact(learned, out / arch.DEMO_EMBEDDINGS.name, torch.float16)
     draw_curve(json.loads((out / "curve.json").read_text())["curve"], out / "curve.png")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..dataset.photos import Box, Photo, read_mask, read_photo
+from ..dataset.photos import Photo, read_mask, read_photo
+from ..dataset.windows import Box
 from ..gate.scores import change
 
 THUMBNAIL = 128  # pixels

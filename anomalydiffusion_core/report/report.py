@@ -16,7 +16,7 @@ import numpy as np
 from .. import __version__
 from ..dataset.photos import png_bytes
 from ..export.mvtec import ATTENTION, REJECTED, manifest_pairs
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from .contact_sheet import CLOSE_UP, read_shown, sheet
 from .page import data_uri, render_page, replace_text
 
@@ -34,7 +34,7 @@ SETTINGS = {  # what a row may say of how it was made
 }
 
 
-def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> dict[str, Any]:
+def write_report(root: Path, out: Path, learned: Learned | None = None) -> dict[str, Any]:
     """Reads a generated dataset's manifest and pictures, writes the page, returns its figures by type.
 
     Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
@@ -78,9 +78,9 @@ def write_report(root: Path, out: Path, model: AnomalyModel | None = None) -> di
         ],
         noise=f"{np.mean([row['noise'] for row in rows]):.1f}",
         background=background,
-        curve=_loss_curve(model) if model else None,
-        improvement=(model.training.get("improvement") if model else None),
-        settings=_settings(rows, model),
+        curve=_loss_curve(learned) if learned else None,
+        improvement=(learned.training.get("improvement") if learned else None),
+        settings=_settings(rows, learned),
     )
     replace_text(out, page)
     return {
@@ -196,7 +196,7 @@ def _rejected_sheets(root: Path, rejected: dict[str, list[ManifestPair]]) -> lis
     ]
 
 
-def _loss_curve(model: AnomalyModel) -> str | None:
+def _loss_curve(learned: Learned) -> str | None:
     from matplotlib.figure import Figure
 
     titles = {
@@ -204,7 +204,7 @@ def _loss_curve(model: AnomalyModel) -> str | None:
         "anomaly": "Anomaly embeddings and spatial encoder",
         "mask": "Mask embeddings",
     }
-    records: dict[str, Any] = {name: model.training[name] for name in titles if name in model.training}
+    records: dict[str, Any] = {name: learned.training[name] for name in titles if name in learned.training}
     if not records:
         return None
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -223,18 +223,18 @@ def _loss_curve(model: AnomalyModel) -> str | None:
     return data_uri(buffer.getvalue())
 
 
-def _settings(rows: list[dict[str, Any]], model: AnomalyModel | None) -> list[tuple[str, str]]:
+def _settings(rows: list[dict[str, Any]], learned: Learned | None) -> list[tuple[str, str]]:
     newest = rows[-1]
     items = [
         (title, newest[key] if isinstance(newest[key], str) else json.dumps(newest[key]))
         for key, title in SETTINGS.items()
         if key in newest
     ]
-    if model:
-        record: Any = model.training.get("anomaly", {})
+    if learned:
+        record: Any = learned.training.get("anomaly", {})
         items += [
             ("training", json.dumps(record.get("config", {}))),
-            ("training data", model.dataset_fingerprint),
+            ("training data", learned.dataset_fingerprint),
         ]
     versions = {
         name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")

@@ -15,13 +15,13 @@ from ..bases.diffusers_model import DiffusersModel
 from ..dataset.layout import Dataset
 from ..dataset.photos import file_hash
 from ..dataset.views import ViewPool, make_normal_views
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from ..method.templates import PHOTO_TEMPLATES
 from .defects import TrainingConfig, drawn_from_noise, unmasked_loss
 from .fitting import training_record
 from .jobs import TrainingOutcome, empty_model, origin_of, train_model
-from .stage import End, Run, Stage
+from .stage import End, Stage, TrainingRun
 
 RANK = 8
 RATE = 1e-3  # 3e-3 learns no more of leather in 100 steps
@@ -63,8 +63,8 @@ def train_adapted(
     mask_steps: int,
     share: float,
     adapt_steps: int,
-    run: Run = Run(),
-    start: AnomalyModel | None = None,
+    run: TrainingRun = TrainingRun(),
+    start: Learned | None = None,
 ) -> TrainingOutcome:
     """Adapts the base to the dataset's normal photos by `adapt_steps` steps, then learns on it as
     `train_model` does; the outcome holds the adapter.
@@ -81,7 +81,7 @@ def train_adapted(
             outcome = train_model(base, dataset, config, mask_steps, share, run, start=start)
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
-    outcome.model.training["normals"] = training_record(adaptation, stage.monitor.history)
+    outcome.learned.training["normals"] = training_record(adaptation, stage.monitor.history)
     return outcome
 
 

@@ -18,16 +18,16 @@ from torch.utils.checkpoint import checkpoint
 from ..dataset.views import ViewPool
 from ..method.blending import latent_mask
 from ..method.conditioning import anomaly_context, empty_context, mask_context
-from ..method.embeddings import AnomalyModel, TokensByEncoder, starting_tokens
+from ..method.embeddings import Learned, TokensByEncoder, starting_tokens
 from ..method.inpainting import Inpainting
 from ..method.latent_diffusion import Context, LatentDiffusion
-from ..method.reweighting import AARConfig, AARMode
-from ..method.sampling import SamplingConfig, image_generator, inpaint, sample
+from ..method.reweighting import AARConfig
+from ..method.sampling import SamplingConfig, SamplingRequest, image_generator, inpaint, sample
 from ..method.spatial_encoder import SpatialEncoder
 from ..method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
 
 Normalisation = Literal["mask", "released", "unmasked"]
-REDRAWING = SamplingConfig(steps=10, guidance=2.5, aar=AARConfig(AARMode.OFF))  # quick: to look at meanwhile
+REDRAWING = SamplingConfig(steps=10, guidance=2.5, aar=AARConfig("off"))  # quick: to look at meanwhile
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,18 @@ class AnomalyTask:
         views = self.pool.part(rows, self.base.device)
         target = Inpainting(views.latents, latent_mask(views.masks, self.base.factor))
         context, empty = self._context(views, 0), empty_context(self.base, len(rows))
-        return inpaint(self.base, target, context, empty, REDRAWING, _generators(len(rows)))
+        return inpaint(self.base, target, SamplingRequest(context, empty, _generators(len(rows))), REDRAWING)
 
     def _context(self, views: ViewPool, template: int) -> Context:
         e_a = {name: table[views.types] for name, table in self.tokens.items()}
         prompt = PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)]
         return anomaly_context(self.base, prompt, e_a, self.encoders, views.masks)
 
-    def into(self, model: AnomalyModel) -> None:
-        """Copies what was learned into `model`."""
-        model.anomaly |= _by_type(self.pool.names, self.tokens)
-        model.mask_areas |= self.pool.smallest_areas()
-        model.spatial_encoders |= {name: encoder.eval() for name, encoder in self.encoders.items()}
+    def into(self, learned: Learned) -> None:
+        """Copies what was learned into `learned`."""
+        learned.anomaly |= _by_type(self.pool.names, self.tokens)
+        learned.mask_areas |= self.pool.smallest_areas()
+        learned.spatial_encoders |= {name: encoder.eval() for name, encoder in self.encoders.items()}
 
 
 class MaskTask:
@@ -185,9 +185,9 @@ class MaskTask:
         e_m = {name: table[views.types] for name, table in self.tokens.items()}
         return mask_context(self.base, MASK_TEMPLATES[template % len(MASK_TEMPLATES)], e_m, len(views))
 
-    def into(self, model: AnomalyModel) -> None:
-        """Copies what was learned into `model`."""
-        model.mask |= _by_type(self.pool.names, self.tokens)
+    def into(self, learned: Learned) -> None:
+        """Copies what was learned into `learned`."""
+        learned.mask |= _by_type(self.pool.names, self.tokens)
 
 
 def _recomputed(context: Callable[[], Context], active: bool) -> Context:
@@ -221,7 +221,12 @@ def _token_group(base: LatentDiffusion, tokens: TokensByEncoder, config: Trainin
 def drawn_from_noise(base: LatentDiffusion, context: Context, pool: ViewPool) -> Tensor:
     """A latent of the pool's size for each row of a context, (B,C,h,w), from the same noise each time."""
     count, (height, width) = len(context.hidden), pool.latents.shape[-2:]
-    return sample(base, context, empty_context(base, count), (height, width), REDRAWING, _generators(count))
+    return sample(
+        base,
+        SamplingRequest(context, empty_context(base, count), _generators(count)),
+        (height, width),
+        REDRAWING,
+    )
 
 
 def _generators(count: int) -> list[torch.Generator]:

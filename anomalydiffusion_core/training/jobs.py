@@ -17,9 +17,9 @@ from ..dataset.photos import short_hash
 from ..dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
 from ..masks.foreground import object_finder
 from ..masks.invention import mask_picture_size
-from ..masks.placement import places_of
+from ..masks.placement import placements_of
 from ..method.artifact import check_base, learned_hash
-from ..method.embeddings import AnomalyModel
+from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion, hash_weights
 from ..method.sampling import image_generator
 from ..method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
@@ -28,7 +28,7 @@ from .defects import AnomalyTask, MaskTask, TrainingConfig
 from .fitting import Validation, training_record
 from .places import WORDS, PlaceTask, WordsTask, make_scenes
 from .processes import ALONE, Processes
-from .stage import End, Run, Stage
+from .stage import End, Stage, TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Improvement:
 class TrainingOutcome:
     """What `train_model` hands back: the best of what was learned, however it ended."""
 
-    model: AnomalyModel
+    learned: Learned
     improvement: Improvement | None
     end: End
 
@@ -59,9 +59,9 @@ def train_model(
     config: TrainingConfig,
     mask_steps: int,
     share: float,
-    run: Run = Run(),
-    known: AnomalyModel | None = None,
-    start: AnomalyModel | None = None,
+    run: TrainingRun = TrainingRun(),
+    known: Learned | None = None,
+    start: Learned | None = None,
 ) -> TrainingOutcome:
     """Learns e_a, E and (with `mask_steps` > 0) e_m of every type in the dataset.
 
@@ -78,7 +78,7 @@ def train_model(
         if mask_steps and outcome.end.finished:
             settings, stage = replace(config, steps=mask_steps), run.stage("masks", origin)
             masks_known = known.mask if known else ()
-            outcome.end = train_masks(base, dataset, outcome.model, settings, share, stage, masks_known)
+            outcome.end = train_masks(base, dataset, outcome.learned, settings, share, stage, masks_known)
     except KeyboardInterrupt:  # between two trainings
         outcome.end = End(interrupted=True)
     return outcome
@@ -89,8 +89,8 @@ def origin_of(
     dataset: Dataset,
     share: float,
     processes: Processes = ALONE,
-    known: AnomalyModel | None = None,
-    start: AnomalyModel | None = None,
+    known: Learned | None = None,
+    start: Learned | None = None,
 ) -> dict[str, Any]:
     """What a training was on, as a checkpoint remembers it."""
     return {
@@ -111,17 +111,17 @@ def train_anomaly(
     config: TrainingConfig,
     share: float,
     stage: Stage | None = None,
-    known: AnomalyModel | None = None,
-    start: AnomalyModel | None = None,
+    known: Learned | None = None,
+    start: Learned | None = None,
 ) -> TrainingOutcome:
     """Learns e_a of every type in the dataset, and E, as `train_model` does."""
     stage = stage or Stage("anomaly")
     encoders = _first_encoders(base, config, known, start)
     training, held_out = _split(dataset, share, known.anomaly if known else {})
     generator = torch.Generator().manual_seed(config.seed)
-    model = _extendable(known, base, config) if known else empty_model(base, dataset, config)
+    learned = _extendable(known, base, config) if known else empty_model(base, dataset, config)
     stage.tell("reading pairs and making views")
-    _remember(model, training)
+    _remember(learned, training)
 
     def views(number: int) -> ViewPool:
         drawn = image_generator(config.seed, number, "views")
@@ -135,64 +135,64 @@ def train_anomaly(
         validation.pool.types = _types_as_in(validation.pool, pool)
     task = AnomalyTask(base, pool, encoders, config, frozen=known is not None)
     end = stage.train(task, config, validation, pools)
-    task.into(model)
+    task.into(learned)
     history = stage.monitor.history
     record = training_record(config, history, stage.processes.count)
     improvement, measured = None, history.validation
     if (best := history.best()) is not None:
         improvement = paired_improvement(measured[0][1].numpy(), measured[best][1].numpy())
-        (record if known else model.training)["improvement"] = asdict(improvement)
-    _record(model, "anomaly", record, training, added=known is not None)
-    return TrainingOutcome(model, improvement, end)
+        (record if known else learned.training)["improvement"] = asdict(improvement)
+    _record(learned, "anomaly", record, training, added=known is not None)
+    return TrainingOutcome(learned, improvement, end)
 
 
 def train_masks(
     base: LatentDiffusion,
     dataset: Dataset,
-    model: AnomalyModel,
+    learned: Learned,
     config: TrainingConfig,
     share: float,
     stage: Stage | None = None,
     known: Collection[str] = (),
 ) -> End:
     """Learns e_m of every type in the dataset that is not `known`, from the masks of its training pairs, into
-    `model`.
+    `learned`.
 
-    `model` holds what was learned so far, however it ended.
+    `learned` holds what was learned so far, however it ended.
     """
     stage, generator = stage or Stage("masks"), torch.Generator().manual_seed(config.seed)
     training, size = _split(dataset, share, known)[0], mask_picture_size(base, config.image_size)
     pictures = make_mask_views(base, training, config.views_per_pair, size, generator)
     task = MaskTask(base, pictures, config)
     end = stage.train(task, config)
-    task.into(model)
-    _remember(model, training)
+    task.into(learned)
+    _remember(learned, training)
     finders = {
         name: object_finder(category.normals or [pair.image for pair in category.pairs])
         for name, category in dataset.categories.items()
     }
-    model.mask_places |= {
-        name: places_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
+    learned.mask_placements |= {
+        name: placements_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
     }
     record = training_record(config, stage.monitor.history, stage.processes.count)
-    _record(model, "mask", record, training, added=bool(known))
+    _record(learned, "mask", record, training, added=bool(known))
     return end
 
 
 def _record(
-    model: AnomalyModel, kind: str, record: dict[str, object], types: Collection[str], added: bool
+    learned: Learned, kind: str, record: dict[str, object], types: Collection[str], added: bool
 ) -> None:
     """Notes how a model was trained, or what was `added` to one later."""
     if not added:
-        model.training[kind] = record
+        learned.training[kind] = record
         return
-    earlier: Any = model.training.get("added", [])
-    model.training["added"] = [*earlier, {"kind": kind, "types": sorted(types), **record}]
+    earlier: Any = learned.training.get("added", [])
+    learned.training["added"] = [*earlier, {"kind": kind, "types": sorted(types), **record}]
 
 
-def empty_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig) -> AnomalyModel:
+def empty_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig) -> Learned:
     """A model of the base as it stands that has learned nothing yet."""
-    return AnomalyModel(
+    return Learned(
         base.fingerprint,
         config.image_size,
         PHOTO_TEMPLATES,
@@ -201,7 +201,7 @@ def empty_model(base: LatentDiffusion, dataset: Dataset, config: TrainingConfig)
     )
 
 
-def _extendable(known: AnomalyModel, base: LatentDiffusion, config: TrainingConfig) -> AnomalyModel:
+def _extendable(known: Learned, base: LatentDiffusion, config: TrainingConfig) -> Learned:
     """A copy that may be added to."""
     remedy = "give the base that it was trained on"
     check_base(known.base, base.fingerprint, "The model to be extended", remedy)
@@ -233,9 +233,9 @@ def _split(
     return training, held_out
 
 
-def _remember(model: AnomalyModel, training: dict[str, list[Pair]]) -> None:
+def _remember(learned: Learned, training: dict[str, list[Pair]]) -> None:
     for name, pairs in training.items():
-        model.remember(name, [short_hash(pair.image) for pair in pairs])
+        learned.remember(name, [short_hash(pair.image) for pair in pairs])
 
 
 def _types_as_in(pool: ViewPool, other: ViewPool) -> torch.Tensor:
@@ -247,7 +247,7 @@ def train_encoder(
     config: TrainingConfig,
     words_steps: int,
     scenes: int,
-    run: Run = Run(),
+    run: TrainingRun = TrainingRun(),
 ) -> TrainingOutcome:
     """Learns E alone, from so many procedural scenes: first the words for places, in `words_steps`, then
     places.
@@ -268,19 +268,19 @@ def train_encoder(
         minutes=config.minutes,
         seed=config.seed,
     )
-    model = AnomalyModel(base.fingerprint, base.native_size, PHOTO_TEMPLATES)
+    learned = Learned(base.fingerprint, base.native_size, PHOTO_TEMPLATES)
     end = End()
     for name, settings, kind in (("words", words, WordsTask), ("places", config, PlaceTask)):
         if end.finished:
             stage = run.stage(name)
             end = stage.train(kind(base, pool, encoders), settings)
-            model.training[name] = training_record(settings, stage.monitor.history)
-    model.spatial_encoders = {name: encoder.eval() for name, encoder in encoders.items()}
-    return TrainingOutcome(model, None, end)
+            learned.training[name] = training_record(settings, stage.monitor.history)
+    learned.spatial_encoders = {name: encoder.eval() for name, encoder in encoders.items()}
+    return TrainingOutcome(learned, None, end)
 
 
 def _first_encoders(
-    base: LatentDiffusion, config: TrainingConfig, known: AnomalyModel | None, start: AnomalyModel | None
+    base: LatentDiffusion, config: TrainingConfig, known: Learned | None, start: Learned | None
 ) -> dict[str, SpatialEncoder]:
     """E before the first step; ValueError where `start` is of no use."""
     if start and (known or not config.spatial_encoder):
@@ -293,7 +293,7 @@ def _first_encoders(
 
 
 def starting_encoders(
-    base: LatentDiffusion, seed: int = 0, start: AnomalyModel | None = None
+    base: LatentDiffusion, seed: int = 0, start: Learned | None = None
 ) -> dict[str, SpatialEncoder]:
     """Copies of the spatial encoders of `start`, else the base's own pre-trained ones, else untrained ones.
 

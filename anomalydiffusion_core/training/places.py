@@ -29,7 +29,9 @@ PLACE = re.compile(rf" at the (?:{'|'.join(ROWS)}) (?:{'|'.join(sorted(COLUMNS, 
 PLACE_FROM = 900
 EARLIEST = {"photo": 200, "mask picture": PLACE_FROM}  # timesteps that are learned from
 DEFECT_WEIGHT = 8.0  # of latent cells that the defect touches
-DRAWN = 256  # pixels per side at most; drawn at 512 a scene takes four times as long, so that it is enlarged
+SCENE_SIZE = (
+    256  # pixels per side at most; drawn at 512 a scene takes four times as long, so that it is enlarged
+)
 PLACES = TrainingConfig(steps=2000, batch_size=12, encoder_rate=5e-4, warmup_steps=100)
 WORDS = TrainingConfig(steps=600, encoder_rate=1e-3)
 
@@ -95,7 +97,7 @@ def make_scenes(
     """Draws `count` scenes and encodes them at the base's native size, a batch at a time."""
     native = (base.native_size, base.native_size)
     latents, masks, captions, places, kinds = [], [], [], [], []
-    for part in placed_scenes(seed, count, min(base.native_size, DRAWN), batch):
+    for part in placed_scenes(seed, count, min(base.native_size, SCENE_SIZE), batch):
         latents.append(base.encode(F.interpolate(part.images, native, mode="bilinear")).cpu())
         masks.append(part.masks)
         captions += part.captions

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ..dataset.views import RefreshedPool
+from ..method.progress import OnStage
 from .checkpoint import Checkpoints
 from .defects import Task, TrainingConfig
 from .fitting import History, Keeper, TrainingStopped, Validation, fit
 from .processes import ALONE, Processes
 from .tensorboard import PREVIEW_EVERY, TensorBoardLog
-
-OnStage = Callable[[str, int, int, str], None]  # (stage, done, total, note)
 
 
 @dataclass
@@ -120,7 +119,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What all trainings of a job are run with. Several `processes` that run the same learn it together, each
     with `config.batch_size` views at a time.
     """

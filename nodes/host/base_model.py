@@ -25,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ...anomalydiffusion_core.bases.tiny import architecture as arch
 from ...anomalydiffusion_core.method.artifact import check_base
-from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.attention import Columns
+from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import (
     Context,
     Fingerprint,
@@ -35,7 +36,7 @@ from ...anomalydiffusion_core.method.latent_diffusion import (
     hash_weights,
     split_prompt,
 )
-from ...anomalydiffusion_core.method.reweighting import AttentionWeights, Columns
+from ...anomalydiffusion_core.method.reweighting import AttentionWeights
 from ...anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
 from .pixels import from_core, to_core
 from .reweighting import WEIGHTS, with_reweighted_attention
@@ -298,9 +299,7 @@ def _copy_weights(module: nn.Module, dtype: torch.dtype | None) -> None:
         comfy.utils.set_attr_param(module, name, parameter.detach().clone().to(dtype or parameter.dtype))
 
 
-def load_for(
-    learned: AnomalyModel, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE
-) -> ComfyModel:
+def load_for(learned: Learned, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> ComfyModel:
     """The base for using what was learned. Raises ValueError where it was learned on another family; other
     weights of the same family, and a base that lacks the LoRA learned with them, only give a warning.
     """

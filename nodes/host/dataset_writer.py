@@ -16,7 +16,7 @@ from ...anomalydiffusion_core import __version__
 from ...anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ...anomalydiffusion_core.export.mvtec import MVTecWriter
 from ...anomalydiffusion_core.method.artifact import check_type, learned_hash
-from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.embeddings import Learned
 from .folders import graph_folder
 from .pixels import pixels_of
 
@@ -28,7 +28,7 @@ def save_pairs(
     folder: str,
     normals: Tensor | None,
     scores: list[dict[str, Any]] | None,
-    learned: AnomalyModel | None,
+    learned: Learned | None,
     prompt: Any,
 ) -> Path:
     """Appends pairs to the dataset `folder` below the output folder; returns its path.

@@ -22,8 +22,8 @@ from ...anomalydiffusion_core.evaluation.generation_metrics import (
     pair_quality,
 )
 from ...anomalydiffusion_core.evaluation.localization import (
-    heat_maps,
     measure_by_defect,
+    predictions_beside_truth,
     read_test_photos,
     stack_images,
 )
@@ -90,7 +90,7 @@ def evaluate(
         f"{name}: " + ", ".join(f"{metric} {100 * value:.1f}" for metric, value in vars(figures).items())
         for name, figures in found.items()
     ]
-    picture = torch.from_numpy(heat_maps(predictions.maps, test)).float()[None] / 255
+    picture = torch.from_numpy(predictions_beside_truth(predictions.maps, test)).float()[None] / 255
     return "\n".join(lines), found["all"].pixel_ap, picture
 
 

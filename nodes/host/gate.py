@@ -13,13 +13,13 @@ from torch import Tensor
 from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
 from ...anomalydiffusion_core.dataset.windows import regions_of
 from ...anomalydiffusion_core.gate.features import find_backbone
-from ...anomalydiffusion_core.gate.gate import AT_MOST, Gate, GateConfig, Made, Scores, shown_share
+from ...anomalydiffusion_core.gate.gate import AT_MOST, ChangedRegion, Gate, GateConfig, Scores, shown_share
 from ...anomalydiffusion_core.generation.calibration import calibrated_gate
 from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.drafting import Drafter
 from ...anomalydiffusion_core.generation.regions import autoencoder_noise, on_canvas, to_image, to_pixels
 from ...anomalydiffusion_core.generation.runs import training_pairs
-from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import Fingerprint
 from .conditioning import LEARNED, binary_masks, chosen_type
 from .pixels import from_core, to_core
@@ -45,7 +45,7 @@ def judge_batch(
     vae: Any,
     config: GateConfig,
     dataset: Dataset | None,
-    learned: AnomalyModel | None,
+    learned: Learned | None,
     defect_type: str,
 ) -> tuple[list[JudgedPair], str]:
     """Every pair, judged, and a report of it: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
@@ -75,7 +75,7 @@ def outlines_of(positive: Any, dataset: Dataset | None, image: Tensor, vae: Any,
     return Outlines(feather, size, gate.usual_seam)
 
 
-def canvas_size(learned: AnomalyModel | None, normals: Tensor, vae: Any) -> int:
+def canvas_size(learned: Learned | None, normals: Tensor, vae: Any) -> int:
     """Pixels per side at which pairs are looked at: those of the training, or else the photos' own, in whole
     latent cells, up to `LARGEST_CANVAS`.
     """
@@ -85,7 +85,9 @@ def canvas_size(learned: AnomalyModel | None, normals: Tensor, vae: Any) -> int:
     return min(LARGEST_CANVAS, -(-max(normals.shape[1:3]) // factor) * factor)
 
 
-def made_regions(images: Tensor, masks: Tensor, normals: Tensor, vae: Any, size: int) -> list[list[Made]]:
+def made_regions(
+    images: Tensor, masks: Tensor, normals: Tensor, vae: Any, size: int
+) -> list[list[ChangedRegion]]:
     """The regions of each pair in their windows: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
 
     Raises ValueError where they do not fit, or a mask is empty.
@@ -101,11 +103,11 @@ def made_regions(images: Tensor, masks: Tensor, normals: Tensor, vae: Any, size:
     found = []
     for normal, image, mask in zip(normals, images, marked[:, 0].cpu().numpy() > 0, strict=True):
         before, after = (255 * x[..., :3].cpu().numpy() for x in (normal, image))
-        regions: list[Made] = []
+        regions: list[ChangedRegion] = []
         for region in regions_of(mask, size):
             good, made = region.window.cut(before), region.window.cut(after)
             noise = autoencoder_noise(good, _reconstruction(good, vae, size))
-            regions.append(Made(on_canvas(made, region.mask, size), good, made, region.mask, noise))
+            regions.append(ChangedRegion(on_canvas(made, region.mask, size), good, made, region.mask, noise))
         found.append(regions)
     return found
 
@@ -118,7 +120,7 @@ def _reconstruction(pixels: np.ndarray, vae: Any, size: int) -> np.ndarray:
 
 def _gate_of(
     dataset: Dataset | None,
-    learned: AnomalyModel | None,
+    learned: Learned | None,
     defect_type: str,
     config: GateConfig,
     vae: Any,
@@ -137,14 +139,12 @@ def _gate_of(
     normals = list(dataset.categories[pairs[0].category].normals)
     if not normals:
         return plain, "not calibrated: the dataset has no normal photos"
-    model = learned or AnomalyModel(Fingerprint(family, ""), size, ())
+    model = learned or Learned(Fingerprint(family, ""), size, ())
     drafter = Drafter(model, normals, GenerationConfig(gate=config), {name: pairs}, device)
     return calibrated_gate(drafter, name, backbone), f"calibrated on {which}"
 
 
-def _real_pairs(
-    dataset: Dataset, learned: AnomalyModel | None, defect_type: str
-) -> tuple[str, list[Pair], str]:
+def _real_pairs(dataset: Dataset, learned: Learned | None, defect_type: str) -> tuple[str, list[Pair], str]:
     """The type, its pairs that trained `learned`, or all where that is not known, and which these are."""
     by_type = dataset.by_type()
     if learned is None:
@@ -159,7 +159,7 @@ def _real_pairs(
     return name, pairs, f"{len(pairs) or 'no'} pairs that trained {name}"
 
 
-def _judged(gate: Gate, pairs: list[list[Made]]) -> list[JudgedPair]:
+def _judged(gate: Gate, pairs: list[list[ChangedRegion]]) -> list[JudgedPair]:
     """Pairs in their order, each compared with those accepted before it as well."""
     found = []
     for regions in pairs:

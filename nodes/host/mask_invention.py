@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ...anomalydiffusion_core.masks.invention import (
-    DrawnMasks,
+    InventedMasks,
     MaskConfig,
     mask_picture_size,
     masks_from_pictures,
     usable_for,
 )
-from ...anomalydiffusion_core.masks.placement import placing
+from ...anomalydiffusion_core.masks.placement import placer_of
 from ...anomalydiffusion_core.method.conditioning import empty_context, mask_context
-from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.sampling import image_generator
 from ...anomalydiffusion_core.method.templates import MASK_TEMPLATES
 from .base_model import load_for
@@ -31,7 +31,7 @@ def invented_masks(
     model: Any,
     clip: Any,
     vae: Any,
-    learned: AnomalyModel,
+    learned: Learned,
     defect_type: str,
     count: int,
     seed: int,
@@ -71,6 +71,6 @@ def invented_masks(
     def on_mask(accepted: int, tries: int) -> None:
         bar.update_absolute(min(accepted, count), count)
 
-    place = placing(learned, defect_type, seed)
-    masks = DrawnMasks(draw, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
+    place = placer_of(learned, defect_type, seed)
+    masks = InventedMasks(draw, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
     return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()

@@ -11,14 +11,14 @@ from torch import Tensor
 from ...anomalydiffusion_core.dataset.photos import Photo
 from ...anomalydiffusion_core.dataset.windows import MAX_SHRINK, Region, regions_of
 from ...anomalydiffusion_core.generation.regions import (
-    MadeRegion,
+    DecodedRegion,
     autoencoder_noise,
     on_canvas,
     restored,
     stitched,
     to_pixels,
 )
-from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.embeddings import Learned
 from .conditioning import binary_masks
 from .pixels import pixels_of, to_core
 from .sampling import match_batch
@@ -36,7 +36,7 @@ class CroppedRegions:
     size: int
 
 
-def find_regions(images: Tensor, masks: Tensor, canvas: int, learned: AnomalyModel | None) -> CroppedRegions:
+def find_regions(images: Tensor, masks: Tensor, canvas: int, learned: Learned | None) -> CroppedRegions:
     """The regions of masks (B,H,W), those of one photo after the other; `canvas` 0 takes the size of the
     training.
 
@@ -96,11 +96,11 @@ def stitched_photos(crops: Tensor, regions: CroppedRegions, feather: float) -> T
     return torch.where(regions.masks[..., None] > 0, made, regions.photos)
 
 
-def _made(region: Region, photo: np.ndarray, generated: Tensor, normal: Tensor) -> MadeRegion:
+def _made(region: Region, photo: np.ndarray, generated: Tensor, normal: Tensor) -> DecodedRegion:
     """A crop (S,S,3) in [0,1] at its window's own size; `normal` is the crop of the photo."""
     side = region.window.side
     if side == len(generated):
-        return MadeRegion(region, 255 * generated.numpy(), 1.0)
+        return DecodedRegion(region, 255 * generated.numpy(), 1.0)
     after, before = (to_pixels(to_core(x[None])[0], (side, side)) for x in (generated, normal))
     noise = autoencoder_noise(photo, before)
-    return MadeRegion(region, restored(photo, before, after, noise), noise)
+    return DecodedRegion(region, restored(photo, before, after, noise), noise)

@@ -16,16 +16,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...anomalydiffusion_core.method.attention import Columns, merge_heads, split_heads
 from ...anomalydiffusion_core.method.attention_maps import AttentionMaps
 from ...anomalydiffusion_core.method.blending import blend
 from ...anomalydiffusion_core.method.inpainting import Decode, Inpainting
 from ...anomalydiffusion_core.method.reweighting import (
     AARConfig,
     AttentionWeights,
-    Columns,
-    merge_heads,
+    Moment,
     reweighted_attention,
-    split_heads,
 )
 
 KEY = "anomalydiffusion"  # of our wrappers
@@ -135,14 +134,15 @@ class Reweighting:
             self.maps.begin(done)
         if self.config.acts(done):
             z_t = x / (1 + level**2).sqrt()  # x has unit signal, z_t unit variance
-            region = self.blend_region(run.target, level, run.steps, model_sampling)
-            weights.w = run.target.weight_map(region, z_t, run.clean_hat, self.config, self._decode)
+            region = self.blend_region(run.target.m_z, level, run.steps, model_sampling)
+            moment = Moment(run.target, z_t, run.clean_hat, region, self._decode)
+            weights.w = self.config.weight_map(moment)
         return weights
 
-    def blend_region(self, target: Inpainting, sigma: Tensor, steps: int, model_sampling: Any) -> Tensor:
+    def blend_region(self, m_z: Tensor, sigma: Tensor, steps: int, model_sampling: Any) -> Tensor:
         """The mask of Eq. 1 (B,1,h,w) at noise level `sigma` (1,)."""
         progress = float(model_sampling.timestep(sigma)) / len(model_sampling.sigmas)
-        return target.blend_region(progress, steps, self.widening, self.config)
+        return self.config.blend_region(m_z, progress, steps, self.widening)
 
     def _decode(self, latent: Tensor) -> Tensor:
         if self.decode is None:
@@ -163,9 +163,7 @@ class _Narrowing:
         m_z = (denoise_mask[:, :1] > 0).to(denoise_mask)
         steps = len(extra_options["sigmas"]) - 1
         model_sampling = extra_options["model"].inner_model.model_sampling
-        region = self.reweighting.blend_region(
-            Inpainting(m_z, m_z), sigma.flatten()[:1], steps, model_sampling
-        )
+        region = self.reweighting.blend_region(m_z, sigma.flatten()[:1], steps, model_sampling)
         return region.expand_as(denoise_mask)
 
 

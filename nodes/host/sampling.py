@@ -20,10 +20,10 @@ from torch import Tensor
 from ...anomalydiffusion_core.dataset.photos import Photo
 from ...anomalydiffusion_core.dataset.windows import regions_of
 from ...anomalydiffusion_core.generation.config import GenerationConfig
-from ...anomalydiffusion_core.generation.regions import MadeRegion, autoencoder_noise, restored, softened
-from ...anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_maps
+from ...anomalydiffusion_core.generation.regions import DecodedRegion, autoencoder_noise, restored, softened
+from ...anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_over_photo
 from ...anomalydiffusion_core.method.blending import latent_mask
-from ...anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from ...anomalydiffusion_core.method.reweighting import AARConfig
 from ...anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 from .conditioning import COLUMNS
 from .pixels import pixels_of, to_core
@@ -152,7 +152,7 @@ def sample_latents(
     factor = int(vae.spacial_compression_decode())
     mask = _padded_mask(mask, factor)
     pixels = {}
-    if aar.mode is AARMode.PAPER:
+    if aar.mode == "paper":
         pixels = paper_pixels(model, aar_vae or vae, _padded(image, factor), mask)
     patched = reweighted(model, positive, aar, maps, **pixels)
     return sample_images(
@@ -195,7 +195,7 @@ def _laid(
     """Photo (H,W,3) uint8 with values (H,W,3) float laid into it, region by region."""
     result, softest = Photo(photo, gray=False), GenerationConfig().softest
     for region in regions_of(mask, outlines.size):
-        made = MadeRegion(region, region.window.cut(values), noise)
+        made = DecodedRegion(region, region.window.cut(values), noise)
         result, _ = softened(result, made, outlines.feather, softest, outlines.usual_seam, outlines.size)
     return result.pixels
 
@@ -208,7 +208,7 @@ def attention_pictures(image: Tensor, vae: Any, maps: AttentionMaps | None) -> T
         return image
     factor = int(vae.spacial_compression_decode())
     rows = [
-        np.hstack(heat_maps(ranges, photo, factor))
+        np.hstack(heat_over_photo(ranges, photo, factor))
         for ranges, photo in zip(maps.mean, pixels_of(image), strict=True)
     ]
     return torch.from_numpy(np.stack(rows)).float() / 255

@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...anomalydiffusion_core.dataset.layout import Dataset
-from ...anomalydiffusion_core.method.embeddings import AnomalyModel
+from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.training.checkpoint import Checkpoints
 from ...anomalydiffusion_core.training.defects import TrainingConfig
 from ...anomalydiffusion_core.training.jobs import origin_of
@@ -29,8 +29,8 @@ def kept_training(
     share: float,
     minutes: float,
     preview: TrainingPreview,
-    known: AnomalyModel | None = None,
-    start: AnomalyModel | None = None,
+    known: Learned | None = None,
+    start: Learned | None = None,
 ) -> tuple[Checkpoints, Stage]:
     """A training that `preview` shows, and where it is kept: queued again with just these settings, it goes
     on from there.

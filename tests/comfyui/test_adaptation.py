@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.method.artifact import export_lora
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def adapted(run: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespa
     adapter = some_adapter(base)
     base.adapt(adapter)
     folder = tmp_path_factory.mktemp("loras")
-    model = AnomalyModel(base.fingerprint, 64, ("a photo of a {}",), adapter=adapter)
+    model = Learned(base.fingerprint, 64, ("a photo of a {}",), adapter=adapter)
     export_lora(model, folder / "a.lora.safetensors")
     folder_paths.add_model_folder_path("loras", str(folder))
     with torch.inference_mode():

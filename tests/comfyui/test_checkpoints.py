@@ -135,7 +135,7 @@ def test_training_reaches_the_vectors_of_every_text_encoder(checkpoint: Any, bas
 def generated(checkpoint: Any, run: Any, mask: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """Photos before and after a defect, with embeddings that were only begun."""
     from adiff_pack.anomalydiffusion_core.method.embeddings import (  # type: ignore[import-not-found]
-        AnomalyModel,
+        Learned,
         starting_tokens,
     )
     from adiff_pack.anomalydiffusion_core.training.jobs import starting_encoders  # type: ignore[import-not-found]
@@ -143,7 +143,7 @@ def generated(checkpoint: Any, run: Any, mask: Tensor, mode: str) -> tuple[Tenso
 
     base = ComfyModel(checkpoint.model, checkpoint.clip, checkpoint.vae)
     tokens = starting_tokens(base.word_vectors("defect"), 4, torch.Generator().manual_seed(0))
-    learned = AnomalyModel(
+    learned = Learned(
         base.fingerprint, 64, ("a photo of a {}",), {"wood/hole": tokens},
         spatial_encoders=starting_encoders(base),
     )  # fmt: skip

@@ -306,7 +306,7 @@ def test_masks_are_invented_and_pictures_become_masks(run: Run, trained: Any) ->
     assert torch.equal(found, (picture[..., 0] > 0.5).float())
     learned = {"embeddings": trained.embeddings, "defect_type": "leather/burn", "seed": 1}
     (placed,) = run("ADiff_BinarizeMasks", images=picture, threshold=0.5, **learned)
-    extents = [place.extent for place in trained.embeddings.mask_places["leather/burn"]]
+    extents = [place.extent for place in trained.embeddings.mask_placements["leather/burn"]]
     assert placed.shape == (1, 128, 128)
     assert 0.8 * min(extents) - 0.02 <= float(placed[0].any(0).float().mean()) <= 1.25 * max(extents) + 0.02
 

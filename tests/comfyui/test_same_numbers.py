@@ -15,12 +15,12 @@ from anomalydiffusion_core.method import sampling
 from anomalydiffusion_core.method.attention_maps import AttentionMaps
 from anomalydiffusion_core.method.conditioning import empty_context
 from anomalydiffusion_core.method.latent_diffusion import Context
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.method.sampling import SamplingConfig, sample_into
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig
+from anomalydiffusion_core.method.sampling import SamplingConfig, SamplingRequest, sample_into
 from anomalydiffusion_core.training.defects import masked_loss
 
 PROMPT = "a photo of a {}"
-ADAPTIVE = AARConfig(AARMode.ADAPTIVE)
+ADAPTIVE = AARConfig("adaptive")
 STEPS, GUIDANCE, WIDENING = 6, 2.5, 0.5
 
 
@@ -131,24 +131,28 @@ def reweighted(hosts: Any, aar: AARConfig, model: Any = None, maps: Any = None) 
     from adiff_pack.nodes.host.reweighting import Reweighting  # type: ignore[import-not-found]
 
     part = {"start": aar.start, "end": aar.end}
-    config = reweighting.AARConfig(reweighting.AARMode(aar.mode.value), aar.strength, aar.maximum, **part)
+    config = reweighting.AARConfig(aar.mode, aar.strength, aar.maximum, **part)
     columns = contexts(hosts.comfy, hosts.vectors)[0].columns
     patch = Reweighting(config, columns, WIDENING, hosts.images, hosts.masks, hosts.comfy.decode, maps)
     return patch.patch(model or hosts.model)
 
 
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
-@pytest.mark.parametrize("mode", AARMode)
+@pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_sampling_gives_the_same_latents(
-    hosts: Any, mode: AARMode, guidance: float, monkeypatch: pytest.MonkeyPatch
+    hosts: Any, mode: str, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "_noise", lambda *_: hosts.noise)
     aar = AARConfig(mode)
     config = SamplingConfig("euler", STEPS, guidance=guidance, widening=WIDENING, aar=aar)
     context, empty = contexts(hosts.headless, hosts.vectors)
     theirs = sample_into(
-        hosts.headless, hosts.images, hosts.masks, context, empty, config, [torch.Generator()] * 2
+        hosts.headless,
+        hosts.images,
+        hosts.masks,
+        SamplingRequest(context, empty, [torch.Generator()] * 2),
+        config,
     )
     m_z = F.max_pool2d(hosts.masks, 8)
     ours = comfy_samples(hosts, reweighted(hosts, aar), guidance, euler_sigmas(hosts), m_z)
@@ -156,7 +160,7 @@ def test_sampling_gives_the_same_latents(
     assert relative(theirs, hosts.headless.encode(hosts.images)) > 0.1  # something was drawn
 
 
-@pytest.mark.parametrize("aar", [AARConfig(AARMode.OFF), AARConfig(strength=2.0, start=0.3, end=0.8)])
+@pytest.mark.parametrize("aar", [AARConfig("off"), AARConfig(strength=2.0, start=0.3, end=0.8)])
 @torch.no_grad()
 def test_attention_maps_and_a_part_of_the_steps_are_the_same(
     hosts: Any, aar: AARConfig, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +173,11 @@ def test_attention_maps_and_a_part_of_the_steps_are_the_same(
     theirs, ours = AttentionMaps(2, (16, 16)), attention_maps.AttentionMaps(2, (16, 16))
     generators = [torch.Generator()] * 2
     latent = sample_into(
-        hosts.headless, hosts.images, hosts.masks, context, empty, config, generators, maps=theirs
+        hosts.headless,
+        hosts.images,
+        hosts.masks,
+        SamplingRequest(context, empty, generators, maps=theirs),
+        config,
     )
     patched, m_z = reweighted(hosts, aar, maps=ours), F.max_pool2d(hosts.masks, 8)
     assert relative(comfy_samples(hosts, patched, GUIDANCE, euler_sigmas(hosts), m_z), latent) < 1e-3
@@ -181,7 +189,7 @@ def test_attention_maps_and_a_part_of_the_steps_are_the_same(
 def test_strength_zero_is_the_plain_sampler_and_a_patch_leaves_the_model_as_it_was(hosts: Any) -> None:
     m_z, sigmas = F.max_pool2d(hosts.masks, 8), euler_sigmas(hosts)
     before = comfy_samples(hosts, hosts.model, GUIDANCE, sigmas, m_z)
-    off = comfy_samples(hosts, reweighted(hosts, AARConfig(AARMode.OFF)), GUIDANCE, sigmas, m_z)
+    off = comfy_samples(hosts, reweighted(hosts, AARConfig("off")), GUIDANCE, sigmas, m_z)
     zero = comfy_samples(hosts, reweighted(hosts, AARConfig(strength=0)), GUIDANCE, sigmas, m_z)
     acts = comfy_samples(hosts, reweighted(hosts, ADAPTIVE), GUIDANCE, sigmas, m_z)
     assert torch.equal(off, zero) and not torch.allclose(off, acts, atol=1e-2)
@@ -201,11 +209,11 @@ def test_a_replacement_that_is_there_already_stays_in_force(hosts: Any) -> None:
     samples = {
         (name, mode): comfy_samples(hosts, reweighted(hosts, AARConfig(mode), model), GUIDANCE, sigmas, m_z)
         for name, model in (("plain", hosts.model), ("halved", other))
-        for mode in (AARMode.OFF, AARMode.ADAPTIVE)
+        for mode in ("off", "adaptive")
     }
-    for mode in (AARMode.OFF, AARMode.ADAPTIVE):
+    for mode in ("off", "adaptive"):
         assert not torch.allclose(samples["plain", mode], samples["halved", mode], atol=1e-3)
-    assert not torch.allclose(samples["halved", AARMode.OFF], samples["halved", AARMode.ADAPTIVE], atol=1e-2)
+    assert not torch.allclose(samples["halved", "off"], samples["halved", "adaptive"], atol=1e-2)
 
 
 @torch.no_grad()

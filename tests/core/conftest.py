@@ -18,16 +18,9 @@ from anomalydiffusion_core.bases import diffusers_model
 from anomalydiffusion_core.bases.diffusers_model import Codec, DiffusersModel
 from anomalydiffusion_core.bases.tiny.architecture import load_tokenizer
 from anomalydiffusion_core.method.artifact import save_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel, Place, Pose
+from anomalydiffusion_core.method.embeddings import Learned, Placement, Pose
 from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, Context, Fingerprint, NoiseSchedule
-from anomalydiffusion_core.method.reweighting import (
-    AARMode,
-    AttentionWeights,
-    attend,
-    attend_all,
-    attend_logits,
-    to_queries,
-)
+from anomalydiffusion_core.method.reweighting import AttentionWeights, reweighted_attention
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 
@@ -139,12 +132,7 @@ class FakeBase:
             weights.maps.record(query, key, weights.columns)
         if weights is None or weights.w is None:
             return F.scaled_dot_product_attention(query, key, value)
-        w = to_queries(weights.w, query.shape[2])
-        if weights.mode is AARMode.PAPER:
-            return attend_all(query, key, value, w)
-        if weights.mode is AARMode.RELEASED:
-            return attend_logits(query, key, value, w, weights.columns)
-        return attend(query, key, value, w, weights.columns)
+        return reweighted_attention(query, key, value, weights)
 
     @contextmanager
     def reweighted(self, weights: AttentionWeights) -> Iterator[None]:
@@ -176,11 +164,11 @@ def calm_base(fake_base: FakeBase) -> FakeBase:
 
 
 @pytest.fixture
-def model(fake_base: FakeBase) -> AnomalyModel:
+def learned(fake_base: FakeBase) -> Learned:
     """A model of `fake_base` with types thing/scratch and thing/stain: e_a (3,16), e_m (2,16), and E."""
     random = torch.Generator().manual_seed(1)
     types = ("thing/scratch", "thing/stain")
-    return AnomalyModel(
+    return Learned(
         fake_base.fingerprint,
         64,
         PHOTO_TEMPLATES[:2],
@@ -197,11 +185,11 @@ def model(fake_base: FakeBase) -> AnomalyModel:
         },
         dataset_fingerprint="feedfacecafebeef",
         mask_areas={"thing/scratch": 0.0125, "thing/stain": 0.25},
-        mask_places={
+        mask_placements={
             "thing/dent": [
-                Place(0.5, 0.1, None),
-                Place(0.25, 0.02, (0.75, 0.5), 0.5, Pose((0.9, -0.1), None, 0.125)),
-                Place(0.25, 0.02, (0.75, 0.5), 1.0, Pose((-0.5, 0.25), 1.25, 0.25)),
+                Placement(0.5, 0.1, None),
+                Placement(0.25, 0.02, (0.75, 0.5), 0.5, Pose((0.9, -0.1), None, 0.125)),
+                Placement(0.25, 0.02, (0.75, 0.5), 1.0, Pose((-0.5, 0.25), 1.25, 0.25)),
             ]
         },
         trained_on={"thing/scratch": ["0123456789abcdef"]},
@@ -255,10 +243,10 @@ def base(make_fake_base: type[FakeBase], monkeypatch: pytest.MonkeyPatch) -> Fak
 
 
 @pytest.fixture
-def trained(model: AnomalyModel, base: FakeBase, tmp_path: Path) -> Path:
+def trained(learned: Learned, base: FakeBase, tmp_path: Path) -> Path:
     """An artifact of `base` with types thing/scratch and thing/stain."""
-    model.base = base.fingerprint
-    save_artifact(model, tmp_path / "thing.safetensors")
+    learned.base = base.fingerprint
+    save_artifact(learned, tmp_path / "thing.safetensors")
     return tmp_path / "thing.safetensors"
 
 

@@ -12,8 +12,13 @@ from torch import Tensor
 
 from anomalydiffusion_core.bases.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.reweighting import AARConfig
+from anomalydiffusion_core.method.sampling import (
+    SamplingConfig,
+    SamplingRequest,
+    image_generator,
+    sample_into,
+)
 
 
 def random_autoencoder(channels: int = 4) -> AutoencoderTiny:
@@ -100,14 +105,16 @@ def test_mode_paper_sees_through_the_decoder_given_and_other_modes_do_not(
         seen.append(latent)
         return -fake_base.decode(latent)
 
-    def generate(mode: AARMode, **decoder: object) -> Tensor:
+    def generate(mode: str, **decoder: object) -> Tensor:
         config = SamplingConfig(steps=4, aar=AARConfig(mode, temperature=20.0))
         generators = [image_generator(0, 0)]
-        return sample_into(fake_base, photo, mask, context, None, config, generators, **decoder)  # type: ignore[arg-type]
+        return sample_into(
+            fake_base, photo, mask, SamplingRequest(context, None, generators, **decoder), config
+        )  # type: ignore[arg-type]
 
-    assert torch.equal(generate(AARMode.ADAPTIVE, decode=decode), generate(AARMode.ADAPTIVE))
+    assert torch.equal(generate("adaptive", decode=decode), generate("adaptive"))
     assert not seen
-    through = generate(AARMode.PAPER, decode=decode)
+    through = generate("paper", decode=decode)
     assert len(seen) == 3  # at all steps but the first, which has no estimate yet
-    assert not torch.equal(through, generate(AARMode.PAPER))
-    assert torch.equal(generate(AARMode.PAPER, decode=fake_base.decode), generate(AARMode.PAPER))
+    assert not torch.equal(through, generate("paper"))
+    assert torch.equal(generate("paper", decode=fake_base.decode), generate("paper"))

@@ -192,9 +192,9 @@ def test_masks_need_a_mask_embedding(base: Any, trained: Path, tmp_path: Path) -
         run("masks", trained, "--out", tmp_path / "m", "--type", "thing/dent"),
         "this artifact has thing/scratch",
     )
-    model = load_artifact(trained)
-    model.mask = {}
-    save_artifact(model, tmp_path / "none.safetensors")
+    learned = load_artifact(trained)
+    learned.mask = {}
+    save_artifact(learned, tmp_path / "none.safetensors")
     refused(
         run("masks", tmp_path / "none.safetensors", "--out", tmp_path / "m"),
         "train with --mask-steps above 0",
@@ -225,8 +225,8 @@ def test_training_writes_an_artifact_and_a_summary(base: Any, dataset: Path, tmp
     out, summary = tmp_path / "new/a.safetensors", tmp_path / "new/summary.json"
     result = train_quickly(dataset, out, "--json", summary)
     assert result.exit_code == 0 and result.stderr == "" and f"Artifact: {out}" in result.stdout
-    model = load_artifact(out, base.fingerprint)
-    assert sorted(model.anomaly) == sorted(model.mask) == ["thing/scratch", "thing/stain"]
+    learned = load_artifact(out, base.fingerprint)
+    assert sorted(learned.anomaly) == sorted(learned.mask) == ["thing/scratch", "thing/stain"]
     told = json.loads(summary.read_text())
     assert told["artifact"] == str(out) and told["pairs"] == {"thing/scratch": 4, "thing/stain": 3}
     assert told["interrupted"] is False and told["improvement"]["before"] > 0
@@ -299,12 +299,12 @@ def test_an_interrupted_training_keeps_what_was_learned(
     stop[name] = number
     result = train_quickly(dataset, tmp_path / "cut.safetensors")
     assert result.exit_code == 130 and "Traceback" not in result.output
-    model, whole = (load_artifact(tmp_path / f"{which}.safetensors") for which in ("cut", "whole"))
+    learned, whole = (load_artifact(tmp_path / f"{which}.safetensors") for which in ("cut", "whole"))
     steps = 1 if moment == "first step" else 3
-    assert model.training["anomaly"]["steps"] == steps  # type: ignore[index]
-    same = torch.equal(model.anomaly["thing/stain"]["clip_l"], whole.anomaly["thing/stain"]["clip_l"])
+    assert learned.training["anomaly"]["steps"] == steps  # type: ignore[index]
+    same = torch.equal(learned.anomaly["thing/stain"]["clip_l"], whole.anomaly["thing/stain"]["clip_l"])
     assert same is (moment != "first step")
-    assert sorted(model.mask) == (["thing/scratch", "thing/stain"] if moment == "mask steps" else [])
+    assert sorted(learned.mask) == (["thing/scratch", "thing/stain"] if moment == "mask steps" else [])
 
 
 def test_an_interrupt_before_anything_was_learned_leaves_nothing(

@@ -163,7 +163,7 @@ def test_a_new_type_is_added_and_what_was_known_stays_bit_for_bit(
         ("mask", ["thing/stain"]),
     ]
     assert model.trained_on["thing/scratch"] == known.trained_on["thing/scratch"]
-    assert set(model.mask_places) == {"thing/scratch", "thing/stain"}
+    assert set(model.mask_placements) == {"thing/scratch", "thing/stain"}
     again = tmp_path / "again.safetensors"
     refused(train_quickly(dataset, again, "--extend", both), "is known already: there is nothing to add")
     refused(train_quickly(dataset, again, "--extend", first, "--size", 128), "trained at 64 px, not 128")

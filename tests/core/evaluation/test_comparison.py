@@ -254,7 +254,7 @@ def test_types_are_told_apart_where_pairs_have_them(
     classifier = ClassifierConfig(size=32, steps=1, batch_size=4, pretrained=False)
     config, out, stages = replace(CONFIG, seeds=1), tmp_path / "out", []
 
-    def evaluated(config: ComparisonConfig) -> list[comparison.Run]:
+    def evaluated(config: ComparisonConfig) -> list[comparison.ContenderResult]:
         return compare(
             {"ours": generated}, real, ["draem"], out, config, lambda stage, *_: stages.append(stage)
         ).runs

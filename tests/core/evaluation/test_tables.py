@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalydiffusion_core.evaluation.comparison import Comparison, ComparisonConfig, Run, named_datasets
+from anomalydiffusion_core.evaluation.comparison import (
+    Comparison,
+    ComparisonConfig,
+    ContenderResult,
+    named_datasets,
+)
 from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
 from anomalydiffusion_core.evaluation.localization import Localization
 from anomalydiffusion_core.evaluation.tables import (
@@ -23,7 +28,7 @@ from anomalydiffusion_core.evaluation.tables import (
 )
 
 
-def run(contender: str, category: str, seed: int, value: float) -> Run:
+def run(contender: str, category: str, seed: int, value: float) -> ContenderResult:
     def of(figure: float) -> Localization:
         return Localization(*[figure] * len(METRICS))
 
@@ -31,7 +36,7 @@ def run(contender: str, category: str, seed: int, value: float) -> Run:
     metrics = {"cut": of(value / 2), "all": of(value)}
     identity = f"{contender}-{category}-{seed}"
     confusion = [[seed]] if contender == "ours" else None
-    return Run(
+    return ContenderResult(
         identity, contender, category, seed, "honest", 40, metrics, intervals, [value] * 101, confusion
     )
 

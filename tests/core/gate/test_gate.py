@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from anomalydiffusion_core.gate.features import IMAGENET, Backbone, find_backbone
 from anomalydiffusion_core.gate.gate import (
     ENOUGH,
-    Canvas,
+    ChangedRegion,
     Check,
     Gate,
     GateConfig,
-    Made,
+    RegionView,
     Scores,
     named_checks,
 )
@@ -35,23 +35,23 @@ def marked(seed: int) -> np.ndarray:
     return mask
 
 
-def spots(count: int = 8) -> list[Canvas]:
-    return [Canvas(surface(100 + i), marked(100 + i)) for i in range(count)]
+def spots(count: int = 8) -> list[RegionView]:
+    return [RegionView(surface(100 + i), marked(100 + i)) for i in range(count)]
 
 
-def stain(seed: int, strength: float = 60.0) -> Canvas:
+def stain(seed: int, strength: float = 60.0) -> RegionView:
     """A darker square; every one a little darker than the one before."""
     mask, pixels = marked(seed), surface(seed)
     pixels[mask] -= strength + 5 * seed
-    return Canvas(pixels, mask)
+    return RegionView(pixels, mask)
 
 
 def gate_of(count: int, config: GateConfig = GateConfig()) -> Gate:
     return Gate([[stain(i)] for i in range(count)], spots() if count else [], POOLING, config)
 
 
-def made(canvas: Canvas, before: np.ndarray) -> Made:
-    return Made(canvas, before, canvas.pixels, canvas.mask, 5.0)
+def made(canvas: RegionView, before: np.ndarray) -> ChangedRegion:
+    return ChangedRegion(canvas, before, canvas.pixels, canvas.mask, 5.0)
 
 
 def test_limits_lie_between_what_real_defects_score_and_what_nothing_does() -> None:
@@ -116,7 +116,7 @@ def test_without_real_pairs_only_fill_is_asked_for() -> None:
 def test_contrast_is_not_asked_where_real_pairs_have_none() -> None:
     gate = Gate([[c] for c in spots(4)], spots(), POOLING, GateConfig())
     assert gate.limits.contrast is None or gate.limits.contrast < 0.3
-    flat = [Canvas(np.full((64, 64, 3), 120.0), marked(i)) for i in range(4)]
+    flat = [RegionView(np.full((64, 64, 3), 120.0), marked(i)) for i in range(4)]
     assert Gate([[c] for c in flat], flat, POOLING, GateConfig()).limits.contrast is None
 
 
@@ -156,13 +156,13 @@ def test_the_worst_region_counts_and_of_two_limits_the_stricter() -> None:
 
 def test_copies_of_training_defects_and_of_earlier_pairs_are_duplicates() -> None:
     gate = gate_of(4)
-    copy = Canvas(stain(2).pixels[:, ::-1], stain(2).mask[:, ::-1])
+    copy = RegionView(stain(2).pixels[:, ::-1], stain(2).mask[:, ::-1])
     assert gate.score_seen(copy).duplicate == 0
     new = stain(9)
     first = gate.score_seen(new).duplicate
     assert first is not None and first > 0
     gate.remember(new)
-    assert gate.score_seen(Canvas(np.rot90(new.pixels), np.rot90(new.mask))).duplicate == 0
+    assert gate.score_seen(RegionView(np.rot90(new.pixels), np.rot90(new.mask))).duplicate == 0
 
 
 def test_the_least_filled_part_counts() -> None:
@@ -171,7 +171,7 @@ def test_the_least_filled_part_counts() -> None:
     mask[10:20, 10:20] = mask[40:42, 40:45] = True
     after[10:20, 10:20] = 20
     after[40, 40:45] = 20
-    assert gate.score(Made(Canvas(after, mask), before, after, mask, 5.0)).fill == 0.5
+    assert gate.score(ChangedRegion(RegionView(after, mask), before, after, mask, 5.0)).fill == 0.5
 
 
 def test_checks_are_named_and_others_refused() -> None:

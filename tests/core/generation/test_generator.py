@@ -26,9 +26,9 @@ from anomalydiffusion_core.generation.runs import (
     generate_dataset,
 )
 from anomalydiffusion_core.masks.invention import TriesExhausted
-from anomalydiffusion_core.masks.sources import own_masks
+from anomalydiffusion_core.masks.sources import given_masks
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
@@ -41,7 +41,7 @@ TRAINING = TrainingConfig(
 )
 
 
-def given_masks() -> list[np.ndarray]:
+def three_masks() -> list[np.ndarray]:
     masks = []
     for i in range(3):
         mask = np.zeros((64, 64), bool)
@@ -55,10 +55,10 @@ def normals_of(dataset: Path) -> list[Path]:
 
 
 def make_pairs(
-    base: LatentDiffusion, model: AnomalyModel, dataset: Path, config: GenerationConfig, count: int
+    base: LatentDiffusion, learned: Learned, dataset: Path, config: GenerationConfig, count: int
 ) -> list[GeneratedPair]:
-    generator = PairGenerator(base, model, normals_of(dataset), config)
-    return list(generator.accepted("thing/scratch", {"thing/scratch": own_masks(given_masks())}, count))
+    generator = PairGenerator(base, learned, normals_of(dataset), config)
+    return list(generator.accepted("thing/scratch", {"thing/scratch": given_masks(three_masks())}, count))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def dataset(dataset: Path) -> Path:
 def artifact(fake_base: LatentDiffusion, dataset: Path, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save_artifact(
-        train_model(fake_base, find_dataset(dataset), TRAINING, mask_steps=1, share=0.5).model, path
+        train_model(fake_base, find_dataset(dataset), TRAINING, mask_steps=1, share=0.5).learned, path
     )
     return path
 
@@ -92,7 +92,7 @@ def run(
         GenerationRun(artifact, config, base),
         load_artifact(artifact, base.fingerprint),
         find_dataset(dataset).categories["thing"],
-        {d: {f"thing/{d}": own_masks(given_masks())} for d in ("scratch", "stain")},
+        {d: {f"thing/{d}": given_masks(three_masks())} for d in ("scratch", "stain")},
         count,
         out,
     )
@@ -123,7 +123,7 @@ def test_a_trained_model_generates_the_asked_number_of_pairs_with_a_manifest_row
         image, mask = np.asarray(Image.open(out / row["image"])), np.asarray(Image.open(out / row["mask"]))
         normal = np.asarray(Image.open(out / row["normal"]))
         assert image.shape == normal.shape == (64, 64, 3)
-        assert any(np.array_equal(mask, given * 255) for given in given_masks())
+        assert any(np.array_equal(mask, given * 255) for given in three_masks())
         assert np.array_equal(image[mask == 0], normal[mask == 0])
         assert not np.array_equal(image, normal)
         assert row["template"] in PHOTO_TEMPLATES
@@ -139,11 +139,11 @@ def test_what_was_learned_without_a_spatial_encoder_generates_too(
     fake_base: LatentDiffusion, dataset: Path, tmp_path: Path
 ) -> None:
     config = replace(TRAINING, spatial_encoder=False, normalisation="unmasked")
-    learned = train_model(fake_base, find_dataset(dataset), config, mask_steps=0, share=0.5).model
+    learned = train_model(fake_base, find_dataset(dataset), config, mask_steps=0, share=0.5).learned
     assert not learned.spatial_encoders
     save_artifact(learned, tmp_path / "plain.safetensors")
-    model = load_artifact(tmp_path / "plain.safetensors", fake_base.fingerprint)
-    assert len(make_pairs(fake_base, model, dataset, CONFIG, 3)) == 3
+    learned = load_artifact(tmp_path / "plain.safetensors", fake_base.fingerprint)
+    assert len(make_pairs(fake_base, learned, dataset, CONFIG, 3)) == 3
 
 
 def test_a_complete_run_repeated_adds_nothing(
@@ -188,8 +188,8 @@ def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
     for number, path in enumerate(normals_of(dataset)):  # so noisy that not every change shows
         grain = np.random.default_rng(number).integers(0, 256, (64, 64, 3))
         Image.fromarray(grain.astype(np.uint8)).save(path)
-    model, soft = load_artifact(artifact), CONFIG
-    fills = [pair.fill for pair in make_pairs(fake_base, model, dataset, soft, 6)]
+    learned, soft = load_artifact(artifact), CONFIG
+    fills = [pair.fill for pair in make_pairs(fake_base, learned, dataset, soft, 6)]
     threshold = sorted(fills)[3]
     good = [index for index, value in enumerate(fills) if value >= threshold]
     assert 0 < len(good) < 6, fills
@@ -203,42 +203,42 @@ def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
     assert {row["defect"] for row in rows} == {"scratch", "stain"}  # the others are made all the same
     assert all((tmp_path / "out" / row["image"]).is_file() for row in rows)
     # the first three accepted are the same with room for retries
-    retried = make_pairs(fake_base, model, dataset, replace(strict, tries_per_pair=9), 3)
+    retried = make_pairs(fake_base, learned, dataset, replace(strict, tries_per_pair=9), 3)
     assert [pair.index for pair in retried] == good[:3]
 
 
 def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
-    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
-    generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
-    empty = {"thing/scratch": own_masks([np.zeros((64, 64), bool)])}
+    generator = PairGenerator(fake_base, learned, normals_of(dataset), CONFIG)
+    empty = {"thing/scratch": given_masks([np.zeros((64, 64), bool)])}
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs of thing/scratch .*\d+ empty"):
         list(generator.accepted("thing/scratch", empty, 2))
 
 
 def test_masks_are_moved_onto_the_object_where_most_photos_show_one(
-    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
     for number, path in enumerate(normals_of(dataset)[:2]):
         photo = np.full((64, 64, 3), 10, np.uint8)
         photo[24:64, 8 + 4 * number : 52] = 180
         Image.fromarray(photo).save(path)
-    found = make_pairs(fake_base, model, dataset, CONFIG, 12)
+    found = make_pairs(fake_base, learned, dataset, CONFIG, 12)
     assert {pair.normal for pair in found} == {0, 1, 2}
     for pair in found:
-        given = given_masks()[pair.index % 3]
+        given = three_masks()[pair.index % 3]
         assert pair.mask.sum() == given.sum()
         if pair.normal < 2:
             assert (pair.photo.pixels[..., 0][pair.mask] == 180).mean() >= 0.9
         else:
             assert np.array_equal(pair.mask, given)
-    anywhere = make_pairs(fake_base, model, dataset, replace(CONFIG, foreground="none"), 3)
-    assert all(np.array_equal(p.mask, given_masks()[p.index % 3]) for p in anywhere)
+    anywhere = make_pairs(fake_base, learned, dataset, replace(CONFIG, foreground="none"), 3)
+    assert all(np.array_equal(p.mask, three_masks()[p.index % 3]) for p in anywhere)
     assert any((p.photo.pixels[..., 0][p.mask] == 10).any() for p in anywhere)
     Image.open(normals_of(dataset)[2]).save(normals_of(dataset)[0])  # now most are textures
     assert all(
-        np.array_equal(p.mask, given_masks()[p.index % 3])
-        for p in make_pairs(fake_base, model, dataset, CONFIG, 6)
+        np.array_equal(p.mask, three_masks()[p.index % 3])
+        for p in make_pairs(fake_base, learned, dataset, CONFIG, 6)
     )
 
 
@@ -254,20 +254,20 @@ def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
         generate_all(run, learned, dataset, 2, dataset / "x")
 
 
-def test_a_generator_needs_normal_photos(fake_base: LatentDiffusion, model: AnomalyModel) -> None:
+def test_a_generator_needs_normal_photos(fake_base: LatentDiffusion, learned: Learned) -> None:
     with pytest.raises(ValueError, match="no normal photos"):
-        PairGenerator(fake_base, model, [], CONFIG)
+        PairGenerator(fake_base, learned, [], CONFIG)
 
 
 # --- what a pair depends on
 
 
 def test_a_pair_is_the_same_whatever_the_batch_size(
-    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
-    model.templates = PHOTO_TEMPLATES  # of different lengths
+    learned.templates = PHOTO_TEMPLATES  # of different lengths
     one, three = (
-        make_pairs(fake_base, model, dataset, replace(CONFIG, batch_size=size), 7) for size in (1, 3)
+        make_pairs(fake_base, learned, dataset, replace(CONFIG, batch_size=size), 7) for size in (1, 3)
     )
     assert [pair.index for pair in one] == [pair.index for pair in three] == list(range(7))
     assert len({pair.template for pair in one}) > 2
@@ -277,11 +277,11 @@ def test_a_pair_is_the_same_whatever_the_batch_size(
 
 
 def test_a_pair_of_a_diffusers_base_differs_by_at_most_one_grey_level_between_batch_sizes(
-    small_base: DiffusersModel, model: AnomalyModel, dataset: Path
+    small_base: DiffusersModel, learned: Learned, dataset: Path
 ) -> None:
-    model.templates = PHOTO_TEMPLATES
+    learned.templates = PHOTO_TEMPLATES
     one, four = (
-        make_pairs(small_base, model, dataset, replace(CONFIG, batch_size=size), 4) for size in (1, 4)
+        make_pairs(small_base, learned, dataset, replace(CONFIG, batch_size=size), 4) for size in (1, 4)
     )
     for a, b in zip(one, four, strict=True):
         assert np.abs(a.pixels.astype(int) - b.pixels).max() <= 1
@@ -289,10 +289,10 @@ def test_a_pair_of_a_diffusers_base_differs_by_at_most_one_grey_level_between_ba
 
 
 def test_a_pair_is_the_same_whichever_pairs_were_made_before(
-    fake_base: LatentDiffusion, model: AnomalyModel, dataset: Path
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
-    generator = PairGenerator(fake_base, model, normals_of(dataset), CONFIG)
-    masks = {"thing/scratch": own_masks(given_masks())}
+    generator = PairGenerator(fake_base, learned, normals_of(dataset), CONFIG)
+    masks = {"thing/scratch": given_masks(three_masks())}
     whole = list(generator.accepted("thing/scratch", masks, 5))
     later = list(generator.accepted("thing/scratch", masks, 2, first_index=3))
     for a, b in zip(whole[3:], later, strict=True):
@@ -301,12 +301,12 @@ def test_a_pair_is_the_same_whichever_pairs_were_made_before(
 
 
 def test_gray_photos_give_gray_pixels_at_their_own_size(
-    fake_base: LatentDiffusion, model: AnomalyModel, tmp_path: Path
+    fake_base: LatentDiffusion, learned: Learned, tmp_path: Path
 ) -> None:
     pixels = np.random.default_rng(0).integers(90, 160, (80, 100), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "gray.png")
-    generator = PairGenerator(fake_base, model, [tmp_path / "gray.png"], CONFIG)
-    pair = next(generator.accepted("thing/stain", {"thing/stain": own_masks(given_masks())}, 1))
+    generator = PairGenerator(fake_base, learned, [tmp_path / "gray.png"], CONFIG)
+    pair = next(generator.accepted("thing/stain", {"thing/stain": given_masks(three_masks())}, 1))
     assert pair.pixels.shape == (80, 100, 3)
     assert pair.mask.shape == (80, 100)
     assert (pair.pixels == pair.pixels[..., :1]).all()

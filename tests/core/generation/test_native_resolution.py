@@ -17,9 +17,9 @@ from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import change, seam
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation.regions import LEAST_SOFTER, MadeRegion, in_window, softened
-from anomalydiffusion_core.masks.sources import own_masks
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.generation.regions import LEAST_SOFTER, DecodedRegion, in_window, softened
+from anomalydiffusion_core.masks.sources import given_masks
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
 
@@ -46,11 +46,11 @@ def rectangles(size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> np.n
 
 
 def pair_of(
-    base: LatentDiffusion, model: AnomalyModel, folder: Path, photo: Photo, mask: np.ndarray
+    base: LatentDiffusion, learned: Learned, folder: Path, photo: Photo, mask: np.ndarray
 ) -> GeneratedPair:
     write_new(photo.png(), folder / "n.png")
-    generator = PairGenerator(base, model, [folder / "n.png"], CONFIG)
-    return next(generator.accepted(KIND, {KIND: own_masks([mask])}, 1))
+    generator = PairGenerator(base, learned, [folder / "n.png"], CONFIG)
+    return next(generator.accepted(KIND, {KIND: given_masks([mask])}, 1))
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def exact_base(make_fake_base: Any) -> Any:
 
 
 def test_distant_defects_are_made_each_in_a_window_of_its_own_pixel_for_pixel(
-    exact_base: Any, model: AnomalyModel, tmp_path: Path
+    exact_base: Any, learned: Learned, tmp_path: Path
 ) -> None:
     photo = photo_of(grain(150, 333, 3))
     mask = rectangles((150, 333), (10, 20, 5, 6), (100, 300, 8, 3), (140, 5, 4, 9))
-    pair = pair_of(exact_base, replace(model, image_size=32), tmp_path, photo, mask)
+    pair = pair_of(exact_base, replace(learned, image_size=32), tmp_path, photo, mask)
     # middles (12, 23), (104, 301), (142, 9), each less half a window, moved inside the photo
     corners = [(0, 7), (88, 285), (118, 0)]
     encoded = exact_base.encoded[0]  # the gate encodes afterwards
@@ -109,12 +109,12 @@ def test_distant_defects_are_made_each_in_a_window_of_its_own_pixel_for_pixel(
 @pytest.mark.parametrize("shape", [(150, 333), (333, 150, 3)])
 @pytest.mark.parametrize("white", [255, 4095, 65535])
 def test_a_photo_of_any_depth_keeps_every_bit_outside_the_mask(
-    fake_base: LatentDiffusion, model: AnomalyModel, tmp_path: Path, shape: tuple[int, ...], white: int
+    fake_base: LatentDiffusion, learned: Learned, tmp_path: Path, shape: tuple[int, ...], white: int
 ) -> None:
     dtype = np.uint8 if white == 255 else np.uint16
     samples = np.random.default_rng(0).integers(0, white, shape, dtype, endpoint=True)
     mask = rectangles((shape[0], shape[1]), (3, 4, 9, 30), (shape[0] - 30, shape[1] - 40, 20, 11))
-    pair = pair_of(fake_base, model, tmp_path, photo_of(samples), mask)
+    pair = pair_of(fake_base, learned, tmp_path, photo_of(samples), mask)
     result = pair.result.samples
     assert result.dtype == dtype and result.shape == shape and pair.result.white == white
     assert np.array_equal(result[~mask], samples[~mask])
@@ -126,28 +126,28 @@ def test_a_photo_of_any_depth_keeps_every_bit_outside_the_mask(
 @pytest.mark.parametrize("width", [1, 2, 8, 16])
 @pytest.mark.parametrize("lying", [True, False])
 def test_a_thin_defect_is_made_along_its_whole_length(
-    fake_base: LatentDiffusion, model: AnomalyModel, tmp_path: Path, width: int, lying: bool
+    fake_base: LatentDiffusion, learned: Learned, tmp_path: Path, width: int, lying: bool
 ) -> None:
     """The latent cell is 8 pixels wide."""
     mask = rectangles((97, 113), (31, 13, width, 50))
     photo, mask = grain(97, 113, 3) // 8 + 100, mask
     if not lying:
         photo, mask = photo.swapaxes(0, 1), mask.T
-    pair = pair_of(fake_base, model, tmp_path, photo_of(np.ascontiguousarray(photo)), mask)
+    pair = pair_of(fake_base, learned, tmp_path, photo_of(np.ascontiguousarray(photo)), mask)
     shown = change(pair.photo.pixels, pair.pixels) > pair.noise
     along = shown.any(0 if lying else 1)[13:63]
     assert along.all() and not shown[~mask].any()
 
 
 def test_a_hair_longer_than_the_canvas_is_made_along_its_whole_length(
-    fake_base: LatentDiffusion, model: AnomalyModel, tmp_path: Path
+    fake_base: LatentDiffusion, learned: Learned, tmp_path: Path
 ) -> None:
     """Its window is more than six times as coarse as the photo."""
     mask = np.zeros((400, 420), bool)
     for step in range(300):  # one pixel wide, aslant
         mask[40 + step, 60 + step // 3] = True
     photo = photo_of((grain(400, 420, 3) // 8 + 100).astype(np.uint8))
-    pair = pair_of(fake_base, model, tmp_path, photo, mask)
+    pair = pair_of(fake_base, learned, tmp_path, photo, mask)
     assert pair.regions[0][1].before.shape == (420, 420, 3)
     shown = change(photo.pixels, pair.pixels) > pair.noise
     # a few pixels may equal the photo by chance, no run of them
@@ -158,11 +158,11 @@ def test_a_hair_longer_than_the_canvas_is_made_along_its_whole_length(
 # --- outlines
 
 
-def laid(values: float = 250.0, feather: float = 0.0) -> tuple[Photo, MadeRegion, float]:
+def laid(values: float = 250.0, feather: float = 0.0) -> tuple[Photo, DecodedRegion, float]:
     """A photo, a bright square to be laid into it, and the seam that it has then."""
     photo = photo_of((grain(64, 64, 3) // 8 + 100).astype(np.uint8))
     region = Region(Window(0, 0, 64), rectangles((64, 64), (16, 16, 30, 30)))
-    made = MadeRegion(region, np.full((64, 64, 3), values, np.float32), 1.0)
+    made = DecodedRegion(region, np.full((64, 64, 3), values, np.float32), 1.0)
     return photo, made, seam(photo.pasted(made.values, region.mask, feather=feather).pixels, region.mask)
 
 

@@ -23,8 +23,8 @@ from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.regions import RegionJob, RegionMaker, in_window, stitched
 from anomalydiffusion_core.generation.runs import GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.masks.invention import TriesExhausted
-from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, own_masks
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, given_masks
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 
@@ -42,7 +42,7 @@ def box(top: int, left: int, height: int = 9, width: int = 9) -> np.ndarray:
     return mask
 
 
-BOX = own_masks([box(20, 20)])
+BOX = given_masks([box(20, 20)])
 EMPTY = np.zeros((64, 64), bool)
 
 
@@ -52,16 +52,16 @@ def normals(dataset: Path) -> list[Path]:
 
 
 @pytest.fixture
-def calibrated(model: AnomalyModel, dataset: Path) -> AnomalyModel:
+def calibrated(learned: Learned, dataset: Path) -> Learned:
     """The model, as if all pairs of the dataset had trained it: its gates measure by them."""
     for name, pairs in find_dataset(dataset).by_type().items():
-        model.remember(name, [short_hash(pair.image) for pair in pairs])
-    return model
+        learned.remember(name, [short_hash(pair.image) for pair in pairs])
+    return learned
 
 
 @pytest.fixture
 def generate(
-    fake_base: LatentDiffusion, calibrated: AnomalyModel, dataset: Path, tmp_path: Path
+    fake_base: LatentDiffusion, calibrated: Learned, dataset: Path, tmp_path: Path
 ) -> Callable[..., GenerationOutcome]:
     """Runs `generate_all` into a folder; masks are those of the dataset unless given."""
     artifact = tmp_path / "artifact.safetensors"
@@ -93,11 +93,11 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("batch", [1, 4, 5, 16])
 def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
-    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], batch: int
+    fake_base: LatentDiffusion, learned: Learned, normals: list[Path], batch: int
 ) -> None:
     config, rejected, reports = replace(NEVER, batch_size=batch), [], []
-    generator = PairGenerator(fake_base, model, normals, config)
-    every_second = {KIND: own_masks([box(20, 20), EMPTY])}
+    generator = PairGenerator(fake_base, learned, normals, config)
+    every_second = {KIND: given_masks([box(20, 20), EMPTY])}
     with pytest.raises(TriesExhausted) as shortfall:
         list(
             generator.accepted(KIND, every_second, 2, 0, lambda *done: reports.append(done), rejected.append)
@@ -109,16 +109,16 @@ def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
 
 @pytest.mark.parametrize("batch", [1, 4, 16])
 def test_exactly_the_asked_number_is_accepted(
-    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], batch: int
+    fake_base: LatentDiffusion, learned: Learned, normals: list[Path], batch: int
 ) -> None:
-    generator = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=batch))
+    generator = PairGenerator(fake_base, learned, normals, replace(CONFIG, batch_size=batch))
     assert [pair.index for pair in generator.accepted(KIND, {KIND: BOX}, 5)] == [0, 1, 2, 3, 4]
 
 
 def test_no_more_pairs_are_made_than_are_missing(
-    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], monkeypatch: pytest.MonkeyPatch
+    fake_base: LatentDiffusion, learned: Learned, normals: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator, made = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=4)), []
+    generator, made = PairGenerator(fake_base, learned, normals, replace(CONFIG, batch_size=4)), []
     make = generator.make
     monkeypatch.setattr(generator, "make", lambda *a: made.append(len(a[1])) or make(*a))
     assert len(list(generator.accepted(KIND, {KIND: BOX}, 6))) == 6
@@ -149,29 +149,29 @@ def test_a_shortfall_counts_every_check_that_failed_and_nothing_is_written(
 @pytest.mark.parametrize("placed", [True, False])
 @pytest.mark.parametrize("foreground", ["auto", "none"])
 def test_a_source_of_empty_masks_is_told(
-    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], placed: bool, foreground: str
+    fake_base: LatentDiffusion, learned: Learned, normals: list[Path], placed: bool, foreground: str
 ) -> None:
     for path in normals:
         part = np.full((64, 64, 3), 10, np.uint8)
         part[12:52, 12:52] = 180
         Image.fromarray(part).save(path)
-    model.mask_places[KIND] = model.mask_places["thing/dent"]
-    generator = PairGenerator(fake_base, model, normals, replace(CONFIG, foreground=foreground))
+    learned.mask_placements[KIND] = learned.mask_placements["thing/dent"]
+    generator = PairGenerator(fake_base, learned, normals, replace(CONFIG, foreground=foreground))
     assert (generator.drafter.find_object is None) == (foreground == "none")
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs .* in 0 tries \(\d+ empty\)"):
-        list(generator.accepted(KIND, {KIND: own_masks([EMPTY], placed)}, 2))
+        list(generator.accepted(KIND, {KIND: given_masks([EMPTY], placed)}, 2))
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_when_masks_run_out_what_they_sufficed_for_is_made(
-    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path], batch: int
+    fake_base: LatentDiffusion, learned: Learned, normals: list[Path], batch: int
 ) -> None:
     def three(number: int) -> SourcedMask:
         if number > 2:
             raise TriesExhausted("Only 3 masks were usable.")
         return SourcedMask(box(20, 20 + number), "generated", placed=True)
 
-    generator, made = PairGenerator(fake_base, model, normals, replace(CONFIG, batch_size=batch)), []
+    generator, made = PairGenerator(fake_base, learned, normals, replace(CONFIG, batch_size=batch)), []
     with pytest.raises(TriesExhausted, match="Only 3 masks were usable"):
         for pair in generator.accepted(KIND, {KIND: three}, 5):
             made.append(pair.index)
@@ -179,14 +179,14 @@ def test_when_masks_run_out_what_they_sufficed_for_is_made(
 
 
 def test_photos_without_an_object_among_others_are_left_out_and_counted(
-    fake_base: LatentDiffusion, model: AnomalyModel, normals: list[Path]
+    fake_base: LatentDiffusion, learned: Learned, normals: list[Path]
 ) -> None:
     for number, path in enumerate(normals):
         part = np.full((64, 64, 3), 10, np.uint8)
         part[12:52, 12:52] = 180 if number else 10
         Image.fromarray(part).save(path)
     config = replace(NEVER, foreground="auto")
-    generator, rejected = PairGenerator(fake_base, model, normals, config), []
+    generator, rejected = PairGenerator(fake_base, learned, normals, config), []
     with pytest.raises(TriesExhausted, match=r"in 6 tries \(6 unfilled, [23] no object\)"):
         list(generator.accepted(KIND, {KIND: BOX}, 2, on_rejected=rejected.append))
     assert {pair.normal for pair in rejected} == {1, 2}
@@ -281,12 +281,12 @@ def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
 
 
 def test_each_part_of_a_mixed_pair_looks_like_its_own_type(
-    calm_base: LatentDiffusion, model: AnomalyModel, normals: list[Path]
+    calm_base: LatentDiffusion, learned: Learned, normals: list[Path]
 ) -> None:
-    masks: dict[str, MaskSource] = {KIND: own_masks([box(4, 6)]), OTHER: own_masks([box(40, 38, 12, 7)])}
+    masks: dict[str, MaskSource] = {KIND: given_masks([box(4, 6)]), OTHER: given_masks([box(40, 38, 12, 7)])}
     config = replace(CONFIG, vary_strength=0.3, vary_guidance=0.3, feather=0.0)
-    pairs = list(PairGenerator(calm_base, model, normals, config).accepted(MIXED, masks, 3))
-    maker = RegionMaker(calm_base, model, 1)
+    pairs = list(PairGenerator(calm_base, learned, normals, config).accepted(MIXED, masks, 3))
+    maker = RegionMaker(calm_base, learned, 1)
     for pair in pairs:
         assert [part.defect_type for part in pair.parts] == [KIND, OTHER]
         assert np.array_equal(pair.mask, pair.parts[0].mask | pair.parts[1].mask)
@@ -316,18 +316,18 @@ def test_each_part_of_a_mixed_pair_looks_like_its_own_type(
 
 
 def test_a_varied_pair_is_the_plain_one_with_scaled_tokens_and_guidance(
-    calm_base: LatentDiffusion, model: AnomalyModel, normals: list[Path]
+    calm_base: LatentDiffusion, learned: Learned, normals: list[Path]
 ) -> None:
     varied = replace(CONFIG, vary_strength=0.4, vary_guidance=0.4)
-    for pair in PairGenerator(calm_base, model, normals, varied).try_indices(KIND, range(3), BOX):
-        tokens = {name: e_a * pair.strength for name, e_a in model.anomaly[KIND].items()}
-        scaled = replace(model, anomaly={KIND: tokens})
+    for pair in PairGenerator(calm_base, learned, normals, varied).try_indices(KIND, range(3), BOX):
+        tokens = {name: e_a * pair.strength for name, e_a in learned.anomaly[KIND].items()}
+        scaled = replace(learned, anomaly={KIND: tokens})
         sampling = replace(CONFIG.sampling, guidance=pair.guidance)
         plain = PairGenerator(calm_base, scaled, normals, replace(CONFIG, sampling=sampling))
         (same,) = plain.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
         assert (same.template, same.normal) == (pair.template, pair.normal)
         assert same.strength == 1 and same.guidance == pair.guidance
         assert np.array_equal(same.pixels, pair.pixels)
-        unscaled = PairGenerator(calm_base, model, normals, CONFIG)
+        unscaled = PairGenerator(calm_base, learned, normals, CONFIG)
         (other,) = unscaled.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
         assert not np.array_equal(other.pixels, pair.pixels)

@@ -16,16 +16,16 @@ from anomalydiffusion_core.masks.invention import (
     MaskConfig,
     TriesExhausted,
     clean_mask,
-    draw_masks,
-    drawn_masks,
-    generate_masks,
+    invent_masks,
+    invent_shapes,
+    invented_masks,
     mask_picture_size,
     mask_problem,
     masks_in_turn,
     usable_for,
     write_masks,
 )
-from anomalydiffusion_core.method.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.method.embeddings import Learned, Placement
 from anomalydiffusion_core.method.sampling import SamplingConfig
 
 CONFIG = MaskConfig(sampling=SamplingConfig(steps=2))
@@ -57,13 +57,13 @@ def test_empty_tiny_full_and_border_filling_masks_are_refused(mask: np.ndarray, 
     assert mask_problem(mask, MaskConfig()) == problem
 
 
-def test_small_defects_have_small_masks(model: AnomalyModel) -> None:
-    model.mask_areas = {"toy/speck": 0.0008, "toy/patch": 0.03}
-    speck = usable_for(MaskConfig(), model, "toy/speck")
+def test_small_defects_have_small_masks(learned: Learned) -> None:
+    learned.mask_areas = {"toy/speck": 0.0008, "toy/patch": 0.03}
+    speck = usable_for(MaskConfig(), learned, "toy/speck")
     assert mask_problem(rectangle(50, 50, 1, 4), speck) is None  # 4 of 10,000 pixels, half the smallest
     assert mask_problem(rectangle(50, 50, 1, 3), speck) == "tiny"
     for name in ("toy/patch", "toy/unknown"):
-        assert usable_for(MaskConfig(), model, name) == MaskConfig()
+        assert usable_for(MaskConfig(), learned, name) == MaskConfig()
 
 
 def test_a_mask_must_lie_on_the_object_where_there_is_one() -> None:
@@ -74,19 +74,19 @@ def test_a_mask_must_lie_on_the_object_where_there_is_one() -> None:
     assert mask_problem(rectangle(40, 70, 10, 10), MaskConfig(), foreground) == "off the object"
 
 
-def test_types_that_overhang_the_object_may_do_so_a_little_further(model: AnomalyModel) -> None:
-    model.mask_places = {
-        "thing/tip": [Place(0.1, 0.01, None, on_object=0.6), Place(0.1, 0.01, None, on_object=0.8)],
-        "thing/gone": [Place(0.1, 0.01, None, on_object=0.02)],
-        "thing/on": [Place(0.1, 0.01, None)],
+def test_types_that_overhang_the_object_may_do_so_a_little_further(learned: Learned) -> None:
+    learned.mask_placements = {
+        "thing/tip": [Placement(0.1, 0.01, None, on_object=0.6), Placement(0.1, 0.01, None, on_object=0.8)],
+        "thing/gone": [Placement(0.1, 0.01, None, on_object=0.02)],
+        "thing/on": [Placement(0.1, 0.01, None)],
     }
     foreground = rectangle(0, 0, 100, 50)
-    tip = usable_for(MaskConfig(), model, "thing/tip")
+    tip = usable_for(MaskConfig(), learned, "thing/tip")
     assert mask_problem(rectangle(40, 45, 10, 10), tip, foreground) is None  # half of it, 0.1 below the least
     assert mask_problem(rectangle(40, 46, 10, 10), tip, foreground) == "off the object"
-    gone = usable_for(MaskConfig(), model, "thing/gone")
+    gone = usable_for(MaskConfig(), learned, "thing/gone")
     assert mask_problem(rectangle(40, 70, 10, 10), gone, foreground) is None
-    assert usable_for(MaskConfig(), model, "thing/on") == MaskConfig()
+    assert usable_for(MaskConfig(), learned, "thing/on") == MaskConfig()
 
 
 def test_thresholding_closes_pin_holes_and_drops_specks() -> None:
@@ -119,72 +119,72 @@ def painter(fake_base):  # type: ignore[no-untyped-def]
 
 def test_shapes_are_drawn_at_the_base_s_own_size_and_laid_into_the_photo_s(
     painter,  # type: ignore[no-untyped-def]
-    model: AnomalyModel,
+    learned: Learned,
 ) -> None:
     assert [mask_picture_size(painter, size) for size in (32, 64, 256)] == [32, 64, 64]
-    model.image_size, model.mask_places = 160, {"thing/stain": [Place(0.1, 1.0, (0.5, 0.5))]}
-    masks = generate_masks(painter, model, "thing/stain", 6, 3, CONFIG)
+    learned.image_size, learned.mask_placements = 160, {"thing/stain": [Placement(0.1, 1.0, (0.5, 0.5))]}
+    masks = invent_masks(painter, learned, "thing/stain", 6, 3, CONFIG)
     assert all(mask.shape == (160, 160) for mask in masks)
     for mask in masks:
         assert 0.08 * 160 - 1 <= mask.any(0).sum() <= 0.125 * 160 + 1
         assert mask[64:96, 64:96].sum() == mask.sum() > 0
-    again = drawn_masks(painter, model, "thing/stain", 3, CONFIG, batch=1)
+    again = invented_masks(painter, learned, "thing/stain", 3, CONFIG, batch=1)
     assert all(np.array_equal(again(i), mask) for i, mask in enumerate(masks))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 11])
-def test_exactly_the_asked_number_of_usable_masks_comes_back(
-    painter, model: AnomalyModel, count: int
-) -> None:  # type: ignore[no-untyped-def]
-    masks = generate_masks(painter, model, "thing/stain", count, 3, CONFIG)
+def test_exactly_the_asked_number_of_usable_masks_comes_back(painter, learned: Learned, count: int) -> None:  # type: ignore[no-untyped-def]
+    masks = invent_masks(painter, learned, "thing/stain", count, 3, CONFIG)
     assert len(masks) == count
     assert all(mask_problem(mask, CONFIG) is None for mask in masks)
 
 
-def test_masks_are_the_first_usable_ones_in_the_order_of_tries(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
-    tries = [draw_masks(painter, model, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
+def test_masks_are_the_first_usable_ones_in_the_order_of_tries(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
+    tries = [invent_shapes(painter, learned, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
     usable = [mask for mask in tries if mask.any()]
     assert 0 < len(usable) < 20
-    masks = generate_masks(painter, model, "thing/stain", 4, 3, CONFIG)
+    masks = invent_masks(painter, learned, "thing/stain", 4, 3, CONFIG)
     assert all(np.array_equal(a, b) for a, b in zip(masks, usable, strict=False))
 
 
 def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_before(
     painter,  # type: ignore[no-untyped-def]
-    model: AnomalyModel,
+    learned: Learned,
 ) -> None:
-    one, other = (drawn_masks(painter, model, "thing/stain", 3, CONFIG, batch=batch) for batch in (1, 5))
+    one, other = (invented_masks(painter, learned, "thing/stain", 3, CONFIG, batch=batch) for batch in (1, 5))
     sixth = other(6)
     assert [np.array_equal(one(i), other(i)) for i in range(7)] == [True] * 7
     assert np.array_equal(one(6), sixth)
-    elsewhere = drawn_masks(painter, model, "thing/stain", 4, CONFIG)
+    elsewhere = invented_masks(painter, learned, "thing/stain", 4, CONFIG)
     assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
 
 
-def test_unplaced_shapes_stay_as_they_were_drawn(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
-    model.mask_places = {"thing/stain": [Place(0.1, 1.0, (0.5, 0.5))]}
-    shapes = drawn_masks(painter, model, "thing/stain", 3, CONFIG, in_frame=False)
-    tries = [draw_masks(painter, model, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
+def test_unplaced_shapes_stay_as_they_were_drawn(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
+    learned.mask_placements = {"thing/stain": [Placement(0.1, 1.0, (0.5, 0.5))]}
+    shapes = invented_masks(painter, learned, "thing/stain", 3, CONFIG, in_frame=False)
+    tries = [invent_shapes(painter, learned, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
     usable = [shape for shape in tries if shape.any()]
     assert all(np.array_equal(shapes(i), usable[i]) for i in range(4))
 
 
 def test_when_tries_run_out_the_error_says_how_many_were_usable_and_what_was_wrong(
     painter,  # type: ignore[no-untyped-def]
-    model: AnomalyModel,
+    learned: Learned,
 ) -> None:
     strict = replace(CONFIG, smallest=0.9, tries_per_mask=8)
     with pytest.raises(TriesExhausted, match=r"Only 0 of 1 masks of thing/stain .* after 8 tries") as caught:
-        generate_masks(painter, model, "thing/stain", 2, 3, strict)
+        invent_masks(painter, learned, "thing/stain", 2, 3, strict)
     message = str(caught.value)
-    empty = sum(not m.any() for m in draw_masks(painter, model, "thing/stain", list(range(8)), 3, strict))
+    empty = sum(
+        not m.any() for m in invent_shapes(painter, learned, "thing/stain", list(range(8)), 3, strict)
+    )
     assert f"{empty} empty" in message
     assert f"{8 - empty} tiny" in message
 
 
-def test_an_unknown_type_is_told_which_exist(painter, model: AnomalyModel) -> None:  # type: ignore[no-untyped-def]
+def test_an_unknown_type_is_told_which_exist(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="no mask embedding for 'thing/dent'.*thing/scratch, thing/stain"):
-        generate_masks(painter, model, "thing/dent", 1, 3, CONFIG)
+        invent_masks(painter, learned, "thing/dent", 1, 3, CONFIG)
 
 
 def test_given_masks_are_taken_in_turn() -> None:
@@ -195,38 +195,38 @@ def test_given_masks_are_taken_in_turn() -> None:
 
 def test_written_masks_are_black_and_white_files_and_an_overview(
     painter,  # type: ignore[no-untyped-def]
-    model: AnomalyModel,
+    learned: Learned,
     tmp_path: Path,
 ) -> None:
     types = ["thing/scratch", "thing/stain"]
-    assert write_masks(painter, model, types, 3, 3, tmp_path, CONFIG, lambda *_: None) == dict.fromkeys(
+    assert write_masks(painter, learned, types, 3, 3, tmp_path, CONFIG, lambda *_: None) == dict.fromkeys(
         types, 3
     )
     for name in types:
         files = sorted((tmp_path / name).iterdir())
         assert [file.name for file in files] == [f"0000{i}_mask.png" for i in range(3)]
-        for file, mask in zip(files, generate_masks(painter, model, name, 3, 3, CONFIG), strict=True):
+        for file, mask in zip(files, invent_masks(painter, learned, name, 3, 3, CONFIG), strict=True):
             assert np.array_equal(np.asarray(Image.open(file)), mask * 255)
     assert Image.open(tmp_path / "overview.png").size == (3 * 66, 2 * 66)
 
 
 def test_types_that_fall_short_do_not_cost_the_others_their_masks(
     painter,  # type: ignore[no-untyped-def]
-    model: AnomalyModel,
+    learned: Learned,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def blank_stains(base, model, defect_type, indices, seed, config):  # type: ignore[no-untyped-def]
-        drawn = draw_masks(base, model, defect_type, indices, seed, config)
+    def blank_stains(base, learned, defect_type, indices, seed, config):  # type: ignore[no-untyped-def]
+        drawn = invent_shapes(base, learned, defect_type, indices, seed, config)
         return [m & (defect_type != "thing/stain") for m in drawn]
 
     monkeypatch.setattr(masks_module, "draw_masks", blank_stains)
     few = replace(CONFIG, tries_per_mask=8)
     arguments = (3, 3, tmp_path / "out", few, lambda *_: None)
     with pytest.raises(TriesExhausted, match="of thing/stain .* The masks of thing/scratch are in"):
-        write_masks(painter, model, ["thing/stain", "thing/scratch"], *arguments)
+        write_masks(painter, learned, ["thing/stain", "thing/scratch"], *arguments)
     assert len(list((tmp_path / "out/thing/scratch").iterdir())) == 3
     assert not (tmp_path / "out/thing/stain").exists()
     with pytest.raises(TriesExhausted, match="thing/stain"):
-        write_masks(painter, model, ["thing/stain"], 1, 3, tmp_path / "none", few, lambda *_: None)
+        write_masks(painter, learned, ["thing/stain"], 1, 3, tmp_path / "none", few, lambda *_: None)
     assert not (tmp_path / "none").exists()

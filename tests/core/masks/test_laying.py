@@ -18,10 +18,10 @@ from anomalydiffusion_core.masks.placement import (
     lay,
     lay_on_photos,
     needed_share,
-    place_of,
+    placement_of,
     turned,
 )
-from anomalydiffusion_core.method.embeddings import Place
+from anomalydiffusion_core.method.embeddings import Placement
 
 Vector = tuple[float, float]
 
@@ -47,9 +47,11 @@ def disc(diameter: float, at: Vector, size: tuple[int, int] = (200, 200)) -> np.
     return (y - at[0]) ** 2 + (x - at[1]) ** 2 <= (diameter / 2) ** 2
 
 
-def laid(shape: np.ndarray, places: list[Place], foreground: np.ndarray | None, seed: int = 0, **more):  # type: ignore[no-untyped-def]
+def laid(
+    shape: np.ndarray, placements: list[Placement], foreground: np.ndarray | None, seed: int = 0, **more
+):  # type: ignore[no-untyped-def]
     size = foreground.shape if foreground is not None else (200, 200)
-    return lay(shape, places, foreground, size, torch.Generator().manual_seed(seed), **more)
+    return lay(shape, placements, foreground, size, torch.Generator().manual_seed(seed), **more)
 
 
 SHAPE = disc(40, (64, 64), (128, 128))
@@ -62,13 +64,13 @@ LINE[32, 8:56] = True
 def test_a_mask_learned_at_the_head_is_laid_at_the_head_however_the_screw_lies(
     degrees: float, mirrored: bool
 ) -> None:
-    places = [place_of(disc(11, (100, 40)), screw(0))]
+    placements = [placement_of(disc(11, (100, 40)), screw(0))]
     at = (90, 112)
     foreground, along = screw(degrees, at), screw_axes(degrees, at)[0]
     if mirrored:
         foreground, along = foreground[:, ::-1], along[:, ::-1]
     for seed in range(8):
-        mask = laid(SHAPE, places, foreground, seed)
+        mask = laid(SHAPE, placements, foreground, seed)
         assert mask is not None and foreground[mask].mean() >= 0.9
         assert along[mask].mean() == pytest.approx(-60, abs=6 * 1.25 + 3)
         assert 0.8**2 * 95 - 10 <= mask.sum() <= 1.25**2 * 95 + 10
@@ -78,13 +80,13 @@ def test_a_part_on_its_other_face_gets_its_masks_at_the_mirrored_place() -> None
     flag = np.zeros((200, 200), bool)
     flag[90:110, 40:160], flag[110:160, 40:70] = True, True
     corner = disc(14, (150, 55))
-    places = [place_of(corner, flag)]
+    placements = [placement_of(corner, flag)]
     for foreground, near in (
         (flag[::-1], corner[::-1]),
         (flag.T, corner.T),
         (flag[:, ::-1], corner[:, ::-1]),
     ):
-        mask = laid(SHAPE, places, foreground)
+        mask = laid(SHAPE, placements, foreground)
         assert mask is not None
         wanted, found = (np.array(ndimage.center_of_mass(marked)) for marked in (near, mask))
         assert abs(wanted - found).max() <= 7 * 1.25 + 2
@@ -93,12 +95,12 @@ def test_a_part_on_its_other_face_gets_its_masks_at_the_mirrored_place() -> None
 @pytest.mark.parametrize("degrees", [0, 50, 130, 270])
 def test_a_line_along_the_shaft_stays_along_the_shaft(degrees: float) -> None:
     along, across = screw_axes(0)
-    places = [place_of((abs(along) < 30) & (abs(across) < 1.5), screw(0))]
+    placements = [placement_of((abs(along) < 30) & (abs(across) < 1.5), screw(0))]
     foreground = screw(degrees)
     shaft = np.array([-np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
     turns = []
     for seed in range(12):
-        mask = laid(LINE.T if seed % 2 else LINE, places, foreground, seed)
+        mask = laid(LINE.T if seed % 2 else LINE, placements, foreground, seed)
         assert mask is not None
         turns.append(np.degrees(np.arccos(abs(frame_of(mask).axes[0] @ shaft))))
         assert 0.75 * 60 <= 2 * frame_of(mask).half[0] <= 1.3 * 60
@@ -108,12 +110,12 @@ def test_a_line_along_the_shaft_stays_along_the_shaft(degrees: float) -> None:
 def test_types_that_overhang_the_object_keep_their_overhang() -> None:
     along, across = screw_axes(0)
     tip = (abs(along - 50) < 8) & (abs(across) < 6)  # half of it beyond the tip
-    (place,) = places = [place_of(tip, screw(0))]
+    (place,) = placements = [placement_of(tip, screw(0))]
     assert 0.45 < place.on_object < 0.6
     shares = []
     for seed in range(40):
         foreground = screw(20 * seed)
-        mask = laid(SHAPE, places, foreground, seed)
+        mask = laid(SHAPE, placements, foreground, seed)
         assert mask is not None
         shares.append(foreground[mask].mean())
     assert min(shares) >= place.on_object - OVERHANG
@@ -123,11 +125,11 @@ def test_types_that_overhang_the_object_keep_their_overhang() -> None:
 
 def test_on_round_objects_the_distance_from_the_middle_counts_at_any_angle() -> None:
     wheel = disc(120, (90, 100))
-    places = [place_of(disc(10, (90, 145)), wheel)]  # 45 from the middle
+    placements = [placement_of(disc(10, (90, 145)), wheel)]  # 45 from the middle
     other = disc(120, (110, 80))
     ways = []
     for seed in range(60):
-        mask = laid(SHAPE, places, other, seed)
+        mask = laid(SHAPE, placements, other, seed)
         assert mask is not None
         way = np.array(ndimage.center_of_mass(mask)) - (110, 80)
         assert np.hypot(*way) == pytest.approx(45, abs=1.25 * 10 / 2**0.5 + 1)
@@ -136,15 +138,15 @@ def test_on_round_objects_the_distance_from_the_middle_counts_at_any_angle() -> 
 
 
 def test_places_carry_over_to_photos_of_other_sizes_and_sides() -> None:
-    places = [place_of(disc(11, (100, 40)), screw(0))]
+    placements = [placement_of(disc(11, (100, 40)), screw(0))]
     wide = screw(30, (75, 200), (150, 400))  # another share of a photo of another form
-    mask = laid(SHAPE, places, wide)
+    mask = laid(SHAPE, placements, wide)
     assert mask is not None and mask.shape == (150, 400)
-    area = places[0].area * 150 * 400
+    area = placements[0].area * 150 * 400
     assert 0.8**2 * area - 15 <= mask.sum() <= 1.25**2 * area + 15
     assert screw_axes(30, (75, 200), (150, 400))[0][mask].mean() == pytest.approx(-60, abs=15)
     double = screw(30).repeat(2, 0).repeat(2, 1)
-    small, large = laid(SHAPE, places, screw(30)), laid(SHAPE, places, double)
+    small, large = laid(SHAPE, placements, screw(30)), laid(SHAPE, placements, double)
     assert small is not None and large is not None
     assert large.sum() / small.sum() == pytest.approx(4, rel=0.05)
     middles = [np.array(ndimage.center_of_mass(mask)) for mask in (small, large)]
@@ -152,21 +154,23 @@ def test_places_carry_over_to_photos_of_other_sizes_and_sides() -> None:
 
 
 def test_textures_need_no_foreground() -> None:
-    places = [place_of(disc(20, (50, 50)), None)]
-    masks = [laid(SHAPE, places, None, seed) for seed in range(60)]
+    placements = [placement_of(disc(20, (50, 50)), None)]
+    masks = [laid(SHAPE, placements, None, seed) for seed in range(60)]
     middles = np.array([ndimage.center_of_mass(mask) for mask in masks])
     assert middles.std(0).min() > 40
-    turns = [frame_of(laid(LINE, places, None, seed, mode="free")).axes[0] for seed in range(20)]
+    turns = [frame_of(laid(LINE, placements, None, seed, mode="free")).axes[0] for seed in range(20)]
     assert np.std([np.arctan2(*turn) for turn in turns]) > 0.3
-    assert all(frame_of(laid(LINE, places, None, seed)).axes[0][1] ** 2 == 1 for seed in range(3))  # as drawn
+    assert all(
+        frame_of(laid(LINE, placements, None, seed)).axes[0][1] ** 2 == 1 for seed in range(3)
+    )  # as drawn
 
 
 def test_free_masks_lie_anywhere_on_the_object_turned_anyhow() -> None:
     along, across = screw_axes(0)
-    places = [place_of((abs(along + 60) < 6) & (abs(across) < 2), screw(0))]
+    placements = [placement_of((abs(along + 60) < 6) & (abs(across) < 2), screw(0))]
     foreground, seen, turns = screw(60), np.zeros((200, 200), bool), []
     for seed in range(300):
-        mask = laid(LINE, places, foreground, seed, mode="free")
+        mask = laid(LINE, placements, foreground, seed, mode="free")
         assert mask is not None and foreground[mask].mean() >= 0.9
         seen |= mask
         turns.append(np.arctan2(*frame_of(mask).axes[0]))
@@ -175,7 +179,7 @@ def test_free_masks_lie_anywhere_on_the_object_turned_anyhow() -> None:
 
 
 def test_without_a_frame_masks_lie_as_in_the_photo_or_are_moved_onto_the_object() -> None:
-    old = Place(0.1, 0.01, (0.5, 0.5))
+    old = Placement(0.1, 0.01, (0.5, 0.5))
     on, off = disc(80, (100, 100)), disc(60, (40, 150))
     mask = laid(SHAPE, [old], on)
     assert mask is not None
@@ -196,11 +200,11 @@ def test_without_places_a_mask_stays_as_it_is_or_is_moved_onto_the_object() -> N
 
 
 def test_nothing_is_laid_where_there_is_no_object_or_too_small_a_one() -> None:
-    places = [place_of(disc(60, (100, 100)), disc(100, (100, 100)))]
+    placements = [placement_of(disc(60, (100, 100)), disc(100, (100, 100)))]
     for mode in ("learned", "free"):
         for foreground in (np.zeros((200, 200), bool), disc(12, (100, 100))):
-            assert laid(SHAPE, places, foreground, mode=mode) is None
-    empty = laid(np.zeros((9, 9), bool), places, screw(0))
+            assert laid(SHAPE, placements, foreground, mode=mode) is None
+    empty = laid(np.zeros((9, 9), bool), placements, screw(0))
     assert empty is not None and not empty.any()
 
 
@@ -219,24 +223,24 @@ def test_every_laid_mask_is_marked_and_on_the_object_by_the_asked_share(
 ) -> None:
     along, across = screw_axes(0)
     mask = (along - where[0]) ** 2 + (across - where[1]) ** 2 <= radius**2
-    places = [place_of(mask, screw(0)), Place(0.2, 0.01, (0.5, 0.5))]
+    placements = [placement_of(mask, screw(0)), Placement(0.2, 0.01, (0.5, 0.5))]
     foreground = screw(degrees, (95, 105), (190, 210))
     shape = LINE if line else SHAPE
-    found = laid(shape, places, foreground, seed, share=share, mode=mode)
-    again = laid(shape, places, foreground, seed, share=share, mode=mode)
+    found = laid(shape, placements, foreground, seed, share=share, mode=mode)
+    again = laid(shape, placements, foreground, seed, share=share, mode=mode)
     assert (found is None and again is None) or np.array_equal(found, again)
     if found is None:
         return
-    asked = min(share, places[0].on_object - 0.1) if places[0].on_object < 1 else share
-    assert needed_share(share, places) == pytest.approx(max(0, asked))
+    asked = min(share, placements[0].on_object - 0.1) if placements[0].on_object < 1 else share
+    assert needed_share(share, placements) == pytest.approx(max(0, asked))
     assert found.shape == foreground.shape and found.any()
     assert foreground[found].mean() >= asked
 
 
 def test_the_same_generator_gives_the_same_mask_and_another_another() -> None:
-    places = [place_of(disc(20, (100, 60)), screw(0))]
-    one, other = laid(SHAPE, places, screw(70), 1), laid(SHAPE, places, screw(70), 2)
-    assert np.array_equal(one, laid(SHAPE, places, screw(70), 1))  # type: ignore[arg-type]
+    placements = [placement_of(disc(20, (100, 60)), screw(0))]
+    one, other = laid(SHAPE, placements, screw(70), 1), laid(SHAPE, placements, screw(70), 2)
+    assert np.array_equal(one, laid(SHAPE, placements, screw(70), 1))  # type: ignore[arg-type]
     assert not np.array_equal(one, other)  # type: ignore[arg-type]
 
 
@@ -280,31 +284,33 @@ def test_a_place_says_how_its_mask_lies_on_the_object() -> None:
     along, across = screw_axes(0)
     foreground = screw(0)
     mask = (abs(along - 20) < 15) & (abs(across - 5) < 1)
-    place = place_of(mask, foreground)
+    place = placement_of(mask, foreground)
     assert place.pose and place.on_object == 1
     middle = along[foreground].mean()
     assert place.pose.centre[0] == pytest.approx((20 - middle) / 60, abs=0.02)
     assert abs(place.pose.centre[1]) == pytest.approx(5 / 24, abs=0.02)
     assert place.pose.direction is not None and np.sin(place.pose.direction) == pytest.approx(0, abs=0.02)
     assert place.pose.length == pytest.approx(29 / 200)
-    assert place_of(disc(9, (100, 100)), foreground).pose.direction is None  # type: ignore[union-attr]
-    nothing = place_of(mask, np.zeros((200, 200), bool))
-    assert nothing == replace(place_of(mask, None), centre=nothing.centre) and nothing.centre is not None
+    assert placement_of(disc(9, (100, 100)), foreground).pose.direction is None  # type: ignore[union-attr]
+    nothing = placement_of(mask, np.zeros((200, 200), bool))
+    assert nothing == replace(placement_of(mask, None), centre=nothing.centre) and nothing.centre is not None
 
 
 def test_masks_are_laid_on_photos_of_one_category() -> None:
     photos = [np.where(screw(40 * i)[..., None], 60, 200).astype(np.uint8).repeat(3, 2) for i in range(3)]
-    places = [place_of(disc(11, (100, 40)), screw(0))]
-    masks = lay_on_photos([SHAPE], photos, places, 5, "screw/dent")
+    placements = [placement_of(disc(11, (100, 40)), screw(0))]
+    masks = lay_on_photos([SHAPE], photos, placements, 5, "screw/dent")
     for number, mask in enumerate(masks):
         assert screw_axes(40 * number)[0][mask].mean() == pytest.approx(-60, abs=12)
-    assert np.array_equal(lay_on_photos([SHAPE] * 3, photos, places, 5, "screw/dent")[2], masks[2])
-    free = lay_on_photos([SHAPE, LINE], photos[:1], places, 5, "screw/dent", "free")
+    assert np.array_equal(lay_on_photos([SHAPE] * 3, photos, placements, 5, "screw/dent")[2], masks[2])
+    free = lay_on_photos([SHAPE, LINE], photos[:1], placements, 5, "screw/dent", "free")
     assert len(free) == 2 and all(screw(0)[mask].mean() >= 0.9 for mask in free)
     with pytest.raises(ValueError, match="There are 2 masks for 3 photos"):
-        lay_on_photos([SHAPE] * 2, photos, places, 5, "screw/dent")
+        lay_on_photos([SHAPE] * 2, photos, placements, 5, "screw/dent")
     empty = np.full((200, 200, 3), 200, np.uint8)
     with pytest.raises(ValueError, match="Mask 4 was not placed, since the photo shows no object"):
-        lay_on_photos([SHAPE], [*photos, empty], places, 5, "screw/dent")
+        lay_on_photos([SHAPE], [*photos, empty], placements, 5, "screw/dent")
     with pytest.raises(ValueError, match="Mask 1 was not placed, since no place on the object"):
-        lay_on_photos([SHAPE], photos, [replace(places[0], area=0.5, pose=None, extent=0.9)], 5, "screw/dent")
+        lay_on_photos(
+            [SHAPE], photos, [replace(placements[0], area=0.5, pose=None, extent=0.9)], 5, "screw/dent"
+        )

@@ -13,17 +13,17 @@ from scipy import ndimage
 from anomalydiffusion_core.masks.sources import (
     SOURCES,
     SourcedMask,
-    known_places,
+    given_masks,
+    known_placements,
     mask_source,
     masks_in_frame,
     mixed,
     onto_photo,
-    own_masks,
     parse_weights,
     procedural_masks,
     real_masks,
 )
-from anomalydiffusion_core.method.embeddings import Place
+from anomalydiffusion_core.method.embeddings import Placement
 
 HOOK = np.zeros((60, 90), bool)
 HOOK[20:24, 30:60], HOOK[20:40, 56:60] = True, True
@@ -69,7 +69,7 @@ def test_real_masks_are_cut_out_flipped_and_turned_a_little() -> None:
 
 def test_drawn_masks_are_used_as_they_are_in_turn() -> None:
     masks = [HOOK, ~HOOK]
-    exact, loose = own_masks(masks), own_masks(masks, placed=False)
+    exact, loose = given_masks(masks), given_masks(masks, placed=False)
     assert all(exact(n).shape is masks[n % 2] and exact(n).placed and not loose(n).placed for n in range(5))
     generator = torch.Generator().manual_seed(0)
     foreground = np.zeros((60, 90), bool)
@@ -92,10 +92,10 @@ def test_procedural_masks_need_no_training_and_vary() -> None:
 
 
 def test_shapes_get_the_size_of_the_type_s_training_masks() -> None:
-    places = [Place(0.2, 0.01, None)]
+    placements = [Placement(0.2, 0.01, None)]
     for number in range(6):
         mask = procedural_masks(1, "thing/dent")(number)
-        laid = onto_photo(mask, places, None, (300, 200), torch.Generator().manual_seed(number))
+        laid = onto_photo(mask, placements, None, (300, 200), torch.Generator().manual_seed(number))
         assert laid is not None and laid.shape == (300, 200)
         height, width = laid.any(1).sum() / 300, laid.any(0).sum() / 200
         assert max(height, width) <= 0.2 * 1.25 + 0.01
@@ -103,16 +103,16 @@ def test_shapes_get_the_size_of_the_type_s_training_masks() -> None:
 
 
 def test_places_come_from_the_artifact_or_from_real_masks() -> None:
-    learned = [Place(0.5, 0.1, (0.5, 0.5))]
-    assert known_places(learned, [HOOK]) == learned
-    (place,) = known_places([], [HOOK, np.zeros_like(HOOK)])
+    learned = [Placement(0.5, 0.1, (0.5, 0.5))]
+    assert known_placements(learned, [HOOK]) == learned
+    (place,) = known_placements([], [HOOK, np.zeros_like(HOOK)])
     assert place.extent == pytest.approx(30 / 90) and place.centre is None
-    assert known_places([], []) == []
+    assert known_placements([], []) == []
 
 
 def test_masks_without_photos_are_placed_in_the_frame() -> None:
     source = mask_source({"drawn": 1.0, "procedural": 1.0}, "thing/dent", 4, drawn=[HOOK])
-    masks = masks_in_frame(source, 12, [Place(0.1, 0.004, (0.25, 0.75))], (120, 180), 4, "thing/dent")
+    masks = masks_in_frame(source, 12, [Placement(0.1, 0.004, (0.25, 0.75))], (120, 180), 4, "thing/dent")
     assert len(masks) == 12 and all(mask.shape == (120, 180) and mask.any() for mask in masks)
     for number, mask in enumerate(masks):
         middle = np.array(ndimage.center_of_mass(mask)) / mask.shape

@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
-from anomalydiffusion_core.method.inpainting import Inpainting
 from anomalydiffusion_core.method.latent_diffusion import Context
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
-from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig
+from anomalydiffusion_core.method.sampling import (
+    SamplingConfig,
+    SamplingRequest,
+    image_generator,
+    sample_into,
+)
 
-WEIGHTED = [mode for mode in AARMode if mode is not AARMode.OFF]
+WEIGHTED = [mode for mode in MODES if mode != "off"]
 FACTOR = 8
 Grid = dict[tuple[int, int], float]  # (row, column) -> value
 
@@ -145,7 +149,7 @@ def at_level(w: list[list[float]], count: int) -> list[float]:
 class SlowAttention:
     """Cross-attention entry by entry; `maps` holds a weight map per image."""
 
-    def __init__(self, mode: AARMode, maps: list[list[list[float]]], columns: list[range]) -> None:
+    def __init__(self, mode: str, maps: list[list[list[float]]], columns: list[range]) -> None:
         self.mode, self.maps, self.columns = mode, maps, columns
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> Tensor:
@@ -170,15 +174,15 @@ class SlowAttention:
         rows = []
         for query, w in zip(q, weights, strict=True):
             logits = [sum(map(mul, query, key)) / len(query) ** 0.5 for key in k]
-            if self.mode is AARMode.RELEASED:
+            if self.mode == "released":
                 logits = [x * w if t == 0 or t in columns else x for t, x in enumerate(logits)]
             top = max(logits)
             exponentials = [math.exp(x - top) for x in logits]
             total = sum(exponentials)
             a = [x / total for x in exponentials]
-            if self.mode is AARMode.PAPER:
+            if self.mode == "paper":
                 a = [x * w for x in a]
-            elif self.mode is not AARMode.RELEASED:
+            elif self.mode != "released":
                 a = [x * w if t in columns else x for t, x in enumerate(a)]
             rows.append([sum(map(mul, a, channel)) for channel in zip(*v, strict=True)])
         return rows
@@ -203,13 +207,13 @@ def maps_of_weights(
     maps = []
     for b in range(2):
         mask, outside, shape = scene.mask[b, 0], 1.0, latent
-        if config.mode is AARMode.RELEASED:
+        if config.mode == "released":
             weights = released(z_t[b], normal[b], regions[b])
-        elif config.mode is AARMode.MASKED:
+        elif config.mode == "masked":
             weights, outside = dict.fromkeys(cells(mask), 1.0), 0.0
         elif clean is None:
             return None
-        elif config.mode is AARMode.ADAPTIVE:
+        elif config.mode == "adaptive":
             weights = adaptive(clean[b], normal[b], cells(mask), config.maximum)
         else:
             weights = paper(scene.photo[b], decode(clean)[b], mask, config.temperature)
@@ -233,7 +237,7 @@ def slow_sampler(base: DiffusersModel, scene: Scene, config: SamplingConfig, see
         t, after = (round(1000 - i * 1000 / config.steps) - 1 for i in (step, step + 1))
         a, a_next = abar[t], abar[after] if after >= 0 else torch.tensor(1.0)
         radius = round(config.widening * max(shape) * t / 1000)
-        if aar.mode is AARMode.RELEASED:
+        if aar.mode == "released":
             radius = math.floor((t + 100) * (16 if config.steps == 50 else 8) / 1000)
         regions = [dilated(marked, radius, shape) for marked in masks]
         noised = a.sqrt() * normal + (1 - a).sqrt() * start
@@ -268,21 +272,23 @@ def slow_sampler(base: DiffusersModel, scene: Scene, config: SamplingConfig, see
 
 def generate(base: DiffusersModel, scene: Scene, config: SamplingConfig, seed: int = 0) -> Tensor:
     generators = [image_generator(seed, b) for b in range(2)]
-    return sample_into(base, scene.photo, scene.mask, scene.context, scene.empty, config, generators)
+    return sample_into(
+        base, scene.photo, scene.mask, SamplingRequest(scene.context, scene.empty, generators), config
+    )
 
 
 @pytest.mark.parametrize(
     ("aar", "guidance"),
     [
-        (AARConfig(AARMode.PAPER), 1.0),
-        (AARConfig(AARMode.PAPER, strength=0.3, temperature=20.0, start=0.5), 3.0),
-        (AARConfig(AARMode.RELEASED), 3.0),
-        (AARConfig(AARMode.RELEASED, strength=4.0, end=0.5), 1.0),
-        (AARConfig(AARMode.ADAPTIVE), 3.0),
-        (AARConfig(AARMode.ADAPTIVE, strength=2.0, maximum=1.3, start=0.25, end=0.75), 1.0),
-        (AARConfig(AARMode.MASKED, strength=0.8), 3.0),
+        (AARConfig("paper"), 1.0),
+        (AARConfig("paper", strength=0.3, temperature=20.0, start=0.5), 3.0),
+        (AARConfig("released"), 3.0),
+        (AARConfig("released", strength=4.0, end=0.5), 1.0),
+        (AARConfig("adaptive"), 3.0),
+        (AARConfig("adaptive", strength=2.0, maximum=1.3, start=0.25, end=0.75), 1.0),
+        (AARConfig("masked", strength=0.8), 3.0),
     ],
-    ids=lambda value: f"{value.mode.value} {value.strength}" if isinstance(value, AARConfig) else str(value),
+    ids=lambda value: f"{value.mode} {value.strength}" if isinstance(value, AARConfig) else str(value),
 )
 def test_every_mode_is_the_slow_sampler(
     base: DiffusersModel, scene: Scene, aar: AARConfig, guidance: float
@@ -301,7 +307,7 @@ def test_the_released_region_is_twice_as_wide_with_exactly_fifty_steps(
 ) -> None:
     m_z = torch.zeros(1, 1, 30, 33)
     m_z[..., 14, 3] = 1
-    region = Inpainting(m_z, m_z).blend_region(t / 1000, steps, 0.5, AARConfig(AARMode.RELEASED))
+    region = AARConfig("released").blend_region(m_z, t / 1000, steps, 0.5)
     expected = dilated({(14, 3)}, math.floor((t + 100) * factor / 1000), (30, 33))
     assert {(i, j) for _, _, i, j in region.nonzero().tolist()} == expected
 
@@ -309,9 +315,9 @@ def test_the_released_region_is_twice_as_wide_with_exactly_fifty_steps(
 @pytest.mark.parametrize("mode", WEIGHTED)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_strength_zero_is_exactly_the_plain_sampler_and_strength_one_is_not(
-    base: DiffusersModel, scene: Scene, mode: AARMode, guidance: float
+    base: DiffusersModel, scene: Scene, mode: str, guidance: float
 ) -> None:
-    config = SamplingConfig(steps=3, guidance=guidance, aar=AARConfig(AARMode.OFF))
+    config = SamplingConfig(steps=3, guidance=guidance, aar=AARConfig("off"))
     plain = generate(base, scene, config)
     off = generate(base, scene, replace(config, aar=AARConfig(mode, strength=0.0)))
     on = generate(base, scene, replace(config, aar=AARConfig(mode)))

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from anomalydiffusion_core import __version__
 from anomalydiffusion_core.method import artifact
 from anomalydiffusion_core.method.artifact import export_textual_inversion, load_artifact, save_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel, Place
+from anomalydiffusion_core.method.embeddings import Learned, Placement
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint
 
 
 @pytest.fixture
-def saved(model: AnomalyModel, tmp_path: Path) -> Path:
-    save_artifact(model, tmp_path / "new" / "thing.safetensors")
+def saved(learned: Learned, tmp_path: Path) -> Path:
+    save_artifact(learned, tmp_path / "new" / "thing.safetensors")
     return tmp_path / "new" / "thing.safetensors"
 
 
@@ -39,7 +39,7 @@ def rewritten(
     return path.with_name("other.safetensors")
 
 
-def test_tensors_and_metadata_have_the_names_of_the_contract(model: AnomalyModel, saved: Path) -> None:
+def test_tensors_and_metadata_have_the_names_of_the_contract(learned: Learned, saved: Path) -> None:
     tensors = load_file(saved)
     plain = {key: value for key, value in tensors.items() if not key.startswith("spatial_encoder/")}
     assert {key: tuple(value.shape) for key, value in plain.items()} == {
@@ -48,7 +48,7 @@ def test_tensors_and_metadata_have_the_names_of_the_contract(model: AnomalyModel
         "mask/thing/scratch/clip_l": (2, 16),
         "mask/thing/stain/clip_l": (2, 16),
     }
-    encoder = model.spatial_encoders["clip_l"].state_dict()
+    encoder = learned.spatial_encoders["clip_l"].state_dict()
     assert {key for key in tensors if key.startswith("spatial_encoder/")} == {
         f"spatial_encoder/{k}" for k in encoder
     }
@@ -58,60 +58,64 @@ def test_tensors_and_metadata_have_the_names_of_the_contract(model: AnomalyModel
     assert (metadata["base_family"], metadata["base_weights"]) == ("fake", "0123456789abcdef")
     assert metadata["image_size"] == "64" and metadata["package_version"] == __version__
     assert json.loads(metadata["token_counts"]) == {key: len(value) for key, value in plain.items()}
-    assert json.loads(metadata["templates"]) == list(model.templates)
+    assert json.loads(metadata["templates"]) == list(learned.templates)
     assert json.loads(metadata["training"])["anomaly"]["config"] == {"steps": 3}
     assert metadata["dataset_fingerprint"] == "feedfacecafebeef"
 
 
-def test_what_is_loaded_equals_what_was_saved(model: AnomalyModel, saved: Path) -> None:
-    loaded = load_artifact(saved, model.base)
+def test_what_is_loaded_equals_what_was_saved(learned: Learned, saved: Path) -> None:
+    loaded = load_artifact(saved, learned.base)
     for kind in ("anomaly", "mask"):
-        before, after = getattr(model, kind), getattr(loaded, kind)
+        before, after = getattr(learned, kind), getattr(loaded, kind)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name]["clip_l"], after[name]["clip_l"]) for name in before)
-    assert (loaded.base, loaded.image_size, loaded.templates) == (model.base, 64, model.templates)
-    assert loaded.dataset_fingerprint == model.dataset_fingerprint and loaded.mask_areas == model.mask_areas
-    assert loaded.mask_places == model.mask_places and loaded.trained_on == model.trained_on
+    assert (loaded.base, loaded.image_size, loaded.templates) == (learned.base, 64, learned.templates)
+    assert (
+        loaded.dataset_fingerprint == learned.dataset_fingerprint and loaded.mask_areas == learned.mask_areas
+    )
+    assert loaded.mask_placements == learned.mask_placements and loaded.trained_on == learned.trained_on
     assert loaded.training["anomaly"]["loss"] == [3.0, 2.0, 1.0]  # type: ignore[index]
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 10:30, 20:50] = 1
     with torch.no_grad():
-        assert torch.equal(loaded.spatial_encoders["clip_l"](mask), model.spatial_encoders["clip_l"](mask))
+        assert torch.equal(loaded.spatial_encoders["clip_l"](mask), learned.spatial_encoders["clip_l"](mask))
     assert not loaded.spatial_encoders["clip_l"].training
 
 
 def test_places_of_older_artifacts_lie_wholly_on_the_object_in_no_pose(saved: Path) -> None:
     old = {"thing/dent": [{"extent": 0.5, "area": 0.1, "centre": [0.75, 0.5]}]}
     loaded = load_artifact(rewritten(saved, {"mask_places": json.dumps(old)}))
-    assert loaded.mask_places == {"thing/dent": [Place(0.5, 0.1, (0.75, 0.5), on_object=1.0, pose=None)]}
+    assert loaded.mask_placements == {
+        "thing/dent": [Placement(0.5, 0.1, (0.75, 0.5), on_object=1.0, pose=None)]
+    }
 
 
 def test_two_text_encoders_keep_their_tokens_apart(
-    model: AnomalyModel, make_fake_base: Any, tmp_path: Path
+    learned: Learned, make_fake_base: Any, tmp_path: Path
 ) -> None:
-    model.anomaly["thing/scratch"]["clip_g"] = torch.ones(3, 24)
-    model.spatial_encoders["clip_g"] = make_fake_base().spatial_encoders["clip_l"]
-    model.spatial_encoders["clip_g"].set_scale(7.0)
-    save_artifact(model, tmp_path / "a.safetensors")
+    learned.anomaly["thing/scratch"]["clip_g"] = torch.ones(3, 24)
+    learned.spatial_encoders["clip_g"] = make_fake_base().spatial_encoders["clip_l"]
+    learned.spatial_encoders["clip_g"].set_scale(7.0)
+    save_artifact(learned, tmp_path / "a.safetensors")
     loaded = load_artifact(tmp_path / "a.safetensors")
     assert loaded.anomaly["thing/scratch"]["clip_g"].shape == (3, 24)
     assert loaded.spatial_encoders["clip_g"].scale.item() == 7
     assert (
-        loaded.spatial_encoders["clip_l"].scale.item() == model.spatial_encoders["clip_l"].scale.item() != 7
+        loaded.spatial_encoders["clip_l"].scale.item() == learned.spatial_encoders["clip_l"].scale.item() != 7
     )
 
 
-def test_tokens_that_share_memory_or_precision_are_saved_in_full(model: AnomalyModel, tmp_path: Path) -> None:
+def test_tokens_that_share_memory_or_precision_are_saved_in_full(learned: Learned, tmp_path: Path) -> None:
     shared, halved = torch.randn(4, 16), torch.randn(3, 16).half()
-    model.anomaly = {
+    learned.anomaly = {
         "thing/a": {"clip_l": shared[:3]},
         "thing/b": {"clip_l": shared[:3]},
         "thing/c": {"clip_l": shared.T[:4].T},
         "thing/d": {"clip_l": halved},
     }
-    save_artifact(model, tmp_path / "a.safetensors")
+    save_artifact(learned, tmp_path / "a.safetensors")
     loaded = load_artifact(tmp_path / "a.safetensors").anomaly
-    for name, tokens in model.anomaly.items():
+    for name, tokens in learned.anomaly.items():
         assert loaded[name]["clip_l"].dtype == torch.float32
         assert torch.equal(loaded[name]["clip_l"], tokens["clip_l"].float())
 
@@ -171,8 +175,8 @@ def test_a_type_that_leads_out_of_the_output_folder_is_refused(saved: Path, name
         load_artifact(path)
 
 
-def test_an_unknown_type_lists_those_there_are(model: AnomalyModel) -> None:
-    for look_up in (model.anomaly_tokens, model.mask_tokens):
+def test_an_unknown_type_lists_those_there_are(learned: Learned) -> None:
+    for look_up in (learned.anomaly_tokens, learned.mask_tokens):
         with pytest.raises(ValueError, match="'thing/dent': this artifact has thing/scratch, thing/stain"):
             look_up("thing/dent")
 
@@ -197,7 +201,7 @@ def interrupt(tensors: dict[str, torch.Tensor], name: str, metadata: dict[str, s
 )
 @pytest.mark.parametrize("former", [None, b"former"])
 def test_a_failed_save_leaves_what_was_there_and_no_more(
-    model: AnomalyModel,
+    learned: Learned,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     save: Any,
@@ -209,39 +213,39 @@ def test_a_failed_save_leaves_what_was_there_and_no_more(
         path.write_bytes(former)
     monkeypatch.setattr(artifact, "save_file", save)
     with pytest.raises(raised) as error:
-        save_artifact(model, path)
+        save_artifact(learned, path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([former] if former else [])
     if raised is OSError:
         assert "No space left" in str(error.value) and str(path) in str(error.value)
 
 
 def test_the_target_appears_only_when_it_is_whole(
-    model: AnomalyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learned: Learned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(PermissionError):
-        save_artifact(model, tmp_path / "a.safetensors")
+        save_artifact(learned, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_under_a_file_is_an_os_error_that_names_it(model: AnomalyModel, tmp_path: Path) -> None:
+def test_a_place_under_a_file_is_an_os_error_that_names_it(learned: Learned, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as error:
-        save_artifact(model, tmp_path / "file" / "a.safetensors")
+        save_artifact(learned, tmp_path / "file" / "a.safetensors")
     assert error.value.filename == str(tmp_path / "file" / "a.safetensors")
 
 
-def test_an_embedding_exports_as_an_ordinary_textual_inversion(model: AnomalyModel, tmp_path: Path) -> None:
+def test_an_embedding_exports_as_an_ordinary_textual_inversion(learned: Learned, tmp_path: Path) -> None:
     path = tmp_path / "scratch.safetensors"
-    export_textual_inversion(model, "thing/scratch", path)
+    export_textual_inversion(learned, "thing/scratch", path)
     exported = load_file(path)
     assert list(exported) == ["emb_params"]
-    assert torch.equal(exported["emb_params"], model.anomaly["thing/scratch"]["clip_l"])
-    model.anomaly["thing/stain"]["clip_g"] = torch.ones(3, 24)
-    export_textual_inversion(model, "thing/stain", tmp_path / "stain.safetensors")
+    assert torch.equal(exported["emb_params"], learned.anomaly["thing/scratch"]["clip_l"])
+    learned.anomaly["thing/stain"]["clip_g"] = torch.ones(3, 24)
+    export_textual_inversion(learned, "thing/stain", tmp_path / "stain.safetensors")
     assert {k: tuple(v.shape) for k, v in load_file(tmp_path / "stain.safetensors").items()} == {
         "clip_l": (3, 16),
         "clip_g": (3, 24),

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
-from anomalydiffusion_core.method.attention_maps import HEAT, OPACITY, AttentionMaps, heat_maps
+from anomalydiffusion_core.method.attention_maps import HEAT, OPACITY, AttentionMaps, heat_over_photo
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode, AttentionWeights
-from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator, sample_into
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig, AttentionWeights
+from anomalydiffusion_core.method.sampling import (
+    SamplingConfig,
+    SamplingRequest,
+    image_generator,
+    sample_into,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -69,13 +74,13 @@ def scene(base: LatentDiffusion) -> tuple[Tensor, Tensor, Context, Context]:
 def generate(base: LatentDiffusion, config: SamplingConfig, maps: AttentionMaps | None) -> Tensor:
     photo, mask, context, empty = scene(base)
     generators = [image_generator(0, i) for i in range(2)]
-    return sample_into(base, photo, mask, context, empty, config, generators, maps=maps)
+    return sample_into(base, photo, mask, SamplingRequest(context, empty, generators, maps=maps), config)
 
 
-@pytest.mark.parametrize("mode", AARMode)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_recording_changes_nothing_of_the_picture(
-    small_base: DiffusersModel, mode: AARMode, guidance: float
+    small_base: DiffusersModel, mode: str, guidance: float
 ) -> None:
     config = SamplingConfig(steps=4, guidance=guidance, aar=AARConfig(mode))
     maps = AttentionMaps(2, (7, 9), ranges=2)
@@ -109,7 +114,7 @@ def test_a_u_net_s_maps_are_those_of_its_layers_inputs(small_base: DiffusersMode
         for hook in hooks:
             hook.remove()
     maps = AttentionMaps(2, (7, 9), ranges=1)
-    with small_base.reweighted(AttentionWeights(AARMode.OFF, context.columns, maps=maps)):
+    with small_base.reweighted(AttentionWeights("off", context.columns, maps=maps)):
         small_base.predict_noise(z, t, context)
     sizes = {63: (7, 9), 20: (4, 5)}
     assert {x.shape[1] for x in seen} == set(sizes)
@@ -121,7 +126,7 @@ def test_a_u_net_s_maps_are_those_of_its_layers_inputs(small_base: DiffusersMode
 def test_only_conditional_predictions_are_recorded_before_any_reweighting(fake_base: LatentDiffusion) -> None:
     # one step: the first evaluation is the same whatever mode and guidance
     recorded = []
-    for mode, guidance in ((AARMode.OFF, 1.0), (AARMode.MASKED, 1.0), (AARMode.OFF, 4.0)):
+    for mode, guidance in (("off", 1.0), ("masked", 1.0), ("off", 4.0)):
         maps = AttentionMaps(2, (7, 9), ranges=1)
         generate(fake_base, SamplingConfig(steps=1, guidance=guidance, aar=AARConfig(mode)), maps)
         recorded.append(maps.mean)
@@ -133,7 +138,7 @@ def test_heat_maps_show_the_plain_photo_where_least_was_looked_and_the_brightest
     photo = np.random.default_rng(0).integers(0, 256, (14, 22, 3), dtype=np.uint8)  # 2 x 3 cells, cut short
     maps = torch.full((2, 2, 3), 0.1)
     maps[1, 0, 0] = 0.3  # ranges share one scale
-    pictures = heat_maps(maps, photo, 8)
+    pictures = heat_over_photo(maps, photo, 8)
     assert pictures.shape == (2, 14, 22, 3) and pictures.dtype == np.uint8
     assert np.array_equal(pictures[0], photo)
     hottest = (1 - OPACITY) * photo[0, 0] + OPACITY * HEAT[-1]
@@ -143,4 +148,4 @@ def test_heat_maps_show_the_plain_photo_where_least_was_looked_and_the_brightest
 
 def test_heat_maps_of_equal_shares_are_the_plain_photo() -> None:
     photo = np.full((8, 8, 3), 77, np.uint8)
-    assert np.array_equal(heat_maps(torch.full((4, 1, 1), 0.2), photo, 8), np.stack([photo] * 4))
+    assert np.array_equal(heat_over_photo(torch.full((4, 1, 1), 0.2), photo, 8), np.stack([photo] * 4))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context, joined, mask_context
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
@@ -147,8 +147,8 @@ def test_an_anomaly_s_context_is_its_template_with_both_kinds_of_tokens(base: La
 
 
 @torch.no_grad()
-def test_mask_and_empty_contexts_have_a_row_per_sample(base: LatentDiffusion, model: AnomalyModel) -> None:
-    tokens = model.mask_tokens("thing/stain")
+def test_mask_and_empty_contexts_have_a_row_per_sample(base: LatentDiffusion, learned: Learned) -> None:
+    tokens = learned.mask_tokens("thing/stain")
     context = mask_context(base, "a mask of a {}", tokens, 3)
     expected = base.encode_prompts(["a mask of a {}"], {"clip_l": tokens["clip_l"][None]})
     torch.testing.assert_close(context.hidden, expected.hidden.expand(3, -1, -1))

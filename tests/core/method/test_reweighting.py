@@ -15,25 +15,22 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
+from anomalydiffusion_core.method.attention import Columns, attend, attend_all, attend_logits, to_queries
 from anomalydiffusion_core.method.inpainting import Inpainting
 from anomalydiffusion_core.method.latent_diffusion import Context
 from anomalydiffusion_core.method.reweighting import (
+    MODES,
     AARConfig,
-    AARMode,
     AttentionWeights,
-    Columns,
+    Moment,
     adaptive_weight,
-    attend,
-    attend_all,
-    attend_logits,
     paper_weight,
     released_region,
     released_weight,
     strengthened,
-    to_queries,
 )
 
-WEIGHTED = [mode for mode in AARMode if mode is not AARMode.OFF]
+WEIGHTED = [mode for mode in MODES if mode != "off"]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -164,9 +161,10 @@ def test_mask_attention_sees_tokens_inside_the_mask_alone_from_the_first_step_on
     m_z = torch.zeros(1, 1, 3, 4)
     m_z[..., 1, 1:3] = 1
     target, z = Inpainting(randn(1, 4, 3, 4), m_z), randn(1, 4, 3, 4, seed=1)
-    w = target.weight_map(m_z, z, None, AARConfig(AARMode.MASKED), lambda latent: latent)
+    moment = Moment(target, z, None, m_z, lambda latent: latent)
+    w = AARConfig("masked").weight_map(moment)
     assert w is not None and torch.equal(w, m_z)
-    half = target.weight_map(m_z, z, None, AARConfig(AARMode.MASKED, strength=0.5), lambda latent: latent)
+    half = AARConfig("masked", strength=0.5).weight_map(moment)
     assert half is not None and torch.equal(half, 0.5 + 0.5 * m_z)
 
 
@@ -188,7 +186,7 @@ def test_aar_acts_between_its_start_and_its_end() -> None:
         False,
     ]
     assert not replace(config, strength=0.0).acts(0.3)
-    assert not replace(config, mode=AARMode.OFF).acts(0.3)
+    assert not replace(config, mode="off").acts(0.3)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1)])
@@ -343,11 +341,11 @@ def scene(small_base: DiffusersModel) -> tuple[Tensor, Tensor, Context, Tensor, 
 @pytest.mark.parametrize("mode", WEIGHTED)
 @torch.no_grad()
 def test_a_u_net_s_cross_attention_equals_full_maps_altered_at_the_mode_s_site(
-    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: AARMode
+    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: str
 ) -> None:
     z, t, context, w, columns = scene
     eps = reweighted_noise(small_base, z, t, context, AttentionWeights(mode, columns, w))
-    expected = explicit_noise(small_base, z, t, context, w, columns, mode.value)
+    expected = explicit_noise(small_base, z, t, context, w, columns, mode)
     torch.testing.assert_close(eps, expected, rtol=1e-3, atol=1e-5)
     assert (eps - small_base.predict_noise(z, t, context)).abs().max() > 1e-2
 
@@ -357,7 +355,7 @@ def test_scaling_after_the_output_projection_would_be_another_result(
     small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice]
 ) -> None:
     z, t, context, w, columns = scene
-    eps = reweighted_noise(small_base, z, t, context, AttentionWeights(AARMode.PAPER, columns, w))
+    eps = reweighted_noise(small_base, z, t, context, AttentionWeights("paper", columns, w))
     wrong = explicit_noise(small_base, z, t, context, w, columns, "after projection")
     assert (eps - wrong).abs().max() > 1e-2
 
@@ -365,7 +363,7 @@ def test_scaling_after_the_output_projection_would_be_another_result(
 @pytest.mark.parametrize("mode", WEIGHTED)
 @torch.no_grad()
 def test_every_image_has_its_own_map(
-    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: AARMode
+    small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice], mode: str
 ) -> None:
     z, t, context, w, columns = scene
     eps = reweighted_noise(small_base, z, t, context, AttentionWeights(mode, columns, w))
@@ -382,13 +380,13 @@ def test_without_weights_the_u_net_is_left_exactly_as_it_is(
     small_base: DiffusersModel, scene: tuple[Tensor, Tensor, Context, Tensor, slice]
 ) -> None:
     z, t, context, _, columns = scene
-    eps = reweighted_noise(small_base, z, t, context, AttentionWeights(AARMode.ADAPTIVE, columns, None))
+    eps = reweighted_noise(small_base, z, t, context, AttentionWeights("adaptive", columns, None))
     assert torch.equal(eps, small_base.predict_noise(z, t, context))
 
 
 def test_the_u_net_s_own_attention_comes_back_even_after_an_error(small_base: DiffusersModel) -> None:
     before = dict(small_base.unet.attn_processors)
-    weights = AttentionWeights(AARMode.ADAPTIVE, slice(1, 3), torch.ones(1, 1, 8, 8))
+    weights = AttentionWeights("adaptive", slice(1, 3), torch.ones(1, 1, 8, 8))
     with pytest.raises(RuntimeError, match="boom"), small_base.reweighted(weights):
         assert small_base.unet.attn_processors != before
         raise RuntimeError("boom")

@@ -11,17 +11,18 @@ from torch import Tensor
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.method.reweighting import AARConfig, AARMode
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import (
     SCHEDULERS,
     SamplingConfig,
+    SamplingRequest,
     image_generator,
     make_scheduler,
     sample,
     sample_into,
 )
 
-PLAIN = SamplingConfig(steps=4, aar=AARConfig(AARMode.OFF))
+PLAIN = SamplingConfig(steps=4, aar=AARConfig("off"))
 TEMPLATES = ["a photo of a {}", "a cropped photo of the {}", "a {}"]
 
 
@@ -50,7 +51,11 @@ def contexts(base: LatentDiffusion, indices: list[int]) -> tuple[Context, Contex
 def generate(base: LatentDiffusion, indices: list[int], config: SamplingConfig, seed: int = 5) -> Tensor:
     photos, masks = scene(indices)
     return sample_into(
-        base, photos, masks, *contexts(base, indices), config, [image_generator(seed, i) for i in indices]
+        base,
+        photos,
+        masks,
+        SamplingRequest(*contexts(base, indices), [image_generator(seed, i) for i in indices]),
+        config,
     )
 
 
@@ -71,9 +76,9 @@ def test_an_image_s_generator_depends_on_run_seed_index_and_series_alone() -> No
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral", "dpmpp_2m"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("mode", list(AARMode))
+@pytest.mark.parametrize("mode", MODES)
 def test_the_same_index_gives_the_same_picture_whatever_batch_and_order(
-    small_base: DiffusersModel, mode: AARMode, guidance: float, scheduler: str
+    small_base: DiffusersModel, mode: str, guidance: float, scheduler: str
 ) -> None:
     config = replace(PLAIN, scheduler=scheduler, guidance=guidance, aar=AARConfig(mode))
     together = generate(small_base, [0, 1, 2], config)
@@ -86,10 +91,10 @@ def test_the_same_index_gives_the_same_picture_whatever_batch_and_order(
 
 @pytest.mark.parametrize(
     ("scheduler", "mode"),
-    [(name, AARMode.ADAPTIVE) for name in SCHEDULERS] + [("ddim", mode) for mode in AARMode],
+    [(name, "adaptive") for name in SCHEDULERS] + [("ddim", mode) for mode in MODES],
 )
 def test_the_fake_base_gives_exactly_the_same_picture_whatever_batch_and_order(
-    fake_base: LatentDiffusion, scheduler: str, mode: AARMode
+    fake_base: LatentDiffusion, scheduler: str, mode: str
 ) -> None:
     config = replace(PLAIN, scheduler=scheduler, aar=AARConfig(mode))
     together = generate(fake_base, [0, 1, 2], config)
@@ -165,7 +170,9 @@ def test_every_scheduler_samples_the_noise_level_it_says_and_arrives(
     base, shown = base_of_one_latent(fake_base)
     context, _ = contexts(base, [0, 1])
     config = SamplingConfig(scheduler, min(steps, 50) if scheduler == "lcm" else steps)
-    latent = sample(base, context, None, (32, 32), config, [image_generator(0, i) for i in (0, 1)])
+    latent = sample(
+        base, SamplingRequest(context, None, [image_generator(0, i) for i in (0, 1)]), (32, 32), config
+    )
     assert len(shown) >= config.steps
     for noise in shown:
         assert 0.97 < float(noise.std()) < 1.03
@@ -181,8 +188,8 @@ def test_every_scheduler_keeps_its_noise_level_inside_a_photo_and_arrives(
     photo, mask = randn(1, 3, 256, 256, seed=3).clamp(-1, 1), torch.zeros(1, 1, 256, 256)
     mask[..., 64:240, 48:224] = 1
     context, _ = contexts(base, [0])
-    config = SamplingConfig(scheduler, steps, aar=AARConfig(AARMode.OFF))
-    latent = sample_into(base, photo, mask, context, None, config, [image_generator(0, 0)])
+    config = SamplingConfig(scheduler, steps, aar=AARConfig("off"))
+    latent = sample_into(base, photo, mask, SamplingRequest(context, None, [image_generator(0, 0)]), config)
     m_z = latent_mask(mask, 8).bool().expand_as(latent)
     for noise in shown:
         assert 0.94 < float(noise[m_z].std()) < 1.06
@@ -196,7 +203,9 @@ def test_every_scheduler_keeps_its_noise_level_inside_a_photo_and_arrives(
 def guided(base: LatentDiffusion, indices: list[int], guidance: Tensor | None, default: float) -> Tensor:
     (photos, masks), generators = scene(indices), [image_generator(5, i) for i in indices]
     config = replace(PLAIN, guidance=default)
-    return sample_into(base, photos, masks, *contexts(base, indices), config, generators, guidance=guidance)
+    return sample_into(
+        base, photos, masks, SamplingRequest(*contexts(base, indices), generators, guidance=guidance), config
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.1])
@@ -236,7 +245,9 @@ def test_masks_must_fit_their_photos(fake_base: LatentDiffusion) -> None:
     generators = [image_generator(0, i) for i in range(2)]
     for wrong in (masks[:1], masks[..., :64]):
         with pytest.raises(ValueError, match="equal count and size"):
-            sample_into(fake_base, photos, wrong, *contexts(fake_base, [0, 1]), PLAIN, generators)
+            sample_into(
+                fake_base, photos, wrong, SamplingRequest(*contexts(fake_base, [0, 1]), generators), PLAIN
+            )
 
 
 def test_progress_is_told_once_per_model_evaluation(fake_base: LatentDiffusion) -> None:
@@ -246,10 +257,12 @@ def test_progress_is_told_once_per_model_evaluation(fake_base: LatentDiffusion) 
         fake_base,
         photos,
         masks,
-        *contexts(fake_base, [0]),
+        SamplingRequest(
+            *contexts(fake_base, [0]),
+            [image_generator(0, 0)],
+            on_step=lambda step, total, clean_hat: seen.append((step, total)),
+        ),
         PLAIN,
-        [image_generator(0, 0)],
-        lambda step, total, clean_hat: seen.append((step, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -315,11 +328,11 @@ def test_ddim_is_the_loop_of_its_paper(
     def generators() -> list[torch.Generator]:
         return [image_generator(0, i) for i in range(2)]
 
-    plain = sample(base, context, empty, (7, 9), config, generators())
+    plain = sample(base, SamplingRequest(context, empty, generators()), (7, 9), config)
     expected = ddim(base, context, empty, (7, 9), config, generators())
     torch.testing.assert_close(plain.double(), expected, rtol=1e-3, atol=1e-3)
 
-    into = sample_into(base, photos, masks, context, empty, config, generators())
+    into = sample_into(base, photos, masks, SamplingRequest(context, empty, generators()), config)
     normal, m_z = base.encode(photos), latent_mask(masks, base.factor)
     blended = ddim(base, context, empty, (7, 9), config, generators(), normal, m_z)
     torch.testing.assert_close(into.double(), blended, rtol=1e-3, atol=1e-3)
@@ -329,6 +342,8 @@ def test_a_one_pixel_mask_changes_the_latent_cell_it_lies_in(fake_base: LatentDi
     photos, masks = scene([0])
     masks = torch.zeros_like(masks)
     masks[..., 17, 33] = 1
-    latent = sample_into(fake_base, photos, masks, *contexts(fake_base, [0]), PLAIN, [image_generator(0, 0)])
+    latent = sample_into(
+        fake_base, photos, masks, SamplingRequest(*contexts(fake_base, [0]), [image_generator(0, 0)]), PLAIN
+    )
     changed = (latent != fake_base.encode(photos)).any(1)[0]
     assert changed.nonzero().tolist() == [[2, 4]]  # 17 // 8, 33 // 8

@@ -15,7 +15,7 @@ from PIL import Image
 
 from anomalydiffusion_core.dataset.photos import Photo, photo_of
 from anomalydiffusion_core.export.mvtec import MVTecWriter
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.report.contact_sheet import CLOSE_UP, THUMBNAIL, close_up
 from anomalydiffusion_core.report.report import ATTENTION_SHOWN, COLUMNS, write_report
 
@@ -108,18 +108,18 @@ def test_sheets_show_the_first_pairs_and_figures_count_all(generated: Path) -> N
     assert pictures((generated / "report.html").read_text())[0].width == COLUMNS * (THUMBNAIL + 2)
 
 
-def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, model: AnomalyModel) -> None:
+def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, learned: Learned) -> None:
     page = generated / "report.html"
-    write_report(generated, page, model)
+    write_report(generated, page, learned)
     assert len(pictures(page.read_text())) == 3 and "No pairs were held out" in page.read_text()
-    model.training["improvement"] = {
+    learned.training["improvement"] = {
         "before": 0.5,
         "after": 0.4,
         "relative": -0.2,
         "low": -0.25,
         "high": -0.15,
     }
-    write_report(generated, page, model)
+    write_report(generated, page, learned)
     assert re.search(r"<b>-20\.0 %</b>\s+\(95 % interval -25\.0 to -15\.0 %\)", page.read_text())
 
 

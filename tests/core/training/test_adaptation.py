@@ -23,7 +23,7 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
 from anomalydiffusion_core.method.artifact import export_lora, learned_hash, load_artifact, save_artifact
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint
-from anomalydiffusion_core.method.reweighting import AARMode, AttentionWeights
+from anomalydiffusion_core.method.reweighting import AttentionWeights
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training.adaptation import (
     AdaptationTask,
@@ -35,7 +35,7 @@ from anomalydiffusion_core.training.checkpoint import Checkpoints
 from anomalydiffusion_core.training.defects import TrainingConfig
 from anomalydiffusion_core.training.fitting import Fitting, Validation, fit
 from anomalydiffusion_core.training.jobs import train_model
-from anomalydiffusion_core.training.stage import Run
+from anomalydiffusion_core.training.stage import TrainingRun
 
 QUICK = TrainingConfig(
     steps=3, batch_size=2, image_size=64, views_per_pair=2, warmup_steps=1, spatial_encoder=False
@@ -231,27 +231,27 @@ def test_a_saved_adapter_makes_a_fresh_base_the_adapted_one(
 ) -> None:
     plain = copy.deepcopy(own_base)
     outcome = train_adapted(own_base, find_dataset(dataset), QUICK, 2, 0.5, adapt_steps=4)
-    save_artifact(outcome.model, tmp_path / "a.safetensors")
-    model = load_onto(plain, tmp_path / "a.safetensors")
-    assert same(weights(plain), weights(own_base)) and learned_hash(model) == learned_hash(outcome.model)
+    save_artifact(outcome.learned, tmp_path / "a.safetensors")
+    learned = load_onto(plain, tmp_path / "a.safetensors")
+    assert same(weights(plain), weights(own_base)) and learned_hash(learned) == learned_hash(outcome.learned)
     assert torch.equal(predicted(plain), predicted(own_base))
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["adapter"]) == {"rank": 8, "alpha": 8}
         kinds = {key.partition("/")[0] for key in file.keys()}  # noqa: SIM118
     assert kinds == {"anomaly", "mask", "adapter"}
-    assert load_onto(plain, tmp_path / "a.safetensors").adapter.keys() == model.adapter.keys()
+    assert load_onto(plain, tmp_path / "a.safetensors").adapter.keys() == learned.adapter.keys()
 
 
 def test_defects_are_learned_on_the_adapted_base(own_base: DiffusersModel, dataset: Path) -> None:
     plain, found = copy.deepcopy(own_base), find_dataset(dataset)
     outcome = train_adapted(own_base, found, QUICK, 0, 0.5, adapt_steps=4)
-    record: Any = outcome.model.training["normals"]
+    record: Any = outcome.learned.training["normals"]
     assert record["steps"] == 4 and outcome.end.finished
-    again = train_model(plain, found, QUICK, 0, 0.5).model  # not adapted
-    assert again.training["anomaly"]["loss"] != outcome.model.training["anomaly"]["loss"]  # type: ignore[index]
-    plain.adapt(outcome.model.adapter)
-    again = train_model(plain, found, QUICK, 0, 0.5).model
-    assert learned_hash(again) == learned_hash(outcome.model)
+    again = train_model(plain, found, QUICK, 0, 0.5).learned  # not adapted
+    assert again.training["anomaly"]["loss"] != outcome.learned.training["anomaly"]["loss"]  # type: ignore[index]
+    plain.adapt(outcome.learned.adapter)
+    again = train_model(plain, found, QUICK, 0, 0.5).learned
+    assert learned_hash(again) == learned_hash(outcome.learned)
 
 
 def test_bf16_and_checkpointing_learn_nearly_the_same(own_base: DiffusersModel, dataset: Path) -> None:
@@ -267,7 +267,7 @@ def test_bf16_and_checkpointing_learn_nearly_the_same(own_base: DiffusersModel, 
 def test_attention_is_reweighted_on_the_adapted_base_as_on_any(own_base: DiffusersModel) -> None:
     own_base.adapt(some_adapter(own_base))
     plain = predicted(own_base)
-    weights_map = AttentionWeights(AARMode.ADAPTIVE, slice(2, 5))
+    weights_map = AttentionWeights("adaptive", slice(2, 5))
     for value, equal in ((1.0, True), (3.0, False)):
         weights_map.w = torch.full((2, 1, 8, 8), value)
         with own_base.reweighted(weights_map):
@@ -275,16 +275,16 @@ def test_attention_is_reweighted_on_the_adapted_base_as_on_any(own_base: Diffuse
 
 
 def test_the_exported_lora_holds_every_layer_in_kohya_s_names(
-    own_base: DiffusersModel, model: Any, tmp_path: Path
+    own_base: DiffusersModel, learned: Any, tmp_path: Path
 ) -> None:
-    model.adapter = some_adapter(own_base)
-    export_lora(model, tmp_path / "a.lora.safetensors")
+    learned.adapter = some_adapter(own_base)
+    export_lora(learned, tmp_path / "a.lora.safetensors")
     tensors = load_file(tmp_path / "a.lora.safetensors")
     key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
-    assert torch.equal(tensors[f"{key}.lora_down.weight"], model.adapter[f"{LAYER}.down"])
-    assert torch.equal(tensors[f"{key}.lora_up.weight"], model.adapter[f"{LAYER}.up"])
+    assert torch.equal(tensors[f"{key}.lora_down.weight"], learned.adapter[f"{LAYER}.down"])
+    assert torch.equal(tensors[f"{key}.lora_up.weight"], learned.adapter[f"{LAYER}.up"])
     assert tensors[f"{key}.alpha"] == 4.0
-    assert len(tensors) == len(model.adapter) * 3 // 2
+    assert len(tensors) == len(learned.adapter) * 3 // 2
 
 
 @pytest.mark.parametrize(("stop_at", "kept"), [(2, ["normals"]), (6, ["anomaly", "normals"])])
@@ -328,11 +328,11 @@ def test_other_normal_photos_are_no_resumption(
         if (stage, done) == ("normals", 2):
             raise KeyboardInterrupt
 
-    cut = train_adapted(copy.deepcopy(commanded), found, QUICK, 0, 0.5, 4, Run(stop, checkpoints))
-    assert cut.end.interrupted and not cut.model.anomaly and cut.model.adapter
+    cut = train_adapted(copy.deepcopy(commanded), found, QUICK, 0, 0.5, 4, TrainingRun(stop, checkpoints))
+    assert cut.end.interrupted and not cut.learned.anomaly and cut.learned.adapter
     write_image(dataset / "thing/train/good/000.png", np.full((64, 64, 3), 90, np.uint8))
     with pytest.raises(ValueError, match="was begun with normals '"):
-        train_adapted(commanded, found, QUICK, 0, 0.5, 4, Run(checkpoints=checkpoints))
+        train_adapted(commanded, found, QUICK, 0, 0.5, 4, TrainingRun(checkpoints=checkpoints))
 
 
 def test_the_command_generates_on_the_adapted_base(
@@ -350,11 +350,11 @@ def test_the_command_generates_on_the_adapted_base(
         assert result.exit_code == 0, result.output
         return [path.read_bytes() for path in sorted((tmp_path / name).glob("thing/test/*/*.png"))]
 
-    model = load_artifact(out)
-    model.adapter = {name: 10 * tensor for name, tensor in model.adapter.items()}
-    save_artifact(model, tmp_path / "stronger.safetensors")
-    model.adapter = {}
-    save_artifact(model, tmp_path / "without.safetensors")
+    learned = load_artifact(out)
+    learned.adapter = {name: 10 * tensor for name, tensor in learned.adapter.items()}
+    save_artifact(learned, tmp_path / "stronger.safetensors")
+    learned.adapter = {}
+    save_artifact(learned, tmp_path / "without.safetensors")
     adapted, again = made(out, "adapted"), made(out, "again")
     assert len(adapted) == 2 and adapted == again
     assert made(tmp_path / "stronger.safetensors", "stronger") != made(
@@ -390,11 +390,11 @@ def test_what_extends_an_adapted_artifact_is_learned_on_the_adapted_base(
     assert train_adapting(dataset, out, "--defect", "scratch").exit_code == 0
     extended = train_quickly(dataset, more, "--extend", out, "--no-spatial-encoder", "--mask-steps", 0)
     assert extended.exit_code == 0
-    model: Any = load_artifact(more)
-    config, found = TrainingConfig(**model.training["added"][0]["config"]), find_dataset(dataset)
-    commanded.adapt(model.adapter)
-    again: Any = train_model(commanded, found, config, 0, 0.5, known=load_artifact(out)).model
-    assert again.training["added"][0]["loss"] == model.training["added"][0]["loss"]
+    learned: Any = load_artifact(more)
+    config, found = TrainingConfig(**learned.training["added"][0]["config"]), find_dataset(dataset)
+    commanded.adapt(learned.adapter)
+    again: Any = train_model(commanded, found, config, 0, 0.5, known=load_artifact(out)).learned
+    assert again.training["added"][0]["loss"] == learned.training["added"][0]["loss"]
 
 
 def test_without_adapt_an_artifact_is_as_ever(

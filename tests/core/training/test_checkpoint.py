@@ -18,13 +18,13 @@ from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import ViewPool
 from anomalydiffusion_core.method import artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.training.checkpoint import Checkpoints
 from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
 from anomalydiffusion_core.training.fitting import Fitting, History, TrainingStopped, Validation, fit
 from anomalydiffusion_core.training.jobs import origin_of, train_model
-from anomalydiffusion_core.training.stage import Run
+from anomalydiffusion_core.training.stage import TrainingRun
 
 CONFIG = TrainingConfig(
     steps=12,
@@ -112,7 +112,7 @@ def test_a_whole_job_goes_on_in_either_of_its_trainings(
 ) -> None:
     config = replace(CONFIG, refresh_every=refresh_every)
 
-    def run(folder: str, *stops: tuple[str, int]) -> AnomalyModel:
+    def run(folder: str, *stops: tuple[str, int]) -> Learned:
         for stage, step in stops:
 
             def stop(now: str, done: int, _total: int, _note: str, at: Any = (stage, step)) -> None:
@@ -120,10 +120,12 @@ def test_a_whole_job_goes_on_in_either_of_its_trainings(
                     raise KeyboardInterrupt
 
             checkpoints = Checkpoints(tmp_path / folder)
-            assert train_model(fake_base, found, config, 6, 0.5, Run(stop, checkpoints)).end.interrupted
+            assert train_model(
+                fake_base, found, config, 6, 0.5, TrainingRun(stop, checkpoints)
+            ).end.interrupted
         return train_model(
-            fake_base, found, config, 6, 0.5, Run(checkpoints=Checkpoints(tmp_path / folder))
-        ).model
+            fake_base, found, config, 6, 0.5, TrainingRun(checkpoints=Checkpoints(tmp_path / folder))
+        ).learned
 
     found = find_dataset(dataset)
     whole, parts = run("whole"), run("parts", ("anomaly", 7), ("masks", 2))

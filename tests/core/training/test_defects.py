@@ -25,7 +25,7 @@ from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training.defects import AnomalyTask, MaskTask, TrainingConfig, masked_loss
 from anomalydiffusion_core.training.fitting import Fitting, History, Validation, draw, fit, training_record
 from anomalydiffusion_core.training.jobs import paired_improvement, train_model
-from anomalydiffusion_core.training.stage import Run
+from anomalydiffusion_core.training.stage import TrainingRun
 
 CONFIG = TrainingConfig(
     steps=6, batch_size=2, image_size=64, views_per_pair=2, anomaly_tokens=3, mask_tokens=2, warmup_steps=2
@@ -276,11 +276,11 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy(fake_base: LatentDiffusio
 
 
 def test_training_on_a_dataset_learns_every_type(fake_base: LatentDiffusion, dataset: Path) -> None:
-    model = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=2, share=0.5).model
-    assert sorted(model.anomaly) == sorted(model.mask) == ["thing/scratch", "thing/stain"]
-    assert all(tokens["clip_l"].shape == (3, 16) for tokens in model.anomaly.values())
-    assert all(tokens["clip_l"].shape == (2, 16) for tokens in model.mask.values())
-    assert set(model.spatial_encoders) == {"clip_l"}
+    learned = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=2, share=0.5).learned
+    assert sorted(learned.anomaly) == sorted(learned.mask) == ["thing/scratch", "thing/stain"]
+    assert all(tokens["clip_l"].shape == (3, 16) for tokens in learned.anomaly.values())
+    assert all(tokens["clip_l"].shape == (2, 16) for tokens in learned.mask.values())
+    assert set(learned.spatial_encoders) == {"clip_l"}
 
 
 def repaint(dataset: Path, defect: str, stems: list[str], write_image: Callable[..., Path]) -> None:
@@ -294,7 +294,7 @@ def test_other_views_are_drawn_meanwhile(fake_base: LatentDiffusion, dataset: Pa
     losses = {}
     for every in (0, 4, 8):
         outcome = train_model(fake_base, found, replace(once, refresh_every=every), 0, 0.5)
-        losses[every] = outcome.model.training["anomaly"]["loss"]
+        losses[every] = outcome.learned.training["anomaly"]["loss"]
     assert losses[8] == losses[0]
     assert losses[4][:4] == losses[0][:4] and losses[4] != losses[0]
 
@@ -307,9 +307,9 @@ def test_views_that_cannot_be_drawn_any_more_stop_with_the_file(
             (dataset / "thing/test/stain/000.png").unlink()
 
     config = replace(CONFIG, steps=20, refresh_every=6)
-    outcome = train_model(fake_base, find_dataset(dataset), config, 0, 0.5, Run(lose_a_photo))
+    outcome = train_model(fake_base, find_dataset(dataset), config, 0, 0.5, TrainingRun(lose_a_photo))
     assert "No new views could be made: " in outcome.end.problem and "000.png" in outcome.end.problem
-    assert outcome.model.training["anomaly"]["steps"] == 12
+    assert outcome.learned.training["anomaly"]["steps"] == 12
 
 
 def test_the_autoencoder_leaves_the_device_once_the_views_are_made(
@@ -320,7 +320,7 @@ def test_the_autoencoder_leaves_the_device_once_the_views_are_made(
     def on_stage(stage: str, done: int, total: int, note: str) -> None:
         released.append(getattr(fake_base, "codec_released", False))
 
-    train_model(fake_base, find_dataset(dataset), CONFIG, 2, 0.5, Run(on_stage))
+    train_model(fake_base, find_dataset(dataset), CONFIG, 2, 0.5, TrainingRun(on_stage))
     assert released == [False] + (len(released) - 1) * [True]
 
 
@@ -330,7 +330,7 @@ def test_no_training_image_is_measured_and_no_measured_image_is_trained_on(
     def run() -> tuple[Tensor, float]:
         outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=0, share=0.5)
         assert outcome.improvement is not None
-        return outcome.model.anomaly["thing/scratch"]["clip_l"], outcome.improvement.before
+        return outcome.learned.anomaly["thing/scratch"]["clip_l"], outcome.improvement.before
 
     tokens, before = run()
     repaint(dataset, "scratch", ["002", "003"], write_image)  # the second half is held out
@@ -354,14 +354,16 @@ def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset
         if stage == "anomaly" and done == 3:
             raise KeyboardInterrupt
 
-    outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, run=Run(stop))
+    outcome = train_model(
+        fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, run=TrainingRun(stop)
+    )
     assert outcome.end.interrupted
-    assert outcome.model.training["anomaly"]["steps"] == 3  # type: ignore[index]
+    assert outcome.learned.training["anomaly"]["steps"] == 3  # type: ignore[index]
     still = replace(CONFIG, steps=1, token_rate=0.0, encoder_rate=0.0)
-    untrained = train_model(fake_base, find_dataset(dataset), still, 0, 0.5).model
-    for name, tokens in outcome.model.anomaly.items():
+    untrained = train_model(fake_base, find_dataset(dataset), still, 0, 0.5).learned
+    for name, tokens in outcome.learned.anomaly.items():
         assert not torch.equal(tokens["clip_l"], untrained.anomaly[name]["clip_l"])
-    assert not outcome.model.mask
+    assert not outcome.learned.mask
 
 
 def test_an_improvement_is_the_ratio_of_means_inside_its_interval() -> None:

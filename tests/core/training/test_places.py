@@ -16,7 +16,7 @@ from commands import generate_quickly, refused, run, snapshot, train_quickly
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import learned_hash, load_artifact, save_artifact
-from anomalydiffusion_core.method.embeddings import AnomalyModel
+from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.procedural.scenes import COLUMNS, ROWS, draw_scene, place_in_words
 from anomalydiffusion_core.training import jobs as pipeline
@@ -38,7 +38,7 @@ from anomalydiffusion_core.training.places import (
     make_scenes,
     placed_scenes,
 )
-from anomalydiffusion_core.training.stage import Run
+from anomalydiffusion_core.training.stage import TrainingRun
 
 QUICK = replace(PLACES, steps=3, batch_size=2)
 
@@ -48,8 +48,8 @@ def pretrain_quickly(out: Path, *more: object) -> Any:
     return run("pretrain-encoder", "--out", out, *options, *more)
 
 
-def state(model: AnomalyModel) -> dict[str, torch.Tensor]:
-    return model.spatial_encoders["clip_l"].state_dict()
+def state(learned: Learned) -> dict[str, torch.Tensor]:
+    return learned.spatial_encoders["clip_l"].state_dict()
 
 
 def small_encoders() -> dict[str, SpatialEncoder]:
@@ -185,33 +185,33 @@ def test_an_interrupt_keeps_the_encoder_unless_nothing_is_learned_yet(base: Any)
             if (name, done) == (stage, step):
                 raise KeyboardInterrupt
 
-        return train_encoder(base, QUICK, 3, 8, Run(stop))
+        return train_encoder(base, QUICK, 3, 8, TrainingRun(stop))
 
     with pytest.raises(KeyboardInterrupt):
         stop_at("scenes", 4)
     words = stop_at("words", 2)
-    assert words.end.interrupted and list(words.model.training) == ["words"]
-    places: Any = stop_at("places", 2).model.training
+    assert words.end.interrupted and list(words.learned.training) == ["words"]
+    places: Any = stop_at("places", 2).learned.training
     assert (places["words"]["steps"], places["places"]["steps"]) == (3, 2)
     untrained = untrained_encoders(base, QUICK.seed)["clip_l"].state_dict()
-    assert any(not torch.equal(untrained[name], value) for name, value in state(words.model).items())
-    assert not words.model.anomaly and train_encoder(base, QUICK, 0, 8).end.finished
+    assert any(not torch.equal(untrained[name], value) for name, value in state(words.learned).items())
+    assert not words.learned.anomaly and train_encoder(base, QUICK, 0, 8).end.finished
 
 
 # --- starting from it
 
 
 def test_a_training_starts_from_exactly_the_encoder_given(base: Any, dataset: Path) -> None:
-    start = train_encoder(base, QUICK, 2, 8).model
+    start = train_encoder(base, QUICK, 2, 8).learned
     given = {name: value.clone() for name, value in state(start).items()}
     still = TrainingConfig(steps=1, image_size=64, views_per_pair=1, encoder_rate=0.0)
     outcome = train_anomaly(base, find_dataset(dataset), still, 0.5, start=start)
-    assert all(torch.equal(value, given[name]) for name, value in state(outcome.model).items())
+    assert all(torch.equal(value, given[name]) for name, value in state(outcome.learned).items())
     moving = replace(still, encoder_rate=1e-3)
-    moved = state(train_anomaly(base, find_dataset(dataset), moving, 0.5, start=start).model)
+    moved = state(train_anomaly(base, find_dataset(dataset), moving, 0.5, start=start).learned)
     assert any(not torch.equal(value, given[name]) for name, value in moved.items())
     assert all(torch.equal(value, given[name]) for name, value in state(start).items()), "a copy is trained"
-    assert state(AnomalyModel(base.fingerprint, 64, (), spatial_encoders=starting_encoders(base))).keys()
+    assert state(Learned(base.fingerprint, 64, (), spatial_encoders=starting_encoders(base))).keys()
     own = base.spatial_encoders["clip_l"].state_dict()
     assert all(torch.equal(v, own[k]) for k, v in starting_encoders(base)["clip_l"].state_dict().items())
 
@@ -265,9 +265,9 @@ def test_what_no_training_can_start_from_is_refused_in_a_sentence(
 ) -> None:
     file, other, bare = (tmp_path / f"{name}.safetensors" for name in ("encoder", "other", "bare"))
     assert pretrain_quickly(file).exit_code == 0
-    model = load_artifact(file)
-    save_artifact(replace(model, base=make_fake_base(family="sd1").fingerprint), other)
-    save_artifact(replace(model, spatial_encoders={}), bare)
+    learned = load_artifact(file)
+    save_artifact(replace(learned, base=make_fake_base(family="sd1").fingerprint), other)
+    save_artifact(replace(learned, spatial_encoders={}), bare)
     before = snapshot(tmp_path)
 
     def train(*options: object) -> Any:
@@ -281,6 +281,6 @@ def test_what_no_training_can_start_from_is_refused_in_a_sentence(
     refused(run("masks", file, "--out", tmp_path / "m"), "holds no mask embedding")
     refused(pretrain_quickly(file), "exists already")
     assert snapshot(tmp_path) == before
-    start = replace(model, base=make_fake_base(family="sd1").fingerprint)
+    start = replace(learned, base=make_fake_base(family="sd1").fingerprint)
     with pytest.raises(ValueError, match="^The spatial encoder to start from was trained on base family"):
         starting_encoders(base, start=start)
