@@ -30,12 +30,13 @@ from trained import load_trained, trained_parser
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import Dataset, Pair
 from anomalydiffusion_core.dataset.photos import read_mask
-from anomalydiffusion_core.gate.gate import Check
+from anomalydiffusion_core.gate.gate import CHECKS
 from anomalydiffusion_core.gate.scores import component_fills
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation.runs import read_mask_folder, training_pairs
-from anomalydiffusion_core.masks.sources import MaskSource, given_masks
+from anomalydiffusion_core.generation.runs import training_pairs
+from anomalydiffusion_core.masks.files import read_mask_folder
+from anomalydiffusion_core.masks.sources import MaskRequest, MaskSource, given_masks
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.reweighting import AARConfig
 from anomalydiffusion_core.method.sampling import SamplingConfig
@@ -44,7 +45,7 @@ from anomalydiffusion_core.report.contact_sheet import THUMBNAIL, ShownPair
 SEED = 7
 SHOWN = 2  # pairs of each type and mode in a sheet, at most
 COLUMNS = 12  # of a sheet, before it goes on below
-LINE, LINES = 12, 2 + len(Check)  # of text below a pair: pixels, and how many at most
+LINE, LINES = 12, 2 + len(CHECKS)  # of text below a pair: pixels, and how many at most
 MODES = ["off", "released", "paper", "adaptive"]
 
 
@@ -72,9 +73,9 @@ class Tally:
 
     def add(self, pair: GeneratedPair) -> None:
         self.fills.append(pair.fill)
-        for _, made in pair.regions:
-            self.components += component_fills(made.before, made.after, made.mask, made.noise)
-        self.plausibility.append(pair.scores.plausibility)
+        for _, region in pair.regions:
+            self.components += component_fills(region.before, region.after, region.mask, region.noise)
+        self.plausibility.append(pair.scores.get("plausibility"))
         self.changed_outside += shown(pair).changed_outside()
         self.problems.update(pair.problems)
         self.accepted[pair.defect_type].append(not pair.problems)
@@ -152,7 +153,8 @@ def find_subjects(learned: Learned, dataset: Dataset, folder: Path | None) -> li
             else [read_mask(pair.mask) for pair in unseen]
         )
         placed = not any(place.pose for place in learned.mask_placements.get(name, []))
-        subjects.append(Subject(name, list(category.normals), training, given_masks(masks, placed)))
+        source = given_masks(MaskRequest(name, given=masks, given_placed=placed))
+        subjects.append(Subject(name, list(category.normals), training, source))
     return subjects
 
 
@@ -169,8 +171,7 @@ def tried(
     generator.gate(subject.name)  # is calibrated now, outside the seconds
     pairs: list[GeneratedPair] = []
     start = busy_seconds("cpu")
-    found = [generator.drafter.draft(subject.name, i, {subject.name: subject.masks})[0] for i in range(count)]
-    drafts = [draft for draft in found if draft]
+    drafts = generator.usable_drafts(subject.name, range(count), subject.masks)
     for first in range(0, len(drafts), config.batch_size):
         for pair in generator.make(subject.name, drafts[first : first + config.batch_size]):
             pairs.append(generator.judged(pair))

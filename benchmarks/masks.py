@@ -1,7 +1,7 @@
 """How many invented masks are usable, and how large they are, at several guidance scales.
 
-The first `--tries` masks of each type, before any is drawn again; areas are shares of the picture, at their
-10, 50 and 90 % quantiles, beside the smallest training mask's.
+The first `--tries` masks of each type, before others take the place of unusable ones; areas are shares of the
+picture, at their 10, 50 and 90 % quantiles, beside the smallest training mask's.
 
     .venv/bin/python benchmarks/masks.py leather.safetensors --guidance 1 2 5
 """

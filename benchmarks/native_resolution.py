@@ -88,9 +88,9 @@ def generate(root: Path, options: argparse.Namespace) -> None:
         batch_size=options.batch,
     )
     run, masks = GenerationRun(options.artifact, config, base), dataset / CATEGORY / "ground_truth"
-    made = generate_all(run, model, dataset, 2, root / "out", [NAME], masks)
-    if len(made.rows) != 2:
-        raise RuntimeError(f"2 pairs were to be made: {made.shortfalls}")
+    outcome = generate_all(run, model, dataset, 2, root / "out", defect_types=[NAME], mask_folder=masks)
+    if len(outcome.rows) != 2:
+        raise RuntimeError(f"2 pairs were to be made: {outcome.shortfalls}")
 
 
 def measure(size: int, gray: bool, options: argparse.Namespace) -> dict[str, float]:

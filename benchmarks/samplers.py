@@ -87,7 +87,7 @@ def measure(
     repeats: int,
 ) -> tuple[dict[str, object], np.ndarray]:
     """The figures of one setting, and one of its pictures (H,W,3) uint8."""
-    made: list[GeneratedPair] = []
+    every: list[GeneratedPair] = []
     seconds, diversity, distance = 0.0, [], []
     for subject in subjects:
         generator = PairGenerator(base, learned, subject.normals, config, {subject.name: subject.training})
@@ -95,25 +95,25 @@ def measure(
         start = busy_seconds("cpu")
         pairs = generator.try_indices(subject.name, range(count), subject.masks)
         seconds += busy_seconds("cpu") - start
-        made += pairs
+        every += pairs
         one_photo = PairGenerator(base, learned, subject.normals[:1], config)
         again = one_photo.try_indices(subject.name, range(repeats), partial(_first, subject.masks))
         diversity.append(mean_difference(again))
         views = [(Photo(pair.pixels, pair.photo.gray), pair.mask) for pair in pairs]
         distance.append(frechet(statistics(base, learned.image_size, views), real[subject.name]))
-    fills = np.array([pair.fill for pair in made])
-    outside = sum(int((pair.pixels != pair.photo.pixels).any(-1)[~pair.mask].sum()) for pair in made)
+    fills = np.array([pair.fill for pair in every])
+    outside = sum(int((pair.pixels != pair.photo.pixels).any(-1)[~pair.mask].sum()) for pair in every)
     figures: dict[str, object] = {
-        "pairs": len(made),
+        "pairs": len(every),
         "mean_fill": round(float(fills.mean()), 4),
         "over_half": round(float((fills > 0.5).mean()), 4),
         "changed_outside": outside,
-        "accepted": round(float(np.mean([not pair.problems for pair in made])), 4),
+        "accepted": round(float(np.mean([not pair.problems for pair in every])), 4),
         "diversity": round(float(np.mean(diversity)), 3),
         "distance": round(float(np.mean(distance)), 4),
-        "cpu_seconds": round(seconds / len(made), 3),
+        "cpu_seconds": round(seconds / len(every), 3),
     }
-    return figures, made[0].pixels
+    return figures, every[0].pixels
 
 
 def _first(masks: MaskSource, _number: int) -> SourcedMask:

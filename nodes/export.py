@@ -15,15 +15,14 @@ CATEGORY = "AnomalyDiffusion/export"
 class QualityGate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def check(name: str, what: str) -> io.Input:
-            return io.Boolean.Input(name, optional=True, default=True, tooltip=f"Leave out {what}.")
+        from ..anomalydiffusion_core.gate.gate import CHECKS, GateConfig
 
         return io.Schema(
             node_id="ADiff_QualityGate",
             display_name="Quality Gate",
             category=CATEGORY,
-            description="Keeps the pairs whose defect shows, stands out, fits in, looks like its kind and is "
-            "new, by the measure of the real pairs of a dataset. Without one only fill is asked for.",
+            description="Keeps the pairs whose defect shows, stands out, fits in, looks like real ones "
+            "and is new, by the measure of the real pairs of a dataset. Without one only fill is asked for.",
             inputs=[
                 io.Image.Input("images", tooltip="Generated photos, from KSampler (Anomaly)."),
                 io.Mask.Input("masks", tooltip="Their masks."),
@@ -31,7 +30,7 @@ class QualityGate(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="To know the autoencoder's own noise."),
                 io.Float.Input(
                     "smallest_fill",
-                    default=0.3,
+                    default=GateConfig.smallest_fill,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -50,37 +49,12 @@ class QualityGate(io.ComfyNode):
                     tooltip="To know which of the dataset's pairs trained: only those count. Without it all.",
                 ),
                 type_input(optional=True),
-                check("fill", "pairs of which a part of the mask does not show"),
-                check("contrast", "defects that cannot be told from their surroundings"),
-                check("seam", "pairs in which the mask's outline shows"),
-                check("plausibility", "defects that resemble no real one"),
-                check("duplicate", "defects too much like a real one, or like one accepted before"),
-            ],
-            outputs=[
-                io.Image.Output("accepted_images", display_name="accepted images"),
-                io.Mask.Output("accepted_masks", display_name="accepted masks"),
-                io.Image.Output(
-                    "accepted_normals",
-                    display_name="accepted normals",
-                    tooltip="The normal photo of each accepted pair.",
-                ),
-                PairScores.Output("scores", display_name="scores", tooltip="For Save Anomaly Dataset."),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="What was asked for, the scores of every pair, and which were left out why.",
-                ),
-                io.Image.Output(
-                    "rejected_images",
-                    display_name="rejected images",
-                    tooltip="Those left out; one black picture where there are none.",
-                ),
-                io.Mask.Output(
-                    "rejected_masks",
-                    display_name="rejected masks",
-                    tooltip="Of those left out; one empty mask where there are none.",
+                *(
+                    io.Boolean.Input(name, optional=True, default=True, tooltip=f"Leave out {check.stops}.")
+                    for name, check in CHECKS.items()
                 ),
             ],
+            outputs=_judged_outputs(),
         )
 
     @classmethod
@@ -90,10 +64,10 @@ class QualityGate(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..anomalydiffusion_core.gate.gate import Check, GateConfig
+        from ..anomalydiffusion_core.gate.gate import CHECKS, GateConfig
         from .host.gate import judge_batch
 
-        config = GateConfig(tuple(check for check in Check if checks.get(check.value, True)), smallest_fill)
+        config = GateConfig(tuple(name for name in CHECKS if checks.get(name, True)), smallest_fill)
         pairs, report = judge_batch(images, masks, normals, vae, config, dataset, embeddings, defect_type)
         good = [i for i, pair in enumerate(pairs) if not pair.problems]
         left = [i for i, pair in enumerate(pairs) if pair.problems]
@@ -103,6 +77,34 @@ class QualityGate(io.ComfyNode):
         shown[left] *= 0.25
         outputs = images[good], masks[good], normals[good], [pairs[i].row for i in good], report, *rejected
         return io.NodeOutput(*outputs, ui=ui.PreviewImage(shown, cls=cls))
+
+
+def _judged_outputs() -> list[io.Output]:
+    return [
+        io.Image.Output("accepted_images", display_name="accepted images"),
+        io.Mask.Output("accepted_masks", display_name="accepted masks"),
+        io.Image.Output(
+            "accepted_normals",
+            display_name="accepted normals",
+            tooltip="The normal photo of each accepted pair.",
+        ),
+        PairScores.Output("scores", display_name="scores", tooltip="For Save Anomaly Dataset."),
+        io.String.Output(
+            "report",
+            display_name="report",
+            tooltip="What was asked for, the scores of every pair, and which were left out why.",
+        ),
+        io.Image.Output(
+            "rejected_images",
+            display_name="rejected images",
+            tooltip="Those left out; one black picture where there are none.",
+        ),
+        io.Mask.Output(
+            "rejected_masks",
+            display_name="rejected masks",
+            tooltip="Of those left out; one empty mask where there are none.",
+        ),
+    ]
 
 
 class SaveDataset(io.ComfyNode):

@@ -7,8 +7,6 @@ from typing import Any
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
-from ..anomalydiffusion_core.method.reweighting import MODES, AARConfig
-
 
 def base_inputs(model: str = "The base model that the embeddings were trained on.") -> list[io.Input]:
     """MODEL, CLIP and VAE of one base."""
@@ -42,9 +40,11 @@ def type_input(optional: bool = False) -> io.Input:
 
 def sampler_inputs(cfg: float) -> list[io.Input]:
     """Seed, steps, guidance, sampler and scheduler, as ComfyUI's own KSampler has them."""
+    from ..anomalydiffusion_core.method.sampling import SamplingConfig
+
     return [
         seed_input(changes=True),
-        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps."),
+        io.Int.Input("steps", default=SamplingConfig.steps, min=1, max=1000, tooltip="Denoising steps."),
         io.Float.Input(
             "cfg",
             default=cfg,
@@ -70,6 +70,8 @@ def sampler_inputs(cfg: float) -> list[io.Input]:
 
 def reweighting_inputs() -> list[io.Input]:
     """Mode, strength, part of the steps and clip of AAR; what came later is optional, for older graphs."""
+    from ..anomalydiffusion_core.method.reweighting import MODES, AARConfig
+
     return [
         io.Combo.Input(
             "mode",
@@ -83,7 +85,7 @@ def reweighting_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "strength",
-            default=1.0,
+            default=AARConfig.strength,
             min=0.0,
             max=10.0,
             step=0.05,
@@ -92,7 +94,7 @@ def reweighting_inputs() -> list[io.Input]:
         io.Float.Input(
             "start",
             optional=True,
-            default=0.0,
+            default=AARConfig.start,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -101,7 +103,7 @@ def reweighting_inputs() -> list[io.Input]:
         io.Float.Input(
             "end",
             optional=True,
-            default=1.0,
+            default=AARConfig.end,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -110,7 +112,7 @@ def reweighting_inputs() -> list[io.Input]:
         io.Float.Input(
             "maximum",
             optional=True,
-            default=3.0,
+            default=AARConfig.maximum,
             min=1.0,
             max=100.0,
             step=0.1,
@@ -121,4 +123,6 @@ def reweighting_inputs() -> list[io.Input]:
 
 def reweighting(mode: str, strength: float, start: float, end: float, maximum: float) -> Any:
     """The core's settings from `reweighting_inputs`."""
+    from ..anomalydiffusion_core.method.reweighting import AARConfig
+
     return AARConfig(mode, strength, maximum, start=start, end=end)

@@ -11,24 +11,26 @@ from .inputs import base_inputs, sampler_inputs, seed_input, type_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
 CATEGORY = "AnomalyDiffusion/masks"
-UNKNOWN_AREA = 0.01  # share of the picture that procedural masks cover, where no training mask tells
+MIXED = {"generated": 1.0, "real": 1.0, "drawn": 0.0, "procedural": 0.0}  # weights, by their inputs in graphs
 
 
 class GenerateMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..anomalydiffusion_core.masks.invention import MaskConfig
+
         return io.Schema(
             node_id="ADiff_GenerateMasks",
             display_name="Generate Masks",
             category=CATEGORY,
-            description="Invents masks like those of a defect; empty, tiny, full and border-filling ones are "
-            "drawn again until the number is reached.",
+            description="Invents masks like those of a defect; others take the place of empty, tiny, full "
+            "and border-filling ones until the number is reached.",
             inputs=[
                 *base_inputs(),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Masks."),
                 type_input(),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),
-                *sampler_inputs(cfg=2.0),
+                *sampler_inputs(cfg=MaskConfig.sampling.guidance),
             ],
             outputs=[io.Mask.Output("masks", display_name="masks")],
         )
@@ -51,7 +53,7 @@ class BinarizeMasks(io.ComfyNode):
             node_id="ADiff_BinarizeMasks",
             display_name="Binarize Masks",
             category=CATEGORY,
-            description="Pictures of masks (as any sampler draws them with Mask Conditioning) to masks of 0 "
+            description="Pictures of masks (as any sampler makes them with Mask Conditioning) to masks of 0 "
             "and 1: channels averaged, thresholded, pin holes closed, specks dropped. With embeddings they "
             "are laid where the training masks were, at their size.",
             inputs=[
@@ -63,7 +65,7 @@ class BinarizeMasks(io.ComfyNode):
                     "embeddings",
                     optional=True,
                     tooltip="From Train Masks, which learns shapes close up: with it each mask gets the size "
-                    "and the place of a training mask. Without it masks stay as drawn.",
+                    "and the place of a training mask. Without it masks stay where they are.",
                 ),
                 type_input(),
                 seed_input(changes=False),
@@ -80,48 +82,67 @@ class BinarizeMasks(io.ComfyNode):
         from .host.pixels import to_core
 
         config = MaskConfig(threshold=2 * threshold - 1)
-        found = masks_from_pictures(to_core(images[..., :3]), config)
+        masks = masks_from_pictures(to_core(images[..., :3]), config)
         if embeddings is not None:
             name = chosen_type(embeddings, defect_type, "mask")
             embeddings.mask_tokens(name)
             place = placer_of(embeddings, name, seed)
-            found = [place(shape, number) for number, shape in enumerate(found)]
-        return _masks_output(found)
+            masks = [place(shape, number) for number, shape in enumerate(masks)]
+        return _masks_output(masks)
 
 
 class MixMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def weight(name: str, default: float, what: str) -> io.Input:
+        from ..anomalydiffusion_core.masks.sources import FORMER_NAMES, SOURCES
+
+        def weight(input_id: str, default: float, optional: bool = False) -> io.Input:
+            name = FORMER_NAMES.get(input_id, input_id)
             return io.Float.Input(
-                name, default=default, min=0.0, max=1000.0, step=0.1, tooltip=f"How often {what}; 0 = never."
+                input_id,
+                display_name=name,
+                optional=optional,
+                default=default,
+                min=0.0,
+                max=1000.0,
+                step=0.1,
+                tooltip=f"How often masks are {name}: {SOURCES[name].meaning}; 0 = never.",
             )
 
+        others = [name for name in SOURCES if name not in {FORMER_NAMES.get(key, key) for key in MIXED}]
         return io.Schema(
             node_id="ADiff_MixMasks",
             display_name="Mix Masks",
             category=CATEGORY,
-            description="Masks from several sources, as often as their weights say: invented, real ones "
-            "flipped and turned, your own, and procedural ones without any training. They get the size and "
-            "place of training masks where those are known; your own stay as they are.",
+            description="Masks from several sources, as often as their weights say: invented ones, real ones "
+            "flipped and turned, given ones (your own), and procedural ones without any training. They get "
+            "the size and place of training masks where those are known; given ones stay as they are.",
             inputs=[
-                weight("generated", 1.0, "the masks of Generate Masks are taken"),
-                weight("real", 1.0, "the dataset's masks are taken, flipped and turned"),
-                weight("drawn", 0.0, "your own masks are taken, as they are"),
-                weight("procedural", 0.0, "scratches, cracks, blobs, specks and fibres are drawn"),
+                *(weight(input_id, default) for input_id, default in MIXED.items()),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Masks."),
                 io.Int.Input("width", default=512, min=8, max=8192, tooltip="Of the photos, in pixels."),
                 io.Int.Input("height", default=512, min=8, max=8192, tooltip="Of the photos, in pixels."),
                 seed_input(changes=True),
                 type_input(),
-                io.Mask.Input("generated_masks", optional=True, tooltip="From Generate Masks."),
-                io.Mask.Input("drawn_masks", optional=True, tooltip="Your own: white = defect."),
+                io.Mask.Input(
+                    "generated_masks",
+                    display_name="invented_masks",
+                    optional=True,
+                    tooltip="From Generate Masks.",
+                ),
+                io.Mask.Input(
+                    "drawn_masks",
+                    display_name="given_masks",
+                    optional=True,
+                    tooltip="Your own: white = defect.",
+                ),
                 FewShotDataset.Input("few_shot", optional=True, tooltip="Whose masks are the real ones."),
                 AnomalyEmbedding.Input(
                     "embeddings",
                     optional=True,
                     tooltip="From Train Masks: knows where and how large the training masks are.",
                 ),
+                *(weight(name, 0.0, optional=True) for name in others),
             ],
             outputs=[io.Mask.Output("masks", display_name="masks")],
         )
@@ -141,18 +162,30 @@ class MixMasks(io.ComfyNode):
         **weights: float,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.photos import read_mask
-        from ..anomalydiffusion_core.masks.invention import masks_in_turn
-        from ..anomalydiffusion_core.masks.sources import known_placements, mask_source, masks_in_frame
+        from ..anomalydiffusion_core.masks.sources import (
+            FORMER_NAMES,
+            UNKNOWN_AREA,
+            MaskRequest,
+            in_turn,
+            known_placements,
+            mask_source,
+            masks_in_frame,
+        )
 
         pairs = few_shot.by_type() if few_shot else {}
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else defect_type.strip()
         name = name or next(iter(sorted(pairs)), "")
         real = [read_mask(pair.mask) for pair in pairs.get(name, [])]
         placements = known_placements(embeddings.mask_placements.get(name, []) if embeddings else [], real)
-        invented = masks_in_turn(_marked(generated_masks)) if generated_masks is not None else None
-        drawn = _marked(drawn_masks) if drawn_masks is not None else []
-        area = None if placements else UNKNOWN_AREA
-        source = mask_source(weights, name, seed, invented, real, drawn, area)
+        request = MaskRequest(
+            defect_type=name,
+            seed=seed,
+            invented=None if generated_masks is None else in_turn(_marked(generated_masks)),
+            real=lambda: real,
+            given=[] if drawn_masks is None else _marked(drawn_masks),
+            area=None if placements else UNKNOWN_AREA,
+        )
+        source = mask_source({FORMER_NAMES.get(key, key): value for key, value in weights.items()}, request)
         return _masks_output(masks_in_frame(source, count, placements, (height, width), seed, name))
 
 

@@ -7,6 +7,7 @@ import typer
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .masks import masks
 from .pretrain_encoder import pretrain_encoder
@@ -28,6 +29,7 @@ COMMANDS = {  # in the order of the help, each with an example
     train: "train data/leather --out leather.safetensors",
     masks: "masks leather.safetensors --out masks --count 20",
     generate: "generate leather.safetensors data/leather --out generated --count 50",
+    export: "export generated --format mvtec --out converted",
     report: "report generated --artifact leather.safetensors",
     evaluate: "evaluate generated --real data/leather --out evaluation --quick",
     queue: "queue workflows/4_all_in_one.json --count 3 --set ADiff_KSampler.cfg=3",

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
-    from ..method.progress import OnStage
+    from ..method.progress import OnStage, OnStep
 
+DENOISING = "denoising"  # a stage that starts anew with every batch
 PLAIN_EVERY = 0.1  # share of a stage between two plain lines
 
 
@@ -41,6 +42,8 @@ def progress() -> Iterator[OnStage]:
         def show(stage: str, done: int, total: int, note: str) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, note=note)
+            elif done < bars.tasks[tasks[stage]].completed:  # it starts anew
+                bars.reset(tasks[stage])
             bars.update(tasks[stage], completed=done, total=total, note=note)
 
         yield show
@@ -49,19 +52,29 @@ def progress() -> Iterator[OnStage]:
 def _plain_lines() -> OnStage:
     shown: dict[str, float] = {}
     began: dict[str, float] = {}
+    completed: dict[str, int] = {}
     start = time.monotonic()
 
     def show(stage: str, done: int, total: int, note: str) -> None:
         share, now = done / max(total, 1), time.monotonic()
         began.setdefault(stage, now)
+        if done <= completed.get(stage, -1) or (stage == DENOISING and share < 1):
+            return  # it has started anew, or will
         if stage in shown and share < 1 and share - shown[stage] < PLAIN_EVERY:
             return
         shown[stage] = share
+        if share >= 1:
+            completed[stage] = done
         spent = now - began[stage]
         left = f"  {spent / share - spent:.0f} s left" if spent and 0 < share < 1 else ""
         print(f"[{now - start:6.1f} s] {stage}: {done}/{total}  {note}{left}", flush=True)
 
     return show
+
+
+def steps_shown(on_stage: OnStage) -> OnStep:
+    """A callback for the steps of a sampler, shown as the stage `denoising`."""
+    return lambda step, total, _clean: on_stage(DENOISING, step, total, "")
 
 
 @contextmanager

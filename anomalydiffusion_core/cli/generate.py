@@ -7,8 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..gate.gate import CHECKS, GateConfig
+from ..generation.config import GenerationConfig
+from ..masks.sources import SOURCES
 from ..method.reweighting import MODES, AARConfig
-from .console import check_writable, progress, run_command, say
+from ..method.sampling import SCHEDULERS, SamplingConfig
+from .console import check_writable, progress, run_command, say, steps_shown
 from .options import Base, Device, Json, Seed, load_with_base, names_in
 
 
@@ -34,8 +38,9 @@ def generate(
     mask_sources: Annotated[
         str | None,
         typer.Option(
-            help="Where masks come from, mixed by weights, such as generated=2,real=1,procedural=1 (real: "
-            "the training masks, turned and scaled). Default: --masks (drawn) where given, else generated."
+            help="Where masks come from, mixed by weights, such as invented=2,real=1,procedural=1: "
+            + "; ".join(f"{name}, {source.meaning}" for name, source in SOURCES.items())
+            + ". Default: given where there are --masks, else invented."
         ),
     ] = None,
     foreground: Annotated[
@@ -44,11 +49,11 @@ def generate(
             help="How the object is found: auto (by the photos' plain ground), none (masks lie anywhere), "
             "or a segmentation model of transformers (folder or hub id)."
         ),
-    ] = "auto",
+    ] = GenerationConfig.foreground,
     placement: Annotated[
         Literal["learned", "free"],
         typer.Option(help="Where on the object masks lie: as the training masks did, or anywhere."),
-    ] = "learned",
+    ] = GenerationConfig.placement,
     aar: Annotated[
         str,
         typer.Option(
@@ -64,60 +69,68 @@ def generate(
     ] = None,
     aar_start: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the steps after which it begins.")
-    ] = 0.0,
-    aar_end: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps where it stops.")] = 1.0,
-    aar_maximum: Annotated[float, typer.Option(min=1, help="Greatest weight of mode adaptive.")] = 3.0,
+    ] = AARConfig.start,
+    aar_end: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps where it stops.")
+    ] = AARConfig.end,
+    aar_maximum: Annotated[
+        float, typer.Option(min=1, help="Greatest weight of mode adaptive.")
+    ] = AARConfig.maximum,
     aar_decoder: Annotated[
         Path | None,
         typer.Option(help="A tiny decoder (TAESD, as in ComfyUI's vae_approx): makes mode paper faster."),
     ] = None,
     scheduler: Annotated[
         str,
-        typer.Option(
-            help="ddim, euler, euler_ancestral, heun, dpmpp_2m, dpmpp_sde, unipc, lcm, or a diffusers class."
-        ),
-    ] = "ddim",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps; lcm takes at most 50.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 = none.")] = 2.5,
+        typer.Option(help=f"{', '.join(SCHEDULERS)}, or a diffusers class."),
+    ] = GenerationConfig.sampling.scheduler,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Denoising steps; lcm takes at most 50.")
+    ] = GenerationConfig.sampling.steps,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 1 = none.")
+    ] = GenerationConfig.sampling.guidance,
     vary_strength: Annotated[
         float, typer.Option(min=0, max=0.9, help="Scale the anomaly embedding by 1 give or take up to this.")
-    ] = 0.0,
+    ] = GenerationConfig.vary_strength,
     vary_guidance: Annotated[
         float, typer.Option(min=0, max=0.9, help="Scale the guidance by 1 give or take up to this.")
-    ] = 0.0,
+    ] = GenerationConfig.vary_guidance,
     checks: Annotated[
         str,
-        typer.Option(help="What the quality gate checks, by the measure of the real pairs; '' = nothing."),
-    ] = "fill,contrast,seam,plausibility,duplicate",
+        typer.Option(
+            help=f"What the quality gate checks, by the measure of the real pairs: {', '.join(CHECKS)}; '' = "
+            "nothing."
+        ),
+    ] = ",".join(GateConfig().checks),
     smallest_fill: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of each mark that must show; real pairs may ask for more."),
-    ] = 0.3,
-    tries: Annotated[int, typer.Option(min=1, help="Tries for each pair asked for.")] = 8,
+    ] = GateConfig.smallest_fill,
+    tries: Annotated[
+        int, typer.Option(min=1, help="Tries for each pair asked for.")
+    ] = GenerationConfig.tries_per_pair,
     keep_rejected: Annotated[
         bool, typer.Option("--keep-rejected", help="Keep what the gate stops, in OUT/rejected.")
     ] = False,
     attention_maps: Annotated[
         int, typer.Option(min=0, help="Show what the tokens looked at, for so many pairs of each type.")
-    ] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Regions at a time.")] = 4,
+    ] = GenerationConfig.attention_maps,
+    batch: Annotated[int, typer.Option(min=1, help="Regions at a time.")] = GenerationConfig.batch_size,
     base: Base = None,
-    seed: Seed = 0,
+    seed: Seed = GenerationConfig.seed,
     device: Device = None,
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from ..export.mvtec import check_output
-    from ..gate.gate import GateConfig, named_checks
-    from ..generation.config import GenerationConfig
     from ..generation.runs import GenerationRun, generate_all
     from ..masks.sources import parse_weights
-    from ..method.sampling import SamplingConfig
 
     def command() -> dict[str, Any]:
         strength, strengths = _strengths(aar_strength or [])
         weights = parse_weights(mask_sources) if mask_sources else None
-        gate = GateConfig(named_checks(names_in(checks)), smallest_fill)
+        gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
         check_writable(out)
         host, learned = load_with_base(artifact, base, device)
@@ -137,16 +150,25 @@ def generate(
         )
         run = GenerationRun(artifact, config, host, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
         with progress() as on_stage:
-            made = generate_all(
-                run, learned, dataset, count, out, defect_type, mask_folder, weights, on_stage
+            outcome = generate_all(
+                run,
+                learned,
+                dataset,
+                count,
+                out,
+                defect_types=defect_type,
+                mask_folder=mask_folder,
+                weights=weights,
+                on_stage=on_stage,
+                on_step=steps_shown(on_stage),
             )
-        say(f"Dataset: {out} ({len(made.rows)} pairs, mean fill {made.mean_fill:.2f})")
+        say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
         return {
             "out": str(out),
-            "pairs": len(made.rows),
-            "mean_fill": made.mean_fill,
-            "shortfalls": made.shortfalls,
-            "shortfall": " ".join(made.shortfalls.values()),
+            "pairs": len(outcome.rows),
+            "mean_fill": outcome.mean_fill,
+            "shortfalls": outcome.shortfalls,
+            "shortfall": " ".join(outcome.shortfalls.values()),
         }
 
     raise typer.Exit(run_command(command, json))
@@ -154,7 +176,7 @@ def generate(
 
 def _strengths(texts: list[str]) -> tuple[float, tuple[tuple[str, float], ...]]:
     """The strength for all defect types, and those of single ones."""
-    strength, strengths = 1.0, []
+    strength, strengths = AARConfig.strength, []
     for text in texts:
         name, equals, number = text.rpartition("=")
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..masks.invention import MaskConfig
 from .console import check_new, progress, run_command, say
 from .options import Base, DefectTypes, Device, Json, Seed, load_with_base
 
@@ -18,28 +20,34 @@ def masks(
     ],
     count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
     defect_type: DefectTypes = None,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance (Eq. 10); released: 5.")] = 2.0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance (Eq. 10); released: 5.")
+    ] = MaskConfig.sampling.guidance,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = MaskConfig.sampling.steps,
     base: Base = None,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Invents masks; empty, tiny, full and border-filling ones are drawn again."""
-    from ..masks.invention import MaskConfig, write_masks
-    from ..method.reweighting import AARConfig
-    from ..method.sampling import SamplingConfig
+    """Invents masks; others take the place of empty, tiny, full and border-filling ones."""
+    from ..masks.files import OVERVIEW, write_masks
+    from ..masks.invention import invent_for_types
 
     def command() -> dict[str, Any]:
         check_new(out)
-        config = MaskConfig(SamplingConfig(steps=steps, guidance=guidance, aar=AARConfig("off")))
+        config = MaskConfig(replace(MaskConfig.sampling, steps=steps, guidance=guidance))
         host, learned = load_with_base(artifact, base, device)
         types = defect_type or sorted(learned.mask)
         if not types:
             raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
         with progress() as on_stage:
-            written = write_masks(host, learned, types, count, seed, out, config, on_stage)
-        say(f"Masks: {out}\nOverview: {out / 'overview.png'}")
-        return {"masks": written, "out": str(out)}
+            invention = invent_for_types(host, learned, types, count, seed, config, on_stage)
+        write_masks(invention.masks, out)
+        say(f"Masks: {out}\nOverview: {out / OVERVIEW}")
+        return {
+            "masks": {name: len(group) for name, group in invention.masks.items()},
+            "out": str(out),
+            "shortfall": " ".join(invention.shortfalls.values()),
+        }
 
     raise typer.Exit(run_command(command, json))

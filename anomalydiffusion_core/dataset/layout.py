@@ -84,15 +84,15 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
     """
     if not root.is_dir():
         raise ValueError(f"Dataset {root} is no folder: give the folder that holds the categories.")
-    found = {entry.name: entry for entry in _categories(root)}
-    if not found:
+    categories = {entry.name: entry for entry in _categories(root)}
+    if not categories:
         raise ValueError(
             f"{root} holds no dataset: expected <category>/test/<defect> with "
             "<category>/ground_truth/<defect>, or folders images and masks."
         )
-    if category and category not in found:
-        raise ValueError(f"There is no category {category!r} in {root}: it has {', '.join(found)}.")
-    chosen = {name: entry for name, entry in found.items() if category in (None, name)}
+    if category and category not in categories:
+        raise ValueError(f"There is no category {category!r} in {root}: it has {', '.join(categories)}.")
+    chosen = {name: entry for name, entry in categories.items() if category in (None, name)}
     if defects:
         known = sorted({defect for entry in chosen.values() for defect in entry.defects})
         for defect in defects:
@@ -166,9 +166,9 @@ def split_pairs(pairs: list[Pair], share: float = 1 / 3) -> tuple[list[Pair], li
     Numbers in stems count as numbers: 2 comes before 10. Raises ValueError for fewer than two pairs.
     """
     if len(pairs) < 2:
-        kind = pairs[0].defect_type if pairs else "a type"
+        name = pairs[0].defect_type if pairs else "a type"
         raise ValueError(
-            f"Defect {kind} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out."
+            f"Defect {name} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out."
         )
     ordered = sorted(pairs, key=_id_order)
     count = max(1, int(len(ordered) * share + 1e-9))

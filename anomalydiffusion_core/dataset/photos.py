@@ -154,14 +154,14 @@ def _samples(image: Image.Image, content: bytes) -> np.ndarray:
         return (values.clip(0, 65535) if values.itemsize > 2 else values).astype(np.uint16, copy=False)
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels, convert it to 8 or 16 bit")
-    kind = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         laid = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-        return np.asarray(laid.convert(kind))
+        return np.asarray(laid.convert(mode))
     if is_deep_png(content):
         return read_deep_png(content)
-    return np.asarray(image if image.mode == kind else image.convert(kind))
+    return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def _unreadable(path: Path, what: str, reason: Exception | str) -> ValueError:

@@ -74,7 +74,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Region:
-    """What of a mask is made in one window: `mask` (side,side) bool in the window's own pixels."""
+    """A part of a mask, or several that lie together, made in one window: `mask` (side,side) bool in the
+    window's own pixels.
+    """
 
     window: Window
     mask: np.ndarray
@@ -122,10 +124,10 @@ def _components(mask: np.ndarray) -> tuple[list[Box], _Parts]:
     coarse = np.pad(mask, edges).reshape(rows, block, columns, block).any((1, 3))
     labels = np.asarray(label(coarse, structure=EIGHT)[0])  # type: ignore[index]
     boxes: list[Box] = []
-    for found in find_objects(labels):
+    for blocks in find_objects(labels):
         rows, columns = (
             slice(part.start * block, min(part.stop * block, length))
-            for part, length in zip(found, mask.shape, strict=True)
+            for part, length in zip(blocks, mask.shape, strict=True)
         )
         boxes.append((rows, columns))
     return boxes, _Parts(labels, block, mask.shape)

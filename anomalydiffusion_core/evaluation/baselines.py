@@ -21,6 +21,7 @@ from ..dataset.augmentation import bounding_box, resize_mask
 from ..dataset.photos import Photo, file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
+from ..export.writer import ExportPair
 from ..masks.foreground import ground_of, object_foreground
 from ..masks.placement import moved_onto
 from ..method.sampling import image_generator
@@ -182,7 +183,8 @@ def generate_baseline(
             pixels, mask = baseline.method(rng, photo.pixels, real, foreground)
             row = {"run": run, "index": index, "seed": seed, "method": name}
             row |= {"normal": normals[number], "normal_sha256": sources[number]}
-            rows.append(writer.write(split.category, defect, Photo(pixels, photo.gray), mask, row))
+            pair = ExportPair(split.category, Photo(pixels, photo.gray), {defect: mask}, row)
+            rows.append(writer.write(pair))
             on_pair(len(rows), total)
     return rows
 

@@ -1,1 +1,1 @@
-"""Writers of generated pairs: one file per format."""
+"""Writers of generated pairs: one file per format, one table, one shape."""

@@ -26,14 +26,18 @@ from ..dataset.photos import (
     file_hash,
     list_images,
     png_bytes,
+    read_mask,
     read_photo,
     write_new,
 )
+from .writer import ExportPair
 
 MANIFEST = "manifest.jsonl"
 LABELS, ATTENTION, REJECTED = BESIDE = ("labels", "attention", "rejected")  # folders that are no categories
 FILES = (LABELS, ATTENTION, "mask", "image")  # of a pair, by their key in its row, in order of writing
+WRITTEN_KEYS = ("category", "defect", "classes", *FILES, *(f"{key}_sha256" for key in FILES))
 ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_sha256")
+Content = tuple[tuple[int, ...], str, bytes]  # of a photo: shape and type of its samples, and their hash
 DIGITS = 5  # of an id: names keep their order, with or without `_mask`, as long as all are equally long
 
 
@@ -96,6 +100,7 @@ class MVTecWriter:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._numbers: dict[Path, int] = {}  # next id by folder of images
+        self._normals: dict[str, dict[Content, Path]] = {}  # files in train/good by category and content
         check_output(root)
         self.rows, self._size, half_done = _complete_rows(root)
         if half_done:
@@ -124,55 +129,46 @@ class MVTecWriter:
         """Rows of one type's pairs that a run has written as rejected already."""
         return self._apart.done(category, defect, run)
 
-    def reject(
-        self, category: str, defect: str, photo: Photo, mask: np.ndarray, row: dict[str, Any]
-    ) -> dict[str, Any]:
+    def reject(self, pair: ExportPair) -> dict[str, Any]:
         """Writes a rejected pair as `write` does, below `rejected`, where no reader of the dataset looks."""
         self._make_manifest()  # without it the next writer would find somebody else's folder
-        return self._apart.write(category, defect, photo, mask, row)
+        return self._apart.write(pair)
 
-    def write(
-        self,
-        category: str,
-        defect: str,
-        photo: Photo,
-        mask: np.ndarray,
-        row: dict[str, Any],
-        attention: Image.Image | None = None,
-    ) -> dict[str, Any]:
-        """Writes one pair, the photo at its own depth and mask (H,W) bool; returns its manifest row.
+    def write(self, pair: ExportPair, attention: Image.Image | None = None) -> dict[str, Any]:
+        """Writes one pair, the photo at its own depth; returns its manifest row.
 
-        `attention` shows what the defect's tokens looked at. Raises ValueError where the category's name is
-        that of another folder of ours, OSError where writing is impossible, with nothing of the pair left.
+        The mask is that of all defects. Of several, a label map (H,W) uint8 tells them apart: 0 is normal, 1
+        the first defect and so on, as the row's `classes` say; where masks overlap, the last. `attention`
+        shows what the defect's tokens looked at. Raises ValueError where the category's name is that of
+        another folder of ours, OSError where writing is impossible, with nothing of the pair left.
         """
-        pictures = {"image": photo.png(), "mask": png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))}
-        if attention:
-            pictures[ATTENTION] = png_bytes(attention)
-        return self._write(category, defect, pictures, row)
-
-    def write_mixed(
-        self, category: str, photo: Photo, masks: dict[str, np.ndarray], row: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Writes one photo with several defects, `masks` (H,W) bool by defect, as the defect `a+b`.
-
-        Its mask is their union. A label map (H,W) uint8 tells them apart: 0 is normal, 1 the first defect and
-        so on, as the row's `classes` say; where masks overlap, the last. Raises as `write` does.
-        """
-        labels = np.zeros(photo.size, np.uint8)
-        for number, mask in enumerate(masks.values(), start=1):
+        row = {key: value for key, value in pair.row.items() if key not in WRITTEN_KEYS}
+        labels = np.zeros(pair.photo.size, np.uint8)
+        for number, mask in enumerate(pair.masks.values(), start=1):
             labels[mask] = number
         pictures = {
-            "image": photo.png(),
+            "image": pair.photo.png(),
             "mask": png_bytes(Image.fromarray((labels > 0).astype(np.uint8) * 255)),
-            LABELS: png_bytes(Image.fromarray(labels)),
         }
-        classes = {str(number): defect for number, defect in enumerate(masks, start=1)}
-        return self._write(category, "+".join(masks), pictures, {"classes": classes, **row})
+        if len(pair.masks) > 1:
+            pictures[LABELS] = png_bytes(Image.fromarray(labels))
+            row = {
+                "classes": {str(number): defect for number, defect in enumerate(pair.masks, start=1)},
+                **row,
+            }
+        if attention:
+            pictures[ATTENTION] = png_bytes(attention)
+        _check_category(pair.category)
+        if pair.normal:
+            row["normal"] = self.add_normals(pair.category, [pair.normal])[0]
+        return self._write(pair.category, pair.defect, pictures, row)
+
+    def close(self) -> None:
+        """Nothing is left to do: every pair is whole when it is written."""
 
     def _write(
         self, category: str, defect: str, pictures: dict[str, bytes], row: dict[str, Any]
     ) -> dict[str, Any]:
-        _check_category(category)
         folders = {
             "image": self.root / category / "test" / defect,
             "mask": self.root / category / "ground_truth" / defect,
@@ -237,13 +233,15 @@ class MVTecWriter:
         _check_category(category)
         self._make_manifest()
         folder = self.root / category / "train" / "good"
-        known = {_content(read_photo(path)): path for path in list_images(folder)}
-        names = []
+        if category not in self._normals:
+            self._normals[category] = {_content(read_photo(path)): path for path in list_images(folder)}
+        known, names = self._normals[category], []
         for photo in normals:
             content = _content(photo)
             if content not in known:
-                known[content] = folder / f"{_next_number(folder):0{DIGITS}d}.png"
-                write_new(photo.png(), known[content])
+                path = folder / f"{_next_number(folder):0{DIGITS}d}.png"
+                write_new(photo.png(), path)
+                known[content] = path
             names.append(known[content].relative_to(self.root).as_posix())
         return names
 
@@ -253,7 +251,7 @@ def _check_category(name: str) -> None:
         raise ValueError(f"{name!r} is a folder beside the categories: give the category another name.")
 
 
-def _content(photo: Photo) -> tuple[tuple[int, ...], str, bytes]:
+def _content(photo: Photo) -> Content:
     samples = photo.samples
     return samples.shape, samples.dtype.name, hashlib.sha256(np.ascontiguousarray(samples).data).digest()
 
@@ -283,3 +281,17 @@ def manifest_pairs(root: Path) -> Iterator[tuple[dict[str, Any], Path, Path]]:
     """(row, image path, mask path) of every pair in the manifest."""
     for row in read_manifest(root):
         yield row, root / row["image"], root / row["mask"]
+
+
+def written_masks(root: Path, row: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Masks (H,W) bool of a manifest row's pair by defect."""
+    if LABELS not in row:
+        return {row["defect"]: read_mask(root / row["mask"])}
+    labels = np.asarray(Image.open(root / row[LABELS]))
+    return {defect: labels == int(number) for number, defect in row["classes"].items()}
+
+
+def written_pair(root: Path, row: dict[str, Any]) -> ExportPair:
+    """The pair of a manifest row. Raises ValueError naming a file that cannot be read."""
+    normal = read_photo(root / row["normal"]) if "normal" in row else None
+    return ExportPair(row["category"], read_photo(root / row["image"]), written_masks(root, row), row, normal)

@@ -6,8 +6,8 @@ halfway between the two where they differ, nothing where they do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from enum import Enum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,42 +29,6 @@ WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one
 ENOUGH = (
     3  # real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
 )
-
-
-class Check(str, Enum):
-    """What a pair is checked for, by the name of its score."""
-
-    FILL = "fill"
-    CONTRAST = "contrast"
-    SEAM = "seam"
-    PLAUSIBILITY = "plausibility"
-    DUPLICATE = "duplicate"
-
-
-PROBLEMS = {
-    Check.FILL: "unfilled",
-    Check.CONTRAST: "faint",
-    Check.SEAM: "seam",
-    Check.PLAUSIBILITY: "implausible",
-    Check.DUPLICATE: "duplicate",
-}
-AT_MOST = (Check.SEAM, Check.PLAUSIBILITY)  # the others must reach their limit
-
-
-def named_checks(names: tuple[str, ...]) -> tuple[Check, ...]:
-    """Checks by their names; raises ValueError naming those that exist."""
-    known = {check.value: check for check in Check}
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"There is no check {unknown[0]!r}: choose from {', '.join(known)}.")
-    return tuple(known[name] for name in names)
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """What is checked."""
-
-    checks: tuple[Check, ...] = tuple(Check)
-    smallest_fill: float = 0.3  # of each component's area; real pairs may ask for more, not for less
 
 
 @dataclass(frozen=True)
@@ -89,25 +53,71 @@ class ChangedRegion:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """A pair's scores, or the limits for them (None: not asked for).
-
-    fill: share of the least filled component that shows. contrast: 0 to 1, how well the defect can be told
-    from its surroundings. seam: edges on its outline over those beside it. plausibility: distance to the
-    nearest real defect in a backbone's features, in deviations. duplicate: grey levels to the most alike
-    training defect or earlier pair.
+class Known:
+    """What a gate is calibrated on: `real` defects, a list of regions for each pair, and `spots` of normal
+    photos marked as if there were one.
     """
 
-    fill: float | None = None
-    contrast: float | None = None
-    seam: float | None = None
-    plausibility: float | None = None
-    duplicate: float | None = None
+    real: list[list[RegionView]]
+    spots: list[RegionView]
+
+    @property
+    def regions(self) -> list[RegionView]:
+        """Of all real pairs."""
+        return [region for pair in self.real for region in pair]
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether limits can be learned from it."""
+        return bool(self.regions and self.spots)
+
+    @property
+    def tells_spread(self) -> bool:
+        """Whether it says how much real pairs differ, too."""
+        return self.calibrates and len(self.real) >= ENOUGH
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that pairs are checked for: a line of `CHECKS`.
+
+    `score` is given a region on its canvas, and what changed in it where the photo before is known. `limit`
+    learns from real defects and spots what to ask.
+    """
+
+    problem: str  # the word for a pair that fails
+    stops: str  # which pairs fail, for people
+    at_most: bool  # the score must not exceed its limit; else it must reach it
+    score: Callable[[Gate, RegionView, ChangedRegion | None], float | None]  # None: there is none
+    limit: Callable[[Gate, Known], float | None]  # None: nothing is asked
+
+    def stopped(self, score: float, limit: float) -> bool:
+        return score > limit if self.at_most else score < limit
+
+
+class Scores(Mapping[str, float]):
+    """A pair's scores, or the limits for them, by the names of `CHECKS`; what has no score, or no limit, is
+    left out.
+    """
+
+    def __init__(self, values: Mapping[str, float | None] | None = None) -> None:
+        self._values = {name: value for name, value in (values or {}).items() if value is not None}
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Scores({self._values})"
 
     def rounded(self) -> dict[str, float]:
-        """The scores there are, for the manifest."""
-        known = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: round(value, 4) for name, value in known if value is not None}
+        """For the manifest."""
+        return {name: round(value, 4) for name, value in self.items()}
 
     @staticmethod
     def worst(scores: list[Scores]) -> Scores:
@@ -121,18 +131,30 @@ class Scores:
 
     @staticmethod
     def _chosen(scores: list[Scores], worst: bool) -> Scores:
-        result: dict[str, float] = {}
-        for check in Check:
-            values = [value for s in scores if (value := getattr(s, check.value)) is not None]
+        result: dict[str, float | None] = {}
+        for name, check in CHECKS.items():
+            values = [one[name] for one in scores if name in one]
             if values:
-                result[check.value] = max(values) if (check in AT_MOST) == worst else min(values)
-        return Scores(**result)
+                result[name] = max(values) if check.at_most == worst else min(values)
+        return Scores(result)
 
 
 def shown_share(regions: list[ChangedRegion]) -> float:
     """Share of a pair's whole mask that shows: where the change exceeds the noise of its region."""
-    shown = [change(made.before, made.after)[made.mask] > made.noise for made in regions]
+    shown = [change(region.before, region.after)[region.mask] > region.noise for region in regions]
     return float(np.concatenate(shown).mean())
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What is checked. Raises ValueError naming the checks there are where one is unknown."""
+
+    checks: tuple[str, ...] = field(default_factory=lambda: tuple(CHECKS))
+    smallest_fill: float = 0.3  # of each component's area; real pairs may ask for more, not for less
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.checks if name not in CHECKS]:
+            raise ValueError(f"There is no check {unknown[0]!r}: choose from {', '.join(CHECKS)}.")
 
 
 class Gate:
@@ -145,51 +167,35 @@ class Gate:
     def __init__(
         self, real: list[list[RegionView]], spots: list[RegionView], backbone: Backbone, config: GateConfig
     ) -> None:
+        known = Known(real, spots)
         self.backbone, self.config = backbone, config
-        regions = [canvas for pair in real for canvas in pair]
-        self.looks = [[look_of(c.pixels, c.mask) for c in pair] for pair in real]
+        self.looks = [[look_of(view.pixels, view.mask) for view in pair] for pair in real]
         self.earlier: list[Look] = []
-        self._set_features(real, spots)
-        self.limits = Scores(config.smallest_fill)
-        self.usual_seam: float | None = None  # of real pairs, however few, to fit the feather to
-        if regions and spots:
-            known = len(real) >= ENOUGH
-            self.usual_seam = _most_seam(regions, spots)
-            self.limits = Scores(
-                max(config.smallest_fill, _least_fill(regions, spots)),
-                _least_contrast(regions, spots),
-                self.usual_seam if known else None,
-                self._farthest() if known else None,
-                _nearest_look(self.looks),
-            )
+        self._set_features(known)
+        # of real pairs, however few, to fit the feather to
+        self.usual_seam = _most_seam(known) if known.calibrates else None
+        self.limits = Scores({name: check.limit(self, known) for name, check in CHECKS.items()})
 
-    def score(self, made: ChangedRegion) -> Scores:
+    def score(self, region: ChangedRegion) -> Scores:
         """What a generated region scores."""
-        least = min(component_fills(made.before, made.after, made.mask, made.noise))
-        return replace(self.score_seen(made.canvas), fill=least)
+        return self._scores(region.canvas, region)
 
     def score_seen(self, canvas: RegionView) -> Scores:
         """What a region scores, generated or real, but for fill, which needs the photo before."""
-        pixels, mask = canvas.pixels, canvas.mask
-        look, real = look_of(pixels, mask), [x for pair in self.looks for x in pair]
-        return Scores(
-            None,
-            contrast(pixels, mask),
-            seam(pixels, mask),
-            float(self._distances(self.backbone.features(pixels, mask)).min()) if real else None,
-            min((look_distance(look, other) for other in real + self.earlier), default=None),
-        )
+        return self._scores(canvas, None)
+
+    def _scores(self, canvas: RegionView, changed: ChangedRegion | None) -> Scores:
+        return Scores({name: check.score(self, canvas, changed) for name, check in CHECKS.items()})
 
     def problems(self, scores: Scores) -> list[str]:
         """What is wrong with a pair of these scores, in words; nothing where it is good enough."""
-        found = []
-        for check in self.config.checks:
-            score, limit = getattr(scores, check.value), getattr(self.limits, check.value)
-            if score is None or limit is None:
-                continue
-            if score > limit if check in AT_MOST else score < limit:
-                found.append(PROBLEMS[check])
-        return found
+        return [
+            CHECKS[name].problem
+            for name in self.config.checks
+            if name in scores
+            and name in self.limits
+            and CHECKS[name].stopped(scores[name], self.limits[name])
+        ]
 
     def remember(self, canvas: RegionView) -> None:
         """Takes note of an accepted region, so that none too much like it follows."""
@@ -199,56 +205,124 @@ class Gate:
         """Forgets all accepted regions, not the real ones."""
         self.earlier.clear()
 
-    def _set_features(self, real: list[list[RegionView]], spots: list[RegionView]) -> None:
-        self._real = [[self.backbone.features(c.pixels, c.mask) for c in pair] for pair in real]
-        self._spots = [self.backbone.features(c.pixels, c.mask) for c in spots]
-        known = [f for pair in self._real for f in pair] + self._spots
-        # a feature that hardly varies here must not count for all the others
-        self._deviation = np.std(known, 0) + 1e-3 * np.abs(known).mean() if known else np.ones(1)
-
-    def _distances(self, features: np.ndarray, without: int | None = None) -> np.ndarray:
-        """Root mean square differences (N,) to the real pairs' regions, those of pair `without` left out."""
-        real = np.stack([f for i, pair in enumerate(self._real) if i != without for f in pair])
+    def distances(self, features: np.ndarray, without: int | None = None) -> np.ndarray:
+        """Root mean square differences (N,) of a region's features to those of the real pairs' regions, pair
+        `without` left out, in deviations.
+        """
+        real = np.stack([f for i, pair in enumerate(self.real_features) if i != without for f in pair])
         return np.sqrt(np.square((real - features) / self._deviation).mean(-1))
 
-    def _farthest(self) -> float:
-        own = [self._distances(f, i).min() for i, pair in enumerate(self._real) for f in pair]
-        worst = float(np.quantile(own, 1 - WEAKEST))
-        typical = float(np.median([self._distances(f).min() for f in self._spots]))
-        return max(worst, (worst + typical) / 2)
+    def _set_features(self, known: Known) -> None:
+        self.real_features = [[self.backbone.features(v.pixels, v.mask) for v in pair] for pair in known.real]
+        self.spot_features = [self.backbone.features(v.pixels, v.mask) for v in known.spots]
+        features = [f for pair in self.real_features for f in pair] + self.spot_features
+        # a feature that hardly varies here must not count for all the others
+        self._deviation = np.std(features, 0) + 1e-3 * np.abs(features).mean() if features else np.ones(1)
 
 
-def _least_fill(regions: list[RegionView], spots: list[RegionView]) -> float:
+def _fill(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float | None:
+    """Share of the least filled component that shows."""
+    if changed is None:
+        return None
+    return min(component_fills(changed.before, changed.after, changed.mask, changed.noise))
+
+
+def _fill_limit(gate: Gate, known: Known) -> float:
+    smallest = gate.config.smallest_fill
+    return max(smallest, _least_fill(known)) if known.calibrates else smallest
+
+
+def _least_fill(known: Known) -> float:
     """Halfway between what shows where nothing is and what shows of the weakest real defect, in both of which
     the photo before is guessed from the surroundings.
     """
-    misjudged = [change(filled_in(c.pixels, c.mask), c.pixels)[c.mask] for c in spots]
+    misjudged = [change(filled_in(v.pixels, v.mask), v.pixels)[v.mask] for v in known.spots]
     noise = float(np.quantile(np.concatenate(misjudged), NOISE_QUANTILE))
-    shown = [fill(filled_in(c.pixels, c.mask), c.pixels, c.mask, noise) for c in regions]
+    shown = [fill(filled_in(v.pixels, v.mask), v.pixels, v.mask, noise) for v in known.regions]
     return (1 - NOISE_QUANTILE + float(np.quantile(shown, WEAKEST))) / 2
 
 
-def _least_contrast(regions: list[RegionView], spots: list[RegionView]) -> float | None:
+def _contrast(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float:
+    """How well the defect can be told from its surroundings, 0 to 1."""
+    return contrast(canvas.pixels, canvas.mask)
+
+
+def _contrast_limit(gate: Gate, known: Known) -> float | None:
     """Halfway between the weakest real defect and nothing at all; None where these do not differ."""
-    real, nothing = ([contrast(c.pixels, c.mask) for c in part] for part in (regions, spots))
+    if not known.calibrates:
+        return None
+    real, nothing = ([contrast(v.pixels, v.mask) for v in views] for views in (known.regions, known.spots))
     weakest, typical = float(np.quantile(real, WEAKEST)), float(np.median(nothing))
     return (weakest + typical) / 2 if weakest > typical else None
 
 
-def _most_seam(regions: list[RegionView], spots: list[RegionView]) -> float:
+def _seam(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float:
+    """Edges on the defect's outline over those beside it."""
+    return seam(canvas.pixels, canvas.mask)
+
+
+def _seam_limit(gate: Gate, known: Known) -> float | None:
+    return gate.usual_seam if known.tells_spread else None
+
+
+def _most_seam(known: Known) -> float:
     """The strongest real seam, and as much beyond it as seams of nothing at all vary."""
-    real, nothing = ([seam(c.pixels, c.mask) for c in part] for part in (regions, spots))
+    real, nothing = ([seam(v.pixels, v.mask) for v in views] for views in (known.regions, known.spots))
     spread = np.quantile(nothing, 1 - WEAKEST) - np.median(nothing)
     return float(np.quantile(real, 1 - WEAKEST) + spread)
 
 
-def _nearest_look(looks: list[list[Look]]) -> float | None:
+def _plausibility(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float | None:
+    """Distance to the nearest real defect in the backbone's features, in deviations."""
+    if not any(gate.real_features):
+        return None
+    return float(gate.distances(gate.backbone.features(canvas.pixels, canvas.mask)).min())
+
+
+def _plausibility_limit(gate: Gate, known: Known) -> float | None:
+    """Of real defects to those of other pairs, or halfway to what nothing at all is away from them."""
+    if not known.tells_spread:
+        return None
+    nearest = [gate.distances(f, i).min() for i, pair in enumerate(gate.real_features) for f in pair]
+    worst = float(np.quantile(nearest, 1 - WEAKEST))
+    typical = float(np.median([gate.distances(f).min() for f in gate.spot_features]))
+    return max(worst, (worst + typical) / 2)
+
+
+def _duplicate(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float | None:
+    """Grey levels to the most alike training defect or earlier pair."""
+    look, real = look_of(canvas.pixels, canvas.mask), [look for pair in gate.looks for look in pair]
+    return min((look_distance(look, other) for other in real + gate.earlier), default=None)
+
+
+def _duplicate_limit(gate: Gate, known: Known) -> float | None:
     """Half the distance of the two most alike real pairs; None where there are no two."""
+    if not known.calibrates:
+        return None
     distances = [
         look_distance(a, b)
-        for i, pair in enumerate(looks)
-        for other in looks[:i]
+        for i, pair in enumerate(gate.looks)
+        for other in gate.looks[:i]
         for a in pair
         for b in other
     ]
     return min(distances) / 2 if distances else None
+
+
+CHECKS: dict[str, Check] = {
+    "fill": Check("unfilled", "pairs of which a part of the mask does not show", False, _fill, _fill_limit),
+    "contrast": Check(
+        "faint", "defects that cannot be told from their surroundings", False, _contrast, _contrast_limit
+    ),
+    "seam": Check("seam", "pairs in which the mask's outline shows", True, _seam, _seam_limit),
+    "plausibility": Check(
+        "implausible", "defects that resemble no real one", True, _plausibility, _plausibility_limit
+    ),
+    "duplicate": Check(
+        "duplicate",
+        "defects too much like a real one, or like one accepted before",
+        False,
+        _duplicate,
+        _duplicate_limit,
+    ),
+}

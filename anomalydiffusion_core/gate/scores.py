@@ -1,4 +1,4 @@
-"""What can be told of a pair by looking: does the defect show, fit in, look like its kind, and is it new?
+"""What can be told of a pair by looking: does the defect show, fit in, look like real ones, and is it new?
 
 Scores are taken in a region's window, at the canvas's size, of generated pairs, of real ones and of spots on
 normal photos alike, so that `gate` can learn from the latter two what to ask of the first. Only fill needs
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 from scipy.ndimage import label as label_parts
-from scipy.stats import ks_2samp
 
 NOISE_QUANTILE = 0.95
 RING = 0.5  # width of a region's surroundings, in multiples of the region's mean width
@@ -48,6 +47,8 @@ def contrast(pixels: np.ndarray, mask: np.ndarray) -> float:
     The largest Kolmogorov-Smirnov distance between inside and `surroundings`, over the three channels and
     the strength of edges.
     """
+    from scipy.stats import ks_2samp
+
     around = surroundings(mask)
     if not around.any():
         return 1.0

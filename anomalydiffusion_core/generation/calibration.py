@@ -7,8 +7,8 @@ from ..gate.features import Backbone
 from ..gate.gate import Gate, RegionView
 from ..masks.sources import REAL, SourcedMask
 from ..method.sampling import image_generator
-from .drafting import Drafter
-from .regions import regions_on_canvas
+from .drafting import Drafter, Unusable
+from .regions import region_on_canvas, regions_on_canvas
 
 SPOTS = 24  # on normal photos, to calibrate with
 
@@ -21,10 +21,12 @@ def calibrated_gate(drafter: Drafter, defect_type: str, backbone: Backbone) -> G
     spots: list[RegionView] = []
     # photo by photo, so that each is read once
     for number in sorted(range(SPOTS if masks else 0), key=lambda number: number % normals):
-        known = drafter.normal(number % normals)
+        normal = drafter.normal(number % normals)
         mask = SourcedMask(read_mask(masks[number % len(masks)]), REAL, placed=True)
         generator = image_generator(0, number, f"{defect_type} spots")
-        laid, _ = drafter.mask(defect_type, mask, known, generator)
-        if laid is not None:
-            spots += regions_on_canvas(known.photo, laid, size)[:1]
+        try:
+            spot = drafter.defect(defect_type, mask, normal, generator)
+        except Unusable:
+            continue
+        spots.append(region_on_canvas(normal.photo, spot.regions[0], size))
     return Gate(real, spots, backbone, drafter.config.gate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..gate.gate import GateConfig
 from ..masks.invention import MaskConfig
@@ -18,7 +18,7 @@ class GenerationConfig:
 
     sampling: SamplingConfig = SamplingConfig(guidance=2.5)
     masks: MaskConfig = MaskConfig()
-    gate: GateConfig = GateConfig()
+    gate: GateConfig = field(default_factory=GateConfig)
     seed: int = 0
     feather: float = 1.0  # pixels over which the paste ramps up, inside the mask, at least
     softest: float = 16.0  # and at most, where the real pairs' outlines show less

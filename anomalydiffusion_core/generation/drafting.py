@@ -1,4 +1,7 @@
-"""What is to be made: which normal photo, and which masks at which place on it."""
+"""What is to be made: which normal photo, and which masks at which place on it.
+
+A mask goes one way: from its source, placed on the photo, checked, cut into the windows it is made in.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch
 from ..dataset.layout import Pair
 from ..dataset.photos import Photo, read_mask, read_photo
 from ..dataset.views import read_pair
-from ..dataset.windows import MAX_SHRINK, regions_of
+from ..dataset.windows import MAX_SHRINK, Region, regions_of
 from ..masks.foreground import FindObject, object_finder
 from ..masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
 from ..masks.placement import moved_onto
@@ -29,23 +32,28 @@ OVERLAPPING = "overlapping"
 
 @dataclass(frozen=True)
 class DraftedDefect:
-    """One defect of a pair: its type, and its mask (H,W) bool."""
+    """One defect of a pair: its type, its mask (H,W) bool, and the regions that this is made in."""
 
     defect_type: str
     mask: np.ndarray
     source: str  # of the mask
+    regions: tuple[Region, ...]
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A pair to be made, and all that chance decided of it but its noise."""
+    """A pair that is to be made: everything that chance decides but its noise."""
 
     index: int  # of the try; with the run seed it fixes everything random
     normal: int  # which normal photo
     template: str
-    parts: tuple[DraftedDefect, ...]
+    defects: tuple[DraftedDefect, ...]
     strength: float  # of the anomaly embedding
     guidance: float
+
+
+class Unusable(Exception):
+    """Raised where a mask cannot be used: why, in a word."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Drafter:
         self.learned, self.config, self.normals, self._real = learned, config, normals, real
         self.photo = lru_cache(maxsize=1)(self._read_photo)
         self.foreground = lru_cache(maxsize=1)(self._find_foreground)
-        self.placements = lru_cache(maxsize=None)(self._known_places)
+        self.placements = lru_cache(maxsize=None)(self._known_placements)
         self.find_object = _finder(config.foreground, normals, device)
 
     def normal(self, number: int) -> Normal:
@@ -98,28 +106,32 @@ class Drafter:
         """The files of their masks."""
         return [pair.mask for pair in self._real.get(defect_type, [])]
 
-    def draft(
-        self, defect_type: str, index: int, masks: dict[str, MaskSource]
-    ) -> tuple[Draft | None, str | None]:
-        """Try `index` of a type with masks from the sources of its kinds, or what is wrong with its mask."""
-        generator = image_generator(self.config.seed, index, defect_type)
+    def draft(self, defect_type: str, index: int, masks: dict[str, MaskSource]) -> Draft:
+        """Try `index` of a type, or of several that share an image: `masks` has a source for each.
+
+        Raises Unusable where a mask cannot be used, or two overlap.
+        """
+        config, generator = self.config, image_generator(self.config.seed, index, defect_type)
         template = int(torch.randint(len(self.learned.templates), (), generator=generator))
         strength, guidance = (
             1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)
-            for spread in (self.config.vary_strength, self.config.vary_guidance)
+            for spread in (config.vary_strength, config.vary_guidance)
         )
-        normal = self._turn(defect_type, index)
-        parts: list[DraftedDefect] = []
-        for kind, source in masks.items():
-            sourced = source(index)
-            mask, problem = self.mask(kind, sourced, self.normal(normal), generator)
-            if mask is None:
-                return None, problem
-            if any((mask & part.mask).any() for part in parts):
-                return None, OVERLAPPING
-            parts.append(DraftedDefect(kind, mask, sourced.source))
-        guidance *= self.config.sampling.guidance
-        return Draft(index, normal, self.learned.templates[template], tuple(parts), strength, guidance), None
+        number = self._turn(defect_type, index)
+        defects: list[DraftedDefect] = []
+        for name, source in masks.items():
+            defect = self.defect(name, source(index), self.normal(number), generator)
+            if any((defect.mask & other.mask).any() for other in defects):
+                raise Unusable(OVERLAPPING)
+            defects.append(defect)
+        return Draft(
+            index=index,
+            normal=number,
+            template=self.learned.templates[template],
+            defects=tuple(defects),
+            strength=strength,
+            guidance=guidance * config.sampling.guidance,
+        )
 
     def _turn(self, defect_type: str, index: int) -> int:
         """Which normal photo is tried: every one once, in random order, before any comes again."""
@@ -127,33 +139,51 @@ class Drafter:
         generator = image_generator(self.config.seed, turn, f"{defect_type} normals")
         return int(torch.randperm(len(self.normals), generator=generator)[place])
 
-    def mask(
-        self, kind: str, sourced: SourcedMask, known: Normal, generator: torch.Generator
-    ) -> tuple[np.ndarray | None, str | None]:
-        """The mask at the photo's size, on its object, or what is wrong with it."""
-        size, foreground, config = known.photo.size, known.foreground, self.config
-        usable = usable_for(config.masks, self.learned, kind)
+    def defect(
+        self, defect_type: str, sourced: SourcedMask, normal: Normal, generator: torch.Generator
+    ) -> DraftedDefect:
+        """A source's mask on a normal photo, and the regions it is made in. Raises Unusable."""
+        mask = self._placed(defect_type, sourced, normal, generator)
+        mask = self._checked(defect_type, mask, sourced.placed, normal, generator)
+        regions = regions_of(mask, self.learned.image_size)
+        if max(region.window.side for region in regions) > MAX_SHRINK * self.learned.image_size:
+            raise Unusable(TOO_LARGE)
+        return DraftedDefect(defect_type, mask, sourced.source, tuple(regions))
+
+    def _placed(
+        self, defect_type: str, sourced: SourcedMask, normal: Normal, generator: torch.Generator
+    ) -> np.ndarray:
+        """The mask at the photo's size, where its placement brings it."""
         mask = onto_photo(
             sourced,
-            self.placements(kind),
-            foreground,
-            size,
+            self.placements(defect_type),
+            normal.foreground,
+            normal.photo.size,
             generator,
-            config.masks.on_object,
-            config.placement,
+            self.config.masks.on_object,
+            self.config.placement,
         )
-        if foreground is not None and not foreground.any():
-            return None, NO_OBJECT
-        problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
-        if problem == OFF_OBJECT and sourced.placed and mask is not None and foreground is not None:
-            mask = moved_onto(mask, foreground, usable.on_object, generator)
-            problem = OFF_OBJECT if mask is None else mask_problem(mask, usable, foreground)
-        if mask is not None and problem is None:
-            widest = max(region.window.side for region in regions_of(mask, self.learned.image_size))
-            problem = TOO_LARGE if widest > MAX_SHRINK * self.learned.image_size else None
-        return (None, problem) if problem else (mask, None)
+        if normal.foreground is not None and not normal.foreground.any():
+            raise Unusable(NO_OBJECT)
+        if mask is None:
+            raise Unusable(OFF_OBJECT)
+        return mask
 
-    def _known_places(self, defect_type: str) -> list[Placement]:
+    def _checked(
+        self, defect_type: str, mask: np.ndarray, moves: bool, normal: Normal, generator: torch.Generator
+    ) -> np.ndarray:
+        """The mask where it is usable; one that misses the object is moved onto it, if it `moves`."""
+        usable = usable_for(self.config.masks, self.learned, defect_type)
+        problem = mask_problem(mask, usable, normal.foreground)
+        if problem == OFF_OBJECT and moves and normal.foreground is not None:
+            moved = moved_onto(mask, normal.foreground, usable.on_object, generator)
+            if moved is not None:
+                mask, problem = moved, mask_problem(moved, usable, normal.foreground)
+        if problem:
+            raise Unusable(problem)
+        return mask
+
+    def _known_placements(self, defect_type: str) -> list[Placement]:
         """Where the type's training masks lay."""
         known = self.learned.mask_placements.get(defect_type, [])
         return known_placements(known, map(read_mask, self.real_masks(defect_type)))

@@ -1,12 +1,13 @@
-"""From normal photos and masks to accepted image-mask pairs: each defect region is made in a window of its
-own, stitched into the photo, checked, and tried again where it is not good enough.
+"""From normal photos and masks to accepted pairs: each region is made in its window and stitched into the
+photo; the pair is judged by the gate, and others are tried until enough are accepted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from ..dataset.layout import Pair
 from ..dataset.photos import Photo
-from ..dataset.windows import regions_of
 from ..gate.features import find_backbone
 from ..gate.gate import ChangedRegion, Scores, shown_share
 from ..masks.invention import TriesExhausted
@@ -25,16 +25,25 @@ from ..method.progress import OnStep
 from ..method.sampling import Decode, image_generator
 from .calibration import calibrated_gate
 from .config import GenerationConfig
-from .drafting import Draft, DraftedDefect, Drafter
-from .regions import DecodedRegion, RegionJob, RegionMaker, in_window, on_canvas, regions_on_canvas, softened
+from .drafting import Draft, DraftedDefect, Drafter, Unusable
+from .regions import (
+    DecodedRegion,
+    RegionJob,
+    RegionMaker,
+    Watch,
+    in_window,
+    on_canvas,
+    regions_on_canvas,
+    softened,
+)
 
-BOTH = "+"  # joins two defects that share an image
+MASKS_PER_TRY = 50  # unusable ones, after which a source counts as hopeless
 
 
 @dataclass(frozen=True)
 class GeneratedPair:
-    """One result at the photo's own size and depth, `mask` (H,W) bool of all parts, what made it, and what
-    the gate says.
+    """One result at the photo's own size and depth, `mask` (H,W) bool of all its defects, what made it, and
+    what the gate says.
     """
 
     defect_type: str
@@ -46,11 +55,11 @@ class GeneratedPair:
     photo: Photo  # before
     result: Photo
     mask: np.ndarray
-    parts: tuple[DraftedDefect, ...]
+    defects: tuple[DraftedDefect, ...]
     feather: float  # pixels over which the softest outline fades in
     regions: tuple[tuple[str, ChangedRegion], ...]  # with the defect type of each
-    scores: Scores = Scores()
-    problems: tuple[str, ...] = ()  # what the gate found wrong
+    scores: Scores = field(default_factory=Scores)
+    problems: tuple[str, ...] = ()  # what the gate finds wrong
     attention: np.ndarray | None = None  # (S,n*S,3) uint8: what the tokens of the first region looked at
 
     @property
@@ -61,12 +70,31 @@ class GeneratedPair:
     @property
     def fill(self) -> float:
         """Share of the whole mask that shows."""
-        return shown_share([made for _, made in self.regions])
+        return shown_share([region for _, region in self.regions])
 
     @property
     def noise(self) -> float:
         """Grey levels that a change must exceed to count for fill, in the noisiest region."""
-        return max(made.noise for _, made in self.regions)
+        return max(region.noise for _, region in self.regions)
+
+
+@dataclass
+class _Tries:
+    """The tries at pairs of one type: of which index the next one is, how many of how many are spent, and
+    what was wrong how often.
+    """
+
+    index: int
+    limit: int
+    spent: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+
+    def shortfall(self, defect_type: str, done: int, count: int) -> str:
+        reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
+        return (
+            f"Only {done} of {count} pairs of {defect_type} were accepted in {self.spent} tries ({reasons}): "
+            "train longer, raise the AAR strength or the tries, give other masks, or leave checks out."
+        )
 
 
 class PairGenerator:
@@ -98,11 +126,12 @@ class PairGenerator:
         defect_type: str,
         masks: dict[str, MaskSource],
         count: int,
+        *,
         first_index: int = 0,
+        earlier: Iterable[tuple[dict[str, np.ndarray], Photo]] = (),
         on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
         on_rejected: Callable[[GeneratedPair], None] = lambda pair: None,
         on_step: OnStep | None = None,
-        earlier: Iterable[tuple[dict[str, np.ndarray], Photo]] = (),
     ) -> Iterator[GeneratedPair]:
         """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
 
@@ -111,31 +140,15 @@ class PairGenerator:
         TriesExhausted, saying what failed how often, when tries or masks run out.
         """
         self._recall(list(masks), earlier)
-        done, tries, index = 0, 0, first_index
-        problems: Counter[str] = Counter()
-        limit = self.config.tries_per_pair * count
-        while done < count and tries < limit:
-            drafts: list[Draft] = []
-            while len(drafts) < min(self.config.batch_size, count - done) and tries < limit:
-                try:
-                    draft, problem = self.drafter.draft(defect_type, index, masks)
-                except TriesExhausted:  # of the masks
-                    if not drafts:
-                        raise
-                    break  # what is drafted is made first
-                index, tries = index + 1, tries + (draft is not None)
-                if draft:
-                    drafts.append(draft)
-                else:
-                    problems[str(problem)] += 1
-                if problems.total() > 50 * limit:
-                    break
+        done, tries = 0, _Tries(first_index, self.config.tries_per_pair * count)
+        while done < count:
+            drafts = self._drafts(defect_type, masks, min(self.config.batch_size, count - done), tries)
             if not drafts:
-                break
-            record = done < self.config.attention_maps
-            for pair in map(self.judged, self.make(defect_type, drafts, on_step, record)):
+                raise TriesExhausted(tries.shortfall(defect_type, done, count))
+            watch = Watch(on_step, heat=done < self.config.attention_maps)
+            for pair in map(self.judged, self.make(defect_type, drafts, watch)):
                 if pair.problems:
-                    problems.update(pair.problems)
+                    tries.problems.update(pair.problems)
                     on_rejected(pair)
                 else:
                     done += 1
@@ -144,123 +157,135 @@ class PairGenerator:
                 if done == count:
                     break
                 del pair  # else it would stay in memory while the next is made
-            on_pair(done, tries)
-        if done < count:
-            raise TriesExhausted(_shortfall(defect_type, done, count, tries, problems))
+            on_pair(done, tries.spent)
+
+    def _drafts(
+        self, defect_type: str, masks: dict[str, MaskSource], count: int, tries: _Tries
+    ) -> list[Draft]:
+        """The next `count` drafts, or as many as tries and masks suffice for."""
+        drafts: list[Draft] = []
+        while len(drafts) < count and tries.spent < tries.limit:
+            try:
+                drafts.append(self.drafter.draft(defect_type, tries.index, masks))
+                tries.spent += 1
+            except Unusable as problem:
+                tries.problems[str(problem)] += 1
+            except TriesExhausted:  # of the masks
+                if not drafts:
+                    raise
+                break  # what is drafted is made first
+            tries.index += 1
+            if tries.problems.total() > MASKS_PER_TRY * tries.limit:
+                break
+        return drafts
+
+    def usable_drafts(self, defect_type: str, indices: range, masks: MaskSource) -> list[Draft]:
+        """One draft per index whose mask is usable."""
+        drafts = []
+        for index in indices:
+            with suppress(Unusable):
+                drafts.append(self.drafter.draft(defect_type, index, {defect_type: masks}))
+        return drafts
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
         """One pair per index whose mask is usable, good or not: for comparing settings."""
-        found = [self.drafter.draft(defect_type, index, {defect_type: masks})[0] for index in indices]
-        drafts, size = [draft for draft in found if draft], self.config.batch_size
+        drafts, size = self.usable_drafts(defect_type, indices, masks), self.config.batch_size
         return [
             self.judged(pair)
             for start in range(0, len(drafts), size)
             for pair in self.make(defect_type, drafts[start : start + size])
         ]
 
-    def make(
-        self,
-        defect_type: str,
-        drafts: list[Draft],
-        on_step: OnStep | None = None,
-        record: bool = False,
-    ) -> Iterator[GeneratedPair]:
-        """Generates drafts together, and yields them stitched, one at a time, not judged yet; `record` adds
-        what the tokens looked at.
-        """
+    def make(self, defect_type: str, drafts: list[Draft], watch: Watch = Watch()) -> Iterator[GeneratedPair]:
+        """Generates drafts together, and yields them stitched, one at a time, not judged yet."""
         jobs = [self._jobs(draft) for draft in drafts]
-        sampling = {part.defect_type: self.config.sampling_of(part.defect_type) for part in drafts[0].parts}
-        made = iter(self.maker.make(sum(jobs, []), sampling, on_step, record))
-        for draft, own in zip(drafts, jobs, strict=True):
-            yield self._stitched(defect_type, draft, own, [next(made) for _ in own])
+        sampling = {
+            defect.defect_type: self.config.sampling_of(defect.defect_type) for defect in drafts[0].defects
+        }
+        decoded = iter(self.maker.make(sum(jobs, []), sampling, watch))
+        for draft, draft_jobs in zip(drafts, jobs, strict=True):
+            yield self._stitched(defect_type, draft, draft_jobs, [next(decoded) for _ in draft_jobs])
 
     def _jobs(self, draft: Draft) -> list[RegionJob]:
-        photo, jobs = self.drafter.photo(draft.normal), []
-        for part in draft.parts:
-            for number, region in enumerate(regions_of(part.mask, self.learned.image_size)):
-                noise = image_generator(self.config.seed, draft.index, f"{part.defect_type} region {number}")
-                jobs.append(
-                    RegionJob(
-                        part.defect_type,
-                        draft.template,
-                        region,
-                        in_window(photo, region.window),
-                        noise,
-                        draft.strength,
-                        draft.guidance,
-                    )
-                )
-        return jobs
+        photo, seed = self.drafter.photo(draft.normal), self.config.seed
+        return [
+            RegionJob(
+                defect_type=defect.defect_type,
+                template=draft.template,
+                region=region,
+                photo=in_window(photo, region.window),
+                generator=image_generator(seed, draft.index, f"{defect.defect_type} region {number}"),
+                strength=draft.strength,
+                guidance=draft.guidance,
+            )
+            for defect in draft.defects
+            for number, region in enumerate(defect.regions)
+        ]
 
     def _stitched(
-        self, defect_type: str, draft: Draft, jobs: list[RegionJob], made: list[DecodedRegion]
+        self, defect_type: str, draft: Draft, jobs: list[RegionJob], decoded: list[DecodedRegion]
     ) -> GeneratedPair:
+        config, size = self.config, self.learned.image_size
         photo = self.drafter.photo(draft.normal)
-        result, feathers, regions = photo, [], []
-        for job, region in zip(jobs, made, strict=True):
+        result, feathers, changed = photo, [], []
+        for job, region in zip(jobs, decoded, strict=True):
             usual = self.gate(job.defect_type).usual_seam
-            result, feather = softened(
-                result, region, self.config.feather, self.config.softest, usual, self.learned.image_size
-            )
+            result, feather = softened(result, region, config.feather, config.softest, usual, size)
             feathers.append(feather)
-        for job, region in zip(jobs, made, strict=True):
-            after, inside = in_window(result, region.region.window).levels(), region.region.mask
-            canvas = on_canvas(after, inside, self.learned.image_size)
-            regions.append(
-                (job.defect_type, ChangedRegion(canvas, job.photo.levels(), after, inside, region.noise))
+        for job, region in zip(jobs, decoded, strict=True):
+            after, mask = in_window(result, job.region.window).levels(), job.region.mask
+            canvas = on_canvas(after, mask, size)
+            changed.append(
+                (job.defect_type, ChangedRegion(canvas, job.photo.levels(), after, mask, region.noise))
             )
+        heat = decoded[0].heat
         return GeneratedPair(
-            defect_type,
-            draft.index,
-            draft.normal,
-            draft.template,
-            draft.strength,
-            draft.guidance,
-            photo,
-            result,
-            np.any([part.mask for part in draft.parts], 0),
-            draft.parts,
-            max(feathers),
-            tuple(regions),
-            attention=None if made[0].heat is None else np.concatenate(list(made[0].heat), 1),
+            defect_type=defect_type,
+            index=draft.index,
+            normal=draft.normal,
+            template=draft.template,
+            strength=draft.strength,
+            guidance=draft.guidance,
+            photo=photo,
+            result=result,
+            mask=np.any([defect.mask for defect in draft.defects], 0),
+            defects=draft.defects,
+            feather=max(feathers),
+            regions=tuple(changed),
+            attention=None if heat is None else np.concatenate(list(heat), 1),
         )
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""
         scores, problems = [], []
-        for kind in dict.fromkeys(kind for kind, _ in pair.regions):
-            gate = self.gate(kind)
-            own = Scores.worst([gate.score(made) for other, made in pair.regions if other == kind])
-            problems += gate.problems(own)
-            scores.append(own)
+        for name in dict.fromkeys(name for name, _ in pair.regions):
+            gate = self.gate(name)
+            worst = Scores.worst([gate.score(region) for other, region in pair.regions if other == name])
+            problems += gate.problems(worst)
+            scores.append(worst)
         return replace(pair, scores=Scores.worst(scores), problems=tuple(dict.fromkeys(problems)))
 
     def remember(self, pair: GeneratedPair) -> None:
         """Takes note of an accepted pair, so that none too much like it follows."""
-        for kind, made in pair.regions:
-            self.gate(kind).remember(made.canvas)
+        for name, region in pair.regions:
+            self.gate(name).remember(region.canvas)
 
-    def _recall(self, kinds: list[str], earlier: Iterable[tuple[dict[str, np.ndarray], Photo]]) -> None:
-        """Has the gates know the `earlier` pairs and no others, whatever was made before."""
-        for kind in kinds:
-            self.gate(kind).forget()
+    def _recall(
+        self, defect_types: list[str], earlier: Iterable[tuple[dict[str, np.ndarray], Photo]]
+    ) -> None:
+        """Makes the gates remember the `earlier` pairs and no others, whatever they accepted before."""
+        for name in defect_types:
+            self.gate(name).forget()
         for masks, photo in earlier:
-            for kind, mask in masks.items():
+            for name, mask in masks.items():
                 for canvas in regions_on_canvas(photo, mask, self.learned.image_size):
-                    self.gate(kind).remember(canvas)
+                    self.gate(name).remember(canvas)
 
     def limits(self, pair: GeneratedPair) -> Scores:
         """What the gates ask of a pair; of several types, the strictest."""
-        return Scores.strictest([self.gate(part.defect_type).limits for part in pair.parts])
+        return Scores.strictest([self.gate(defect.defect_type).limits for defect in pair.defects])
 
     def trained_on(self, pair: GeneratedPair) -> list[str]:
         """Short hashes of the photos that taught the pair's defect types."""
-        return sorted({h for part in pair.parts for h in self.learned.trained_on.get(part.defect_type, [])})
-
-
-def _shortfall(defect_type: str, done: int, count: int, tries: int, problems: Counter[str]) -> str:
-    reasons = ", ".join(f"{n} {problem}" for problem, n in problems.most_common())
-    return (
-        f"Only {done} of {count} pairs of {defect_type} were accepted in {tries} tries ({reasons}): train "
-        "longer, raise the AAR strength or the tries, give other masks, or leave checks out."
-    )
+        taught = (self.learned.trained_on.get(defect.defect_type, []) for defect in pair.defects)
+        return sorted({photo for photos in taught for photo in photos})

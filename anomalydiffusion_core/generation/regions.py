@@ -1,4 +1,6 @@
-"""Making defect regions in their windows, and what of a decoded window goes into the photo."""
+"""Making defect regions in their windows, and laying what was decoded into the photo, restricted to the mask
+and feathered.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ class RegionJob:
 
 @dataclass(frozen=True)
 class DecodedRegion:
-    """`values` (side,side,3) float in [0,255] of the window with the defect, and the autoencoder's `noise`
-    there, in grey levels. `heat` (R,S,S,3) uint8 shows what the tokens looked at, where it was recorded.
+    """A window with the defect in it: `values` (side,side,3) float in [0,255], and the `noise` of the
+    autoencoder there, in grey levels. `heat` (R,S,S,3) uint8 shows what the tokens looked at, where it was
+    recorded.
     """
 
     region: Region
@@ -53,9 +56,17 @@ class DecodedRegion:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What is told of the denoising: every step, and (`heat`) what the tokens looked at."""
+
+    on_step: OnStep | None = None
+    heat: bool = False
+
+
+@dataclass(frozen=True)
 class RegionMaker:
-    """Makes regions with a base and what was learned on it, so many at a time. AAR mode `paper` sees pixels
-    through `decode`, where it is given, else through the base's own decoder.
+    """Makes regions with a base and what was learned on it, `batch_size` at a time. AAR mode `paper` sees
+    pixels through `decode`, where it is given, else through the base's own decoder.
     """
 
     base: LatentDiffusion
@@ -64,36 +75,30 @@ class RegionMaker:
     decode: Decode | None = None
 
     def make(
-        self,
-        jobs: list[RegionJob],
-        sampling: dict[str, SamplingConfig],
-        on_step: OnStep | None = None,
-        record: bool = False,
+        self, jobs: list[RegionJob], sampling: dict[str, SamplingConfig], watch: Watch = Watch()
     ) -> list[DecodedRegion]:
         """Makes every job's region, those of one defect type together, with the type's own `sampling`.
 
-        Nothing of a result depends on what else is made. `record` adds heat maps.
+        Nothing of a result depends on what else is made.
         """
-        made: dict[int, DecodedRegion] = {}
+        decoded: dict[int, DecodedRegion] = {}
         by_type: dict[str, list[int]] = defaultdict(list)
         for number, job in enumerate(jobs):
             by_type[job.defect_type].append(number)
         for defect_type, numbers in by_type.items():
             for start in range(0, len(numbers), self.batch_size):
                 batch = numbers[start : start + self.batch_size]
-                results = self._batch([jobs[i] for i in batch], sampling[defect_type], on_step, record)
-                made |= dict(zip(batch, results, strict=True))
-        return [made[number] for number in range(len(jobs))]
+                results = self._batch([jobs[i] for i in batch], sampling[defect_type], watch)
+                decoded |= dict(zip(batch, results, strict=True))
+        return [decoded[number] for number in range(len(jobs))]
 
     @torch.no_grad()
-    def _batch(
-        self, jobs: list[RegionJob], sampling: SamplingConfig, on_step: OnStep | None, record: bool
-    ) -> list[DecodedRegion]:
+    def _batch(self, jobs: list[RegionJob], sampling: SamplingConfig, watch: Watch) -> list[DecodedRegion]:
         base, size = self.base, self.learned.image_size
         images = torch.stack([to_image(job.photo.levels(), size) for job in jobs]).to(base.device)
         masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
         normal = base.encode(images)
-        maps = AttentionMaps(len(jobs), (normal.shape[-2], normal.shape[-1])) if record else None
+        maps = AttentionMaps(len(jobs), (normal.shape[-2], normal.shape[-1])) if watch.heat else None
         latent = inpaint(
             base,
             Inpainting(normal, latent_mask(masks, base.factor), images, masks.float()),
@@ -104,15 +109,15 @@ class RegionMaker:
                 guidance=torch.tensor([job.guidance for job in jobs], device=base.device),
                 decode=self.decode,
                 maps=maps,
-                on_step=on_step,
+                on_step=watch.on_step,
             ),
             sampling,
         )
         pictures = zip(jobs, base.decode(latent).cpu(), base.decode(normal).cpu(), strict=True)
-        made = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
+        regions = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
         if maps is None:
-            return made
-        return [replace(r, heat=self._heat(r, shares)) for r, shares in zip(made, maps.mean, strict=True)]
+            return regions
+        return [replace(r, heat=self._heat(r, shares)) for r, shares in zip(regions, maps.mean, strict=True)]
 
     def _context(self, jobs: list[RegionJob], masks: Tensor) -> Context:
         strength = torch.tensor([job.strength for job in jobs])[:, None, None]
@@ -125,8 +130,8 @@ class RegionMaker:
             masks,
         )
 
-    def _heat(self, made: DecodedRegion, shares: Tensor) -> np.ndarray:
-        canvas = on_canvas(made.values, made.region.mask, self.learned.image_size)
+    def _heat(self, decoded: DecodedRegion, shares: Tensor) -> np.ndarray:
+        canvas = on_canvas(decoded.values, decoded.region.mask, self.learned.image_size)
         return heat_over_photo(shares, canvas.pixels, self.base.factor)
 
 
@@ -157,43 +162,45 @@ def restored(
     return restore_detail(photo, reconstruction, generated, noise)
 
 
-def stitched(photo: Photo, made: DecodedRegion, feather: float) -> Photo:
+def stitched(photo: Photo, decoded: DecodedRegion, feather: float) -> Photo:
     """The photo with a region laid into it; outside the region's mask nothing changes."""
-    window = made.region.window
+    window = decoded.region.window
     within = window.within(photo.size)
-    return photo.pasted(made.values[within], made.region.mask[within], window.box(photo.size), feather)
+    return photo.pasted(decoded.values[within], decoded.region.mask[within], window.box(photo.size), feather)
 
 
 def softened(
-    photo: Photo, made: DecodedRegion, feather: float, softest: float, usual_seam: float | None, size: int
+    photo: Photo, decoded: DecodedRegion, feather: float, softest: float, usual_seam: float | None, size: int
 ) -> tuple[Photo, float]:
     """The photo with a region laid into it, and the feather of that: from `feather` up to `softest`, the
     least at which the outline shows no more than `usual_seam` on a canvas of `size`, or as little as it can.
     """
-    before = in_window(photo, made.region.window)
-    shown = 0.0 if usual_seam is None else _seam(before, made, feather, size)
+    before = in_window(photo, decoded.region.window)
+    shown = 0.0 if usual_seam is None else _seam(before, decoded, feather, size)
     while usual_seam is not None and shown > usual_seam and feather < softest:
         softer = min(softest, max(1.0, 2 * feather))
-        weaker = _seam(before, made, softer, size)
+        weaker = _seam(before, decoded, softer, size)
         if weaker > LEAST_SOFTER * shown:
             break
         feather, shown = softer, weaker
-    return stitched(photo, made, feather), feather
+    return stitched(photo, decoded, feather), feather
 
 
-def _seam(before: Photo, made: DecodedRegion, feather: float, size: int) -> float:
+def _seam(before: Photo, decoded: DecodedRegion, feather: float, size: int) -> float:
     """The seam of a region that is laid into its window's photo."""
-    after = before.pasted(made.values, made.region.mask, feather=feather)
-    canvas = on_canvas(after.levels(), made.region.mask, size)
+    after = before.pasted(decoded.values, decoded.region.mask, feather=feather)
+    canvas = on_canvas(after.levels(), decoded.region.mask, size)
     return seam(canvas.pixels, canvas.mask)
 
 
 def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[RegionView]:
     """The regions of a photo's mask (H,W) bool, each in its window at the canvas's size."""
-    return [
-        on_canvas(in_window(photo, region.window).levels(), region.mask, size)
-        for region in regions_of(mask, size)
-    ]
+    return [region_on_canvas(photo, region, size) for region in regions_of(mask, size)]
+
+
+def region_on_canvas(photo: Photo, region: Region, size: int) -> RegionView:
+    """A region of a photo in its window at the canvas's size."""
+    return on_canvas(in_window(photo, region.window).levels(), region.mask, size)
 
 
 def on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> RegionView:

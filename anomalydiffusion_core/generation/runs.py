@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,23 +17,37 @@ from PIL import Image
 from .. import __version__
 from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
 from ..dataset.layout import Category, Pair, find_dataset
-from ..dataset.photos import file_hash, list_images, read_mask, read_photo, short_hash
-from ..export.mvtec import MVTecWriter
+from ..dataset.photos import file_hash, read_mask, read_photo, short_hash
+from ..export.mvtec import MVTecWriter, written_masks
+from ..export.writer import ExportPair
+from ..masks.files import read_mask_folder
 from ..masks.invention import TriesExhausted, invented_masks
-from ..masks.sources import GIVEN, INVENTED, REAL, MaskSource, checked_weights, mask_source
+from ..masks.sources import (
+    GIVEN,
+    INVENTED,
+    REAL,
+    UNKNOWN_AREA,
+    MaskRequest,
+    MaskSource,
+    checked_weights,
+    mask_source,
+)
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage, OnStep
 from .config import GenerationConfig
-from .generator import BOTH, GeneratedPair, PairGenerator
+from .generator import GeneratedPair, PairGenerator
 
-DEFAULT_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
+# How pairs are made. Raise it with every change after which the same settings give other pixels, masks or
+# scores: a dataset that was begun before is then appended to by a run of its own, not continued.
+METHOD = "generation/1"
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
+BOTH = "+"  # joins two defects that share an image
 
 
 @dataclass(frozen=True)
 class GenerationRun:
-    """One call of `generate_dataset`: what identifies it in the manifest."""
+    """What identifies a run in the manifest, and what it keeps."""
 
     artifact: Path
     config: GenerationConfig
@@ -49,7 +63,7 @@ class GenerationRun:
             "artifact_sha256": file_hash(self.artifact),
             "base_family": self.base.fingerprint.family,
             "base_weights": self.base.fingerprint.weights,
-            "package_version": __version__,
+            "method": METHOD,
             "torch": torch.__version__,
             "mask_sources": self.mask_sources,
             "config": config,
@@ -60,6 +74,19 @@ class GenerationRun:
         """Hash (12 hex digits) of the settings: the same command again continues the same run."""
         settings = json.dumps(self.settings(), sort_keys=True, default=str)
         return hashlib.sha256(settings.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class CategoryJob:
+    """What is to be made on a category's normal photos.
+
+    `masks` says for each defect where the masks of its types (`category/defect`, or both of `a+b`) come from,
+    `real` holds the pairs by type that trained the model, for the gate.
+    """
+
+    category: Category
+    masks: dict[str, dict[str, MaskSource]]
+    real: dict[str, list[Pair]] = field(default_factory=dict)
 
 
 @dataclass
@@ -77,50 +104,41 @@ class GenerationOutcome:
 def generate_dataset(
     run: GenerationRun,
     learned: Learned,
-    category: Category,
-    masks: dict[str, dict[str, MaskSource]],
+    job: CategoryJob,
     count: int,
     out: Path,
-    real: dict[str, list[Pair]] | None = None,
+    *,
     on_stage: OnStage = lambda *_: None,
     on_step: OnStep | None = None,
 ) -> GenerationOutcome:
-    """Brings each defect of `masks` to `count` accepted pairs under `out`.
+    """Brings each defect of a job to `count` accepted pairs under `out`.
 
-    `masks` says for each defect where the masks of its types (`category/defect`, or both of `a+b`) come from,
-    `real` holds the pairs that trained them, for the gate. Pairs of the same run that exist already count; a
-    repeated call continues. Types that fall short do not keep the others from being made.
+    Pairs of the same run that exist already count; a repeated call continues. Types that fall short do not
+    keep the others from being made.
     """
-    generator = PairGenerator(
-        run.base,
-        learned,
-        list(category.normals),
-        run.config,
-        real,
-        load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None,
-    )
-    output = _Output(run, generator, category, out)
+    decode = load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None
+    generator = PairGenerator(run.base, learned, list(job.category.normals), run.config, job.real, decode)
+    output = _Output(run, generator, job.category, out)
     outcome = GenerationOutcome()
-    for defect, given_masks in masks.items():
-        name = f"{category.name}/{defect}"
+    for defect, masks in job.masks.items():
+        name = f"{job.category.name}/{defect}"
         finished = output.done(defect)
         outcome.rows += finished
-        missing = count - len(finished)
-        if missing <= 0:
+        if len(finished) >= count:
             continue
 
-        def report(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
+        def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             on_stage(name, had + done, count, f"{tries} tried")
 
         pairs = generator.accepted(
             name,
-            given_masks,
-            missing,
-            output.next_index(defect),
-            report,
-            partial(output.reject, defect) if run.keep_rejected else lambda pair: None,
-            on_step,
-            ((_parts_of(row, out), read_photo(out / row["image"])) for row in finished),
+            masks,
+            count - len(finished),
+            first_index=output.next_index(defect),
+            earlier=((_masks_by_type(row, out), read_photo(out / row["image"])) for row in finished),
+            on_pair=on_pair,
+            on_rejected=partial(output.reject, defect) if run.keep_rejected else lambda pair: None,
+            on_step=on_step,
         )
         try:
             for pair in pairs:
@@ -151,21 +169,24 @@ class _Output:
 
     def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
         """Appends an accepted pair; returns its manifest row."""
-        name, row = self.category.name, self._row(pair)
-        if len(pair.parts) > 1:
-            masks = {part.defect_type.partition("/")[2]: part.mask for part in pair.parts}
-            return self.writer.write_mixed(name, pair.result, masks, row)
-        attention = None
-        if pair.attention is not None:  # a batch records as many as it has pairs
-            shown = sum("attention" in written for written in self.done(defect))
-            if shown < self.generator.config.attention_maps:
-                attention = Image.fromarray(pair.attention)
-        return self.writer.write(name, defect, pair.result, pair.mask, row, attention)
+        masks = {drafted.defect_type.partition("/")[2]: drafted.mask for drafted in pair.defects}
+        return self.writer.write(self._exported(pair, masks), self._attention(defect, pair))
+
+    def _attention(self, defect: str, pair: GeneratedPair) -> Image.Image | None:
+        """What the tokens of a single defect looked at, until as many as asked for are written."""
+        if pair.attention is None or len(pair.defects) > 1:
+            return None
+        # a batch records as many as it has pairs
+        shown = sum("attention" in written for written in self.done(defect))
+        return Image.fromarray(pair.attention) if shown < self.generator.config.attention_maps else None
 
     def reject(self, defect: str, pair: GeneratedPair) -> None:
-        """Keeps a rejected pair apart."""
-        row = {**self._row(pair), "rejected": ", ".join(pair.problems)}
-        self.writer.reject(self.category.name, defect, pair.result, pair.mask, row)
+        """Keeps a rejected pair apart, with one mask of all its defects."""
+        rejected = self._exported(pair, {defect: pair.mask})
+        self.writer.reject(replace(rejected, row={**rejected.row, "rejected": ", ".join(pair.problems)}))
+
+    def _exported(self, pair: GeneratedPair, masks: dict[str, np.ndarray]) -> ExportPair:
+        return ExportPair(self.category.name, pair.result, masks, self._row(pair))
 
     def _row(self, pair: GeneratedPair) -> dict[str, object]:
         self.normals = self.normals or self.writer.add_normals(
@@ -177,7 +198,7 @@ class _Output:
             "normal": self.normals[pair.normal],
             "normal_sha256": self.sources[pair.normal],
             "template": pair.template,
-            "masks_from": {part.defect_type: part.source for part in pair.parts},
+            "masks_from": {defect.defect_type: defect.source for defect in pair.defects},
             "strength": round(pair.strength, 4),
             "guidance": round(pair.guidance, 4),
             "feather": pair.feather,
@@ -187,23 +208,43 @@ class _Output:
             "thresholds": self.generator.limits(pair).rounded(),
             "backbone": self.generator.backbone.name,
             **self.settings,
+            "package_version": __version__,  # for the record: no run depends on it
             "trained_on": self.generator.trained_on(pair),
         }
 
 
-def _parts_of(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:
+def _masks_by_type(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:
     """Masks (H,W) bool of a written pair by defect type."""
-    if "labels" not in row:
-        return {f"{row['category']}/{row['defect']}": read_mask(root / row["mask"])}
-    labels = np.asarray(Image.open(root / row["labels"]))
-    return {f"{row['category']}/{d}": labels == int(number) for number, d in row["classes"].items()}
+    masks = written_masks(root, row)
+    return {f"{row['category']}/{defect}": mask for defect, mask in masks.items()}
 
 
 def training_pairs(category: Category, learned: Learned, defect_type: str) -> list[Pair]:
     """Those of a category's pairs that trained a type, which the gate may be calibrated on."""
     known = set(learned.trained_on.get(defect_type, []))
-    own = [pair for pair in category.pairs if pair.defect_type == defect_type]
-    return [pair for pair in own if short_hash(pair.image) in known]
+    pairs = [pair for pair in category.pairs if pair.defect_type == defect_type]
+    return [pair for pair in pairs if short_hash(pair.image) in known]
+
+
+@dataclass(frozen=True)
+class MaskSupply:
+    """What masks are made of: sources by weight, and by defect type the user's masks and the training
+    pairs.
+    """
+
+    weights: dict[str, float]
+    given: dict[str, list[np.ndarray]]
+    real: dict[str, list[Pair]]
+
+    def label(self) -> str:
+        """What a manifest says of it: weights, and a hash of the masks that were given."""
+        label = ",".join(f"{name}={weight:g}" for name, weight in sorted(self.weights.items()))
+        if not self.given:
+            return label
+        digest = hashlib.sha256()
+        for name, masks in sorted(self.given.items()):
+            digest.update(name.encode() + b"".join(np.packbits(mask).tobytes() for mask in masks))
+        return f"{label} {digest.hexdigest()[:16]}"
 
 
 def generate_all(
@@ -212,118 +253,102 @@ def generate_all(
     dataset: Path,
     count: int,
     out: Path,
+    *,
     defect_types: list[str] | None = None,
     mask_folder: Path | None = None,
     weights: dict[str, float] | None = None,
     on_stage: OnStage = lambda *_: None,
+    on_step: OnStep | None = None,
 ) -> GenerationOutcome:
     """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
     photos. `category/a+b` puts both defects into every image.
 
-    `weights` says which sources masks come from (default: those of `mask_folder`, or generated ones).
+    `weights` says which sources masks come from (default: those of `mask_folder`, or invented ones).
     """
-    types = defect_types or sorted(learned.anomaly)
-    if not types:
+    names = {name: single_types(name, learned) for name in defect_types or sorted(learned.anomaly)}
+    if not names:
         raise ValueError(f"{run.artifact} holds no anomaly embedding: give a file written by 'train'.")
-    kinds = {name: kinds_of(name, learned) for name in types}
     for name, _ in run.config.aar_strengths:
         learned.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
-    found = find_dataset(dataset)
-    if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
-        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
-    single = list(dict.fromkeys(kind for own in kinds.values() for kind in own))
-    given = {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in single if mask_folder}
-    weights = checked_weights(weights or {GIVEN if given else INVENTED: 1.0})
-    run = replace(run, mask_sources=_sources_label(weights, given))
-    outcome = GenerationOutcome()
-    for category_name in sorted({name.partition("/")[0] for name in types}):
-        if category_name not in found.categories:
-            raise ValueError(
-                f"There is no category {category_name!r} in {dataset}: it has "
-                f"{', '.join(found.categories)}; name the types wanted with --type."
-            )
-        category = found.categories[category_name]
-        real = {name: training_pairs(category, learned, name) for name in single}
+    categories = _categories(dataset, out, names)
+    types = list(dict.fromkeys(single for singles in names.values() for single in singles))
+    given = {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in types if mask_folder}
+    supply = MaskSupply(
+        weights=checked_weights(weights or {GIVEN if given else INVENTED: 1.0}),
+        given=given,
+        real={name: training_pairs(categories[name.partition("/")[0]], learned, name) for name in types},
+    )
+    run, outcome = replace(run, mask_sources=supply.label()), GenerationOutcome()
+    for category in categories.values():
         masks = {
             name.partition("/")[2]: {
-                kind: _source(run, learned, kind, weights, real[kind], given.get(kind, []), count, on_stage)
-                for kind in own
+                single: _mask_source(run, learned, supply, single, _on_mask(on_stage, single, count))
+                for single in singles
             }
-            for name, own in kinds.items()
-            if name.partition("/")[0] == category_name
+            for name, singles in names.items()
+            if name.partition("/")[0] == category.name
         }
-        made = generate_dataset(run, learned, category, masks, count, out, real, on_stage)
-        outcome.rows += made.rows
-        outcome.shortfalls |= made.shortfalls
+        job = CategoryJob(category, masks, supply.real)
+        part = generate_dataset(run, learned, job, count, out, on_stage=on_stage, on_step=on_step)
+        outcome.rows += part.rows
+        outcome.shortfalls |= part.shortfalls
     return outcome
 
 
-def _source(
-    run: GenerationRun,
-    learned: Learned,
-    kind: str,
-    weights: dict[str, float],
-    real: list[Pair],
-    drawn: list[np.ndarray],
-    count: int,
-    on_stage: OnStage,
-) -> MaskSource:
-    generated = None
-    if weights.get(INVENTED):
-        on_mask = _stage_of(on_stage, kind, count)
-        generated = invented_masks(
-            run.base, learned, kind, run.config.seed, run.config.masks, on_mask=on_mask, in_frame=False
-        )
-    real_masks = [read_mask(pair.mask) for pair in real] if weights.get(REAL) else []
-    area = (
-        None
-        if learned.mask_placements.get(kind) or real_masks
-        else learned.mask_areas.get(kind, DEFAULT_AREA)
-    )
-    return mask_source(weights, kind, run.config.seed, generated, real_masks, drawn, area)
-
-
-def kinds_of(name: str, learned: Learned) -> list[str]:
+def single_types(name: str, learned: Learned) -> list[str]:
     """The defect types of `category/defect`, or of `category/a+b` where no type is called so itself.
 
     Raises ValueError naming those that exist.
     """
     category, _, defect = name.partition("/")
-    kinds = [name] if name in learned.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
-    for kind in kinds:
-        learned.anomaly_tokens(kind)
-    if len(set(kinds)) < len(kinds):
+    types = [name] if name in learned.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
+    for single in types:
+        learned.anomaly_tokens(single)
+    if len(set(types)) < len(types):
         raise ValueError(f"{name} names a defect twice: join two that differ, as in leather/cut+glue.")
-    return kinds
+    return types
 
 
-def _sources_label(weights: dict[str, float], given: dict[str, list[np.ndarray]]) -> str:
-    """What a manifest says of where masks come from: weights, and a hash of those given."""
-    label = ",".join(f"{name}={weight:g}" for name, weight in sorted(weights.items()))
-    if not given:
-        return label
-    digest = hashlib.sha256()
-    for name, masks in sorted(given.items()):
-        digest.update(name.encode() + b"".join(np.packbits(mask).tobytes() for mask in masks))
-    return f"{label} {digest.hexdigest()[:16]}"
+def _categories(dataset: Path, out: Path, names: Iterable[str]) -> dict[str, Category]:
+    """The dataset's categories that the types `names` belong to, in order of names."""
+    categories = find_dataset(dataset).categories
+    if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
+        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
+    wanted = sorted({name.partition("/")[0] for name in names})
+    for name in wanted:
+        if name not in categories:
+            raise ValueError(
+                f"There is no category {name!r} in {dataset}: it has {', '.join(categories)}; name the "
+                "types wanted with --type."
+            )
+    return {name: categories[name] for name in wanted}
 
 
-def _stage_of(on_stage: OnStage, stage: str, total: int) -> Callable[[int, int], None]:
-    """Progress of masks drawn on the way: at least one per pair, more where pairs are tried again."""
-    return lambda accepted, tries: on_stage(
-        f"{stage} masks", accepted, max(accepted, total), f"{tries} tried"
+def _mask_source(
+    run: GenerationRun,
+    learned: Learned,
+    supply: MaskSupply,
+    defect_type: str,
+    on_mask: Callable[[int, int], None],
+) -> MaskSource:
+    """Where the masks of one defect type come from."""
+    config, pairs = run.config, supply.real[defect_type]
+    laid = learned.mask_placements.get(defect_type) or (supply.weights.get(REAL) and pairs)
+    request = MaskRequest(
+        defect_type=defect_type,
+        seed=config.seed,
+        invented=invented_masks(
+            run.base, learned, defect_type, config.seed, config.masks, on_mask=on_mask, in_frame=False
+        ),
+        real=lambda: [read_mask(pair.mask) for pair in pairs],
+        given=supply.given.get(defect_type, []),
+        area=None if laid else learned.mask_areas.get(defect_type, UNKNOWN_AREA),
     )
+    return mask_source(supply.weights, request)
 
 
-def read_mask_folder(folder: Path, category: str, defect: str) -> list[np.ndarray]:
-    """Masks of one type: `<folder>/<category>/<defect>/*`, `<folder>/<defect>/*` or `<folder>/*`.
-
-    Raises ValueError when there are none or one is unusable.
-    """
-    for candidate in (folder / category / defect, folder / defect, folder):
-        paths = list_images(candidate)
-        if paths:
-            return [read_mask(path) for path in paths]
-    raise ValueError(
-        f"{folder} holds no masks for {category}/{defect}: expected {folder / category / defect}."
+def _on_mask(on_stage: OnStage, defect_type: str, pairs: int) -> Callable[[int, int], None]:
+    """Progress of masks invented on the way: at least one per pair, more where pairs are tried again."""
+    return lambda accepted, tries: on_stage(
+        f"{defect_type} masks", accepted, max(accepted, pairs), f"{tries} tried"
     )

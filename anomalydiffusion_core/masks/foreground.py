@@ -69,8 +69,8 @@ def object_foreground(pixels: np.ndarray, ground: Ground) -> np.ndarray:
     nothing else. A cast shadow as dark as the object counts as object.
     """
     distance = _distance(_smooth(reduced(pixels)), ground.colour)
-    found = without_specks(np.asarray(binary_fill_holes(distance > ground.cut)), SPECK)
-    return enlarged(found, pixels.shape[:2])
+    foreground = without_specks(np.asarray(binary_fill_holes(distance > ground.cut)), SPECK)
+    return enlarged(foreground, pixels.shape[:2])
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
@@ -78,11 +78,11 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).reduce(_factor(pixels.shape)))
 
 
-def enlarged(found: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """What was found in a reduced photo, (h,w) bool, at the photo's size (H,W), with smooth outlines."""
+def enlarged(foreground: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The foreground (h,w) bool of a reduced photo at the photo's size (H,W), with smooth outlines."""
     height, width = size[:2]
     factor = _factor(size)
-    picture = Image.fromarray(found.astype(np.uint8) * 255)
+    picture = Image.fromarray(foreground.astype(np.uint8) * 255)
     box = (0, 0, width / factor, height / factor)
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)) > 127
 

@@ -6,16 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.ndimage import binary_closing
 from torch import Tensor
 
-from ..dataset.photos import write_png
-from ..export.mvtec import DIGITS
 from ..method.conditioning import empty_context, mask_context
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
@@ -29,7 +25,7 @@ from .placement import Placer, needed_share, placer_of
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """How masks are drawn and which are accepted. Areas are shares of the picture."""
+    """How masks are invented and which are accepted. Areas are shares of the picture."""
 
     sampling: SamplingConfig = SamplingConfig(guidance=2.0, aar=AARConfig("off"))
     threshold: float = 0.0  # on the mean of the channels in [-1,1]; released: 0.8
@@ -71,9 +67,9 @@ def usable_for(config: MaskConfig, learned: Learned, defect_type: str) -> MaskCo
     """`config` with `smallest` as low as the defect type's own training masks ask for, and `on_object` too,
     where they overhang the object.
     """
-    own = learned.mask_areas.get(defect_type, 2 * config.smallest)
+    least_area = learned.mask_areas.get(defect_type, 2 * config.smallest)
     on_object = needed_share(config.on_object, learned.mask_placements.get(defect_type, []))
-    return replace(config, smallest=min(config.smallest, own / 2), on_object=on_object)
+    return replace(config, smallest=min(config.smallest, least_area / 2), on_object=on_object)
 
 
 def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
@@ -83,7 +79,7 @@ def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:
 
 
 def mask_picture_size(base: LatentDiffusion, image_size: int) -> int:
-    """Pixels per side at which masks are learned and drawn: shapes need no more than the base's own size."""
+    """Pixels per side at which masks are learned and invented: shapes need no more than the base's own."""
     return min(image_size, base.native_size)
 
 
@@ -116,31 +112,26 @@ def masks_from_pictures(pictures: Tensor, config: MaskConfig) -> list[np.ndarray
     return [clean_mask(value, config) for value in pictures.mean(1).cpu().numpy()]
 
 
-def masks_in_turn(masks: list[np.ndarray]) -> Callable[[int], np.ndarray]:
-    """Given masks, one after the other and over again."""
-    return lambda number: masks[number % len(masks)]
-
-
 InventShapes = Callable[
     [list[int]], list[np.ndarray]
 ]  # numbers of tries -> shapes (s,s) bool, not yet checked
 
 
 class InventedMasks:
-    """The accepted masks of one type, drawn as they are needed: number i is the same whatever was asked
-    before. Without `place` they stay as drawn, for `placement.lay`.
+    """The accepted masks of one type, invented as they are needed: number i is the same whatever was asked
+    before. Without `place` they stay where they were invented, for `placement.lay`.
     """
 
     def __init__(
         self,
-        draw: InventShapes,
+        invent: InventShapes,
         place: Placer | None,
         defect_type: str,
         config: MaskConfig = MaskConfig(),
         batch: int = 8,
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     ) -> None:
-        self.draw, self.place, self.defect_type, self.config = draw, place, defect_type, config
+        self.invent, self.place, self.defect_type, self.config = invent, place, defect_type, config
         self.batch, self.on_mask = batch, on_mask
         self.accepted: list[np.ndarray] = []
         self.tries = 0
@@ -170,7 +161,7 @@ class InventedMasks:
     def attempt(self, numbers: list[int]) -> list[tuple[np.ndarray, str | None]]:
         """Tries by number: masks, placed where their shapes are usable, and what is wrong with each."""
         results = []
-        for number, shape in zip(numbers, self.draw(numbers), strict=True):
+        for number, shape in zip(numbers, self.invent(numbers), strict=True):
             mask, problem = shape, mask_problem(shape, self.config)
             if self.place and not problem:
                 mask = self.place(shape, number)
@@ -189,13 +180,13 @@ def invented_masks(
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     in_frame: bool = True,
 ) -> InventedMasks:
-    """Masks drawn by the base itself, and accepted by the measure of their own type: laid `in_frame` where
-    the training masks were in their photos, or left as drawn.
+    """Masks that the base invents, accepted by the measure of their own type: laid `in_frame` where the
+    training masks were in their photos, or left where they were invented.
     """
     config = usable_for(config, learned, defect_type)
-    draw = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config)
+    invent = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config)
     place = placer_of(learned, defect_type, seed) if in_frame else None
-    return InventedMasks(draw, place, defect_type, config, batch, on_mask)
+    return InventedMasks(invent, place, defect_type, config, batch, on_mask)
 
 
 def invent_masks(
@@ -215,51 +206,39 @@ def invent_masks(
     return [masks(number) for number in range(count)]
 
 
-def write_masks(
+@dataclass(frozen=True)
+class Invention:
+    """Invented masks (S,S) bool by defect type, and why other types have none."""
+
+    masks: dict[str, list[np.ndarray]]
+    shortfalls: dict[str, str]
+
+
+def invent_for_types(
     base: LatentDiffusion,
     learned: Learned,
-    types: list[str],
+    defect_types: list[str],
     count: int,
     seed: int,
-    out: Path,
     config: MaskConfig,
     on_stage: OnStage,
-) -> dict[str, int]:
-    """Writes `count` accepted masks of each type below `out` and an overview picture; returns counts by type.
+) -> Invention:
+    """`count` accepted masks of each type; those that fall short do not cost the others theirs.
 
-    Everything is drawn before anything is written. Types that fall short are left out, and raise
-    TriesExhausted once the others are written.
+    Raises TriesExhausted where all fall short, ValueError where a type has no mask embedding.
     """
-    drawn, problems = {}, []
-    for name in types:
+    for name in defect_types:
         learned.mask_tokens(name)
-    for name in types:
+    masks, shortfalls = dict[str, list[np.ndarray]](), dict[str, str]()
+    for name in defect_types:
+
+        def on_mask(accepted: int, tries: int, name: str = name) -> None:
+            on_stage(name, accepted, count, f"{tries} tried")
+
         try:
-            drawn[name] = invent_masks(
-                base,
-                learned,
-                name,
-                count,
-                seed,
-                config,
-                on_mask=lambda done, tries, name=name: on_stage(name, done, count, f"{tries} tried"),
-            )
-        except TriesExhausted as problem:
-            problems.append(str(problem))
-    if not drawn:
-        raise TriesExhausted(" ".join(problems))
-    for name, pictures in drawn.items():
-        for number, mask in enumerate(pictures):
-            write_png(
-                Image.fromarray(mask.astype(np.uint8) * 255), out / name / f"{number:0{DIGITS}d}_mask.png"
-            )
-    rows = [
-        np.concatenate(
-            [np.pad(mask.astype(np.uint8) * 255, 1, constant_values=96) for mask in pictures[:10]], 1
-        )
-        for pictures in drawn.values()
-    ]
-    write_png(Image.fromarray(np.concatenate(rows)), out / "overview.png")
-    if problems:
-        raise TriesExhausted(" ".join([*problems, f"The masks of {', '.join(drawn)} are in {out}."]))
-    return {name: len(pictures) for name, pictures in drawn.items()}
+            masks[name] = invent_masks(base, learned, name, count, seed, config, on_mask)
+        except TriesExhausted as shortfall:
+            shortfalls[name] = str(shortfall)
+    if not masks:
+        raise TriesExhausted(" ".join(shortfalls.values()))
+    return Invention(masks, shortfalls)

@@ -30,13 +30,13 @@ class Frame:
     directed: tuple[bool, bool]
     round: bool
 
-    def own(self, point: np.ndarray) -> np.ndarray:
+    def coordinates(self, point: np.ndarray) -> np.ndarray:
         """A point (y, x) of the picture, as (along, across) in half extents from the centre."""
         return self.axes @ (point - self.centre) / self.half
 
-    def point(self, own: np.ndarray) -> np.ndarray:
-        """The inverse of `own`."""
-        return self.centre + (own * self.half) @ self.axes
+    def point(self, coordinates: np.ndarray) -> np.ndarray:
+        """The inverse of `coordinates`."""
+        return self.centre + (coordinates * self.half) @ self.axes
 
     def angle(self, direction: np.ndarray) -> float:
         """A direction (y, x) of the picture, in radians from along towards across; either way is the same."""

@@ -32,7 +32,7 @@ PlacementMode = Literal["learned", "free"]
 
 
 def placements_of(pairs: list[Pair], find_object: FindObject | None) -> list[Placement]:
-    """One place per pair: the mask's own size, its centre in the photo, and how it lies on the object found.
+    """One placement per pair: the mask's size, its centre in the photo, and how it lies on the object found.
 
     Without `find_object` (on a texture) masks may lie anywhere: no centre.
     """
@@ -43,7 +43,7 @@ def placements_of(pairs: list[Pair], find_object: FindObject | None) -> list[Pla
 
 
 def placement_of(mask: np.ndarray, foreground: np.ndarray | None) -> Placement:
-    """The place of a mask (H,W) bool in a photo whose object is `foreground` (H,W) bool; None for a
+    """The placement of a mask (H,W) bool in a photo whose object is `foreground` (H,W) bool; None for a
     texture.
     """
     height, width = mask.shape
@@ -55,10 +55,10 @@ def placement_of(mask: np.ndarray, foreground: np.ndarray | None) -> Placement:
     frame = object_frame(foreground)
     if frame is None:
         return Placement(extent, area, centre)
-    own = frame_of(mask)
-    along, across = frame.own(own.centre).tolist()
-    direction = None if own.round else frame.angle(own.axes[0])
-    length = 2 * float(own.half[0]) / mask.size**0.5
+    mask_frame = frame_of(mask)
+    along, across = frame.coordinates(mask_frame.centre).tolist()
+    direction = None if mask_frame.round else frame.angle(mask_frame.axes[0])
+    length = 2 * float(mask_frame.half[0]) / mask.size**0.5
     return Placement(
         extent, area, centre, float(foreground[mask].mean()), Pose((along, across), direction, length)
     )
@@ -162,15 +162,16 @@ def _lay_as_posed(
     if frame is None:
         return None
     marked = _cut(shape)
-    own = frame_of(marked)
+    shape_frame = frame_of(marked)
     for _ in range(POSES):
         placement = placements[_pick(len(placements), generator)]
         assert placement.pose
         here, least = frame.resolved(generator), needed_share(share, [placement])
         degrees = _uniform(generator, 0, 360)
-        if placement.pose.direction is not None and not own.round:
+        if placement.pose.direction is not None and not shape_frame.round:
             either_way = 180 * (degrees > 180)
-            degrees = _degrees(here.direction(placement.pose.direction)) - _degrees(own.axes[0]) + either_way
+            there = _degrees(here.direction(placement.pose.direction))
+            degrees = there - _degrees(shape_frame.axes[0]) + either_way
             degrees += _uniform(generator, -MAX_ROTATION, MAX_ROTATION)
         piece = turned(
             marked, degrees, _uniform(generator, *SIZES) * _scale(marked, placement, foreground.shape)
@@ -333,7 +334,7 @@ Placer = Callable[[np.ndarray, int], np.ndarray]  # shape (h,w) bool, number of 
 
 def placer_of(learned: Learned, defect_type: str, seed: int) -> Placer:
     """How a type's shapes are placed where no photo is at hand; where the artifact knows no places, they stay
-    as drawn.
+    where they are.
     """
     placements, size = learned.mask_placements.get(defect_type), (learned.image_size, learned.image_size)
     if not placements:

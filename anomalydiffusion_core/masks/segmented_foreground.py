@@ -35,10 +35,10 @@ def segmented_foreground(model: str, device: str = "cpu") -> FindObject:
 
     def find(pixels: np.ndarray) -> np.ndarray:
         small = reduced(pixels)
-        found = np.zeros(small.shape[:2], bool)
-        for segment_found in segment(Image.fromarray(small), subtask="semantic"):  # type: ignore[union-attr]
-            if segment_found["label"].lower() != BACKGROUND:
-                found |= np.asarray(segment_found["mask"]) > 0
-        return enlarged(found, pixels.shape)
+        foreground = np.zeros(small.shape[:2], bool)
+        for part in segment(Image.fromarray(small), subtask="semantic"):  # type: ignore[union-attr]
+            if part["label"].lower() != BACKGROUND:
+                foreground |= np.asarray(part["mask"]) > 0
+        return enlarged(foreground, pixels.shape)
 
     return find

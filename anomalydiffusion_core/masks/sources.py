@@ -1,4 +1,4 @@
-"""Where masks come from: drawn by the base, real ones, the user's own, procedural ones, or a mixture."""
+"""Where masks come from: one table of sources, and mixtures of them by weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ..method.embeddings import Placement
 from ..method.sampling import image_generator
 from .placement import PlacementMode, fit_mask, lay, place_mask, placement_of, turned
 
-INVENTED, REAL, GIVEN, PROCEDURAL = SOURCES = ("generated", "real", "drawn", "procedural")
+INVENTED, REAL, GIVEN, PROCEDURAL = "invented", "real", "given", "procedural"
+FORMER_NAMES = {"generated": INVENTED, "drawn": GIVEN}  # in scripts and graphs of before
+UNKNOWN_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
 CANVAS = 256  # pixels per side that procedural shapes are drawn at
 REACH = 0.15  # of that side: half the extent of a procedural shape
 
@@ -23,11 +25,36 @@ class SourcedMask:
     """A mask and the source it came from; one that is not `placed` is a shape, to be laid on a photo."""
 
     shape: np.ndarray  # (h,w) bool
-    source: str  # one of SOURCES
+    source: str  # a name of SOURCES
     placed: bool = False  # to be used exactly where it is
 
 
 MaskSource = Callable[[int], SourcedMask]  # number -> mask, the same whatever was asked before
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """What a source may need to hand out masks of one defect type."""
+
+    defect_type: str
+    seed: int = 0
+    invented: Callable[[int], np.ndarray] | None = None  # shapes (s,s) bool of the base, by number
+    real: Callable[[], Sequence[np.ndarray]] = tuple  # the training masks (H,W) bool, read when asked for
+    given: Sequence[np.ndarray] = ()  # the user's masks (h,w) bool
+    given_placed: bool = True  # which stay exactly where they are
+    area: float | None = None  # share of the photo that a mask covers; None where laying it tells
+
+
+class Lacking(ValueError):
+    """Raised by a source that a request does not give what it needs: what that is, and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A line of `SOURCES`: how masks are got, and in words which these are. Raises Lacking."""
+
+    masks: Callable[[MaskRequest], MaskSource]
+    meaning: str
 
 
 def onto_photo(
@@ -70,18 +97,29 @@ def known_placements(placements: Sequence[Placement], real: Iterable[np.ndarray]
     return list(placements) or [placement_of(mask, None) for mask in real if mask.any()]
 
 
-def generated_masks(shapes: Callable[[int], np.ndarray]) -> MaskSource:
-    """Shapes drawn with a mask embedding, unplaced (`masks.invented_masks` without a frame)."""
+def in_turn(masks: Sequence[np.ndarray]) -> Callable[[int], np.ndarray]:
+    """Masks one after the other, and over again."""
+    return lambda number: masks[number % len(masks)]
+
+
+def invented_shapes(request: MaskRequest) -> MaskSource:
+    """Shapes that the base invents, not placed (`invention.invented_masks` without a frame)."""
+    shapes = request.invented
+    if shapes is None:
+        raise Lacking("the artifact has no mask embedding: train the masks")
     return lambda number: SourcedMask(shapes(number), INVENTED)
 
 
-def real_masks(masks: Sequence[np.ndarray], seed: int, defect_type: str) -> MaskSource:
-    """A type's training masks (H,W) bool in turn, cut out, flipped and turned as training does; laying them
-    varies their size.
+def real_masks(request: MaskRequest) -> MaskSource:
+    """The training masks in turn, cut out, flipped and turned as training does; laying them varies their
+    size.
     """
+    masks = [mask for mask in request.real() if mask.any()]
+    if not masks:
+        raise Lacking("no training masks are at hand: give the dataset")
 
     def source(number: int) -> SourcedMask:
-        generator = image_generator(seed, number, f"{defect_type} real masks")
+        generator = image_generator(request.seed, number, f"{request.defect_type} real masks")
         upright, straight, turn = torch.rand(3, generator=generator).tolist()
         mask = masks[number % len(masks)][:: 1 if upright < 0.5 else -1, :: 1 if straight < 0.5 else -1]
         return SourcedMask(turned(np.ascontiguousarray(mask), MAX_ROTATION * (2 * turn - 1), 1), REAL)
@@ -89,21 +127,21 @@ def real_masks(masks: Sequence[np.ndarray], seed: int, defect_type: str) -> Mask
     return source
 
 
-def given_masks(masks: Sequence[np.ndarray], placed: bool = True) -> MaskSource:
-    """The user's masks (h,w) bool in turn: exactly as they are, or (not `placed`) as shapes to be laid."""
-    return lambda number: SourcedMask(masks[number % len(masks)], GIVEN, placed)
+def given_masks(request: MaskRequest) -> MaskSource:
+    """The user's masks in turn: exactly as they are, or as shapes to be laid."""
+    if not len(request.given):
+        raise Lacking("no masks were given: name their folder")
+    mask = in_turn(request.given)
+    return lambda number: SourcedMask(mask(number), GIVEN, request.given_placed)
 
 
-def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> MaskSource:
-    """Scratches, cracks, blobs, specks, fibres, without any training.
-
-    `area`: share of the photo that each covers, about; None where laying them gives them their size.
-    """
+def procedural_masks(request: MaskRequest) -> MaskSource:
+    """Scratches, cracks, blobs, specks, fibres, without any training."""
     from ..procedural.defects import DEFECTS, Canvas, apply_defect
     from ..procedural.materials import Surface
 
     def source(number: int) -> SourcedMask:
-        generator = image_generator(seed, number, f"{defect_type} procedural masks")
+        generator = image_generator(request.seed, number, f"{request.defect_type} procedural masks")
         rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
         shape = np.zeros((CANVAS, CANVAS), bool)
         while not shape.any():
@@ -111,18 +149,40 @@ def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> 
             canvas = Canvas(surface, np.ones((CANVAS, CANVAS)))
             family, middle = str(rng.choice(list(DEFECTS))), (CANVAS / 2, CANVAS / 2)
             shape = apply_defect(rng, canvas, family, middle, REACH * CANVAS)[0]
-        if area is not None:
-            shape = place_mask(shape, [Placement(1.0, area, None)], shape.shape, generator)
+        if request.area is not None:
+            shape = place_mask(shape, [Placement(1.0, request.area, None)], shape.shape, generator)
         return SourcedMask(shape, PROCEDURAL)
 
     return source
 
 
+SOURCES: dict[str, Source] = {
+    INVENTED: Source(invented_shapes, "shapes that the base invents"),
+    REAL: Source(real_masks, "the training masks, flipped and turned"),
+    GIVEN: Source(given_masks, "your own masks, as they are"),
+    PROCEDURAL: Source(procedural_masks, "scratches, cracks, blobs, specks and fibres, drawn"),
+}
+
+
+def mask_source(weights: dict[str, float], request: MaskRequest) -> MaskSource:
+    """The sources that `weights` names, mixed. Raises ValueError naming one that lacks what it needs."""
+    sources = {}
+    for name in (name for name, weight in checked_weights(weights).items() if weight):
+        try:
+            sources[name] = SOURCES[name].masks(request)
+        except Lacking as lack:
+            raise ValueError(
+                f"Masks of {request.defect_type} cannot come from source {name!r}, since {lack}, or leave "
+                "the source out."
+            ) from None
+    return mixed(sources, weights, request.seed, request.defect_type)
+
+
 def mixed(
     sources: dict[str, MaskSource], weights: dict[str, float], seed: int, defect_type: str
 ) -> MaskSource:
-    """Each number's source is drawn by the weights, and is asked for its next number: mask i is the same
-    whatever was asked before.
+    """Each number's source is chosen at random by the weights, and is asked for its next number: mask i is
+    the same whatever was asked before.
     """
     names = [name for name in SOURCES if weights.get(name)]
     chances, chosen = torch.tensor([weights[name] for name in names]), list[str]()
@@ -136,50 +196,15 @@ def mixed(
     return source
 
 
-def mask_source(
-    weights: dict[str, float],
-    defect_type: str,
-    seed: int,
-    generated: Callable[[int], np.ndarray] | None = None,
-    real: Sequence[np.ndarray] = (),
-    drawn: Sequence[np.ndarray] = (),
-    area: float | None = None,
-    drawn_placed: bool = True,
-) -> MaskSource:
-    """The sources that `weights` names, mixed, from what is at hand for them: shapes by number, real and
-    drawn masks (H,W) bool, and the `area` of procedural ones where no places are known.
-
-    Raises ValueError naming a source that cannot be served.
-    """
-    real, drawn = [mask for mask in real if mask.any()], list(drawn)
-    missing = {
-        INVENTED: None if generated else "the artifact has no mask embedding: train the masks",
-        REAL: None if real else "no training masks are at hand: give the dataset",
-        GIVEN: None if drawn else "no masks were given: name their folder",
-    }
-    for name in weights:
-        if weights[name] and missing.get(name):
-            raise ValueError(
-                f"Masks of {defect_type} cannot come from source {name!r}, since {missing[name]}, or leave "
-                "the source out."
-            )
-    sources = {PROCEDURAL: procedural_masks(seed, defect_type, area)}
-    if generated:
-        sources[INVENTED] = generated_masks(generated)
-    if real:
-        sources[REAL] = real_masks(real, seed, defect_type)
-    if drawn:
-        sources[GIVEN] = given_masks(drawn, drawn_placed)
-    return mixed(sources, checked_weights(weights), seed, defect_type)
-
-
 def parse_weights(text: str) -> dict[str, float]:
-    """`generated=2,real=1` as weights by source; a name alone weighs 1. Raises ValueError naming the known
-    sources.
+    """`invented=2,real=1` as weights by source; a name alone weighs 1, and former names are read too.
+
+    Raises ValueError naming the known sources.
     """
     weights: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = (piece.strip() for piece in part.partition("="))
+        name = FORMER_NAMES.get(name, name)
         try:
             weights[name] = weights.get(name, 0) + float(number or 1)
         except ValueError:
@@ -190,12 +215,12 @@ def parse_weights(text: str) -> dict[str, float]:
 def checked_weights(weights: dict[str, float]) -> dict[str, float]:
     """Weights by source, as they are; raises ValueError where they name another, or none has a weight."""
     if not set(weights) <= set(SOURCES) or not all(0 <= w < float("inf") for w in weights.values()):
-        given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
+        wrong = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
     elif not any(weights.values()):
-        given = "none with a weight"
+        wrong = "none with a weight"
     else:
         return weights
     raise ValueError(
-        f"Mask sources are given as weights of at least 0, such as generated=2,real=1, of "
-        f"{', '.join(SOURCES)}: got {given}."
+        f"Mask sources are given as weights of at least 0, such as invented=2,real=1, of "
+        f"{', '.join(SOURCES)}: got {wrong}."
     )

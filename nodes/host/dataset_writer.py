@@ -15,6 +15,7 @@ from torch import Tensor
 from ...anomalydiffusion_core import __version__
 from ...anomalydiffusion_core.dataset.photos import Photo, file_hash
 from ...anomalydiffusion_core.export.mvtec import MVTecWriter
+from ...anomalydiffusion_core.export.writer import ExportPair
 from ...anomalydiffusion_core.method.artifact import check_type, learned_hash
 from ...anomalydiffusion_core.method.embeddings import Learned
 from .folders import graph_folder
@@ -60,5 +61,5 @@ def save_pairs(
     marked = masks.cpu().numpy() > 0.5
     for index, (pixels, mask) in enumerate(zip(pixels_of(images), marked, strict=True)):
         row = {"run": run, "index": index, **about[index], **settings}
-        writer.write(category, defect, Photo(pixels, gray=False), mask, row)
+        writer.write(ExportPair(category, Photo(pixels, gray=False), {defect: mask}, row))
     return root

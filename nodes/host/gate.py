@@ -13,7 +13,7 @@ from torch import Tensor
 from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
 from ...anomalydiffusion_core.dataset.windows import regions_of
 from ...anomalydiffusion_core.gate.features import find_backbone
-from ...anomalydiffusion_core.gate.gate import AT_MOST, ChangedRegion, Gate, GateConfig, Scores, shown_share
+from ...anomalydiffusion_core.gate.gate import CHECKS, ChangedRegion, Gate, GateConfig, Scores, shown_share
 from ...anomalydiffusion_core.generation.calibration import calibrated_gate
 from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.drafting import Drafter
@@ -57,7 +57,7 @@ def judge_batch(
     gate, calibration = _gate_of(dataset, learned, defect_type, config, vae, size)
     pairs = _judged(gate, regions)
     if all(pair.problems for pair in pairs):
-        best = max(pair.scores.fill or 0 for pair in pairs)
+        best = max(pair.scores.get("fill", 0) for pair in pairs)
         raise ValueError(
             f"None of {len(pairs)} pairs is good enough ({_failures(pairs)}; best fill {best:.0%}): train "
             "longer, raise the attention strength, lower smallest_fill, or leave checks out."
@@ -100,16 +100,17 @@ def made_regions(
             f"The images are {images.shape[2]}x{images.shape[1]}, the normal photos "
             f"{normals.shape[2]}x{normals.shape[1]}: connect the photos that the images were made from."
         )
-    found = []
+    pairs = []
     for normal, image, mask in zip(normals, images, marked[:, 0].cpu().numpy() > 0, strict=True):
         before, after = (255 * x[..., :3].cpu().numpy() for x in (normal, image))
         regions: list[ChangedRegion] = []
         for region in regions_of(mask, size):
-            good, made = region.window.cut(before), region.window.cut(after)
+            good, changed = region.window.cut(before), region.window.cut(after)
             noise = autoencoder_noise(good, _reconstruction(good, vae, size))
-            regions.append(ChangedRegion(on_canvas(made, region.mask, size), good, made, region.mask, noise))
-        found.append(regions)
-    return found
+            canvas = on_canvas(changed, region.mask, size)
+            regions.append(ChangedRegion(canvas, good, changed, region.mask, noise))
+        pairs.append(regions)
+    return pairs
 
 
 def _reconstruction(pixels: np.ndarray, vae: Any, size: int) -> np.ndarray:
@@ -161,21 +162,21 @@ def _real_pairs(dataset: Dataset, learned: Learned | None, defect_type: str) -> 
 
 def _judged(gate: Gate, pairs: list[list[ChangedRegion]]) -> list[JudgedPair]:
     """Pairs in their order, each compared with those accepted before it as well."""
-    found = []
+    judged = []
     for regions in pairs:
-        scores = Scores.worst([gate.score(made) for made in regions])
+        scores = Scores.worst([gate.score(region) for region in regions])
         problems = gate.problems(scores)
-        for made in [] if problems else regions:
-            gate.remember(made.canvas)
+        for region in [] if problems else regions:
+            gate.remember(region.canvas)
         row = {
             "fill": round(shown_share(regions), 4),
-            "noise": round(max(made.noise for made in regions), 3),
+            "noise": round(max(region.noise for region in regions), 3),
             "scores": scores.rounded(),
             "thresholds": gate.limits.rounded(),
             "backbone": gate.backbone.name,
         }
-        found.append(JudgedPair(scores, problems, row))
-    return found
+        judged.append(JudgedPair(scores, problems, row))
+    return judged
 
 
 def _report(gate: Gate, calibration: str, pairs: list[JudgedPair]) -> str:
@@ -186,9 +187,9 @@ def _report(gate: Gate, calibration: str, pairs: list[JudgedPair]) -> str:
         left_out = f"  left out: {', '.join(pair.problems)}" if pair.problems else ""
         lines.append(f"{number}: {scores}{left_out}")
     asked = [
-        f"{check.value} at {'most' if check in AT_MOST else 'least'} {limit:.2f}"
-        for check in gate.config.checks
-        if (limit := getattr(gate.limits, check.value)) is not None
+        f"{name} at {'most' if CHECKS[name].at_most else 'least'} {gate.limits[name]:.2f}"
+        for name in gate.config.checks
+        if name in gate.limits
     ]
     accepted = sum(not pair.problems for pair in pairs)
     head = f"{accepted} of {len(pairs)} pairs accepted" + (f" ({wrong})" if wrong else "")

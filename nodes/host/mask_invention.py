@@ -40,7 +40,7 @@ def invented_masks(
     sampler_name: str,
     scheduler: str,
 ) -> Tensor:
-    """`count` accepted masks (B,S,S) in {0,1} of one type, drawn with ComfyUI's samplers.
+    """`count` accepted masks (B,S,S) in {0,1} of one type, invented with ComfyUI's samplers.
 
     Raises TriesExhausted, saying what was wrong how often, when too few are usable.
     """
@@ -50,7 +50,7 @@ def invented_masks(
     cells = mask_picture_size(base, learned.image_size) // base.factor
     bar = comfy.utils.ProgressBar(count)
 
-    def draw(tries: list[int]) -> list[np.ndarray]:
+    def invent(tries: list[int]) -> list[np.ndarray]:
         with torch.no_grad():
             context = mask_context(base, MASK_TEMPLATES[0], tokens, len(tries))
             empty = empty_context(base, len(tries))
@@ -72,5 +72,5 @@ def invented_masks(
         bar.update_absolute(min(accepted, count), count)
 
     place = placer_of(learned, defect_type, seed)
-    masks = InventedMasks(draw, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
+    masks = InventedMasks(invent, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
     return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()

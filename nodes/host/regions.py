@@ -91,12 +91,12 @@ def stitched_photos(crops: Tensor, regions: CroppedRegions, feather: float) -> T
     before, _ = cropped(regions)
     for (number, region), generated, normal in zip(regions.crops, crops[..., :3].cpu(), before, strict=True):
         photo = region.window.cut(255 * regions.photos[number].numpy())
-        photos[number] = stitched(photos[number], _made(region, photo, generated, normal), feather)
-    made = torch.from_numpy(np.stack([photo.pixels for photo in photos])).float() / 255
-    return torch.where(regions.masks[..., None] > 0, made, regions.photos)
+        photos[number] = stitched(photos[number], _decoded(region, photo, generated, normal), feather)
+    results = torch.from_numpy(np.stack([photo.pixels for photo in photos])).float() / 255
+    return torch.where(regions.masks[..., None] > 0, results, regions.photos)
 
 
-def _made(region: Region, photo: np.ndarray, generated: Tensor, normal: Tensor) -> DecodedRegion:
+def _decoded(region: Region, photo: np.ndarray, generated: Tensor, normal: Tensor) -> DecodedRegion:
     """A crop (S,S,3) in [0,1] at its window's own size; `normal` is the crop of the photo."""
     side = region.window.side
     if side == len(generated):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from safetensors.torch import save_file
 
 from anomalydiffusion_core.dataset.photos import write_png
 from anomalydiffusion_core.export.mvtec import read_manifest
+from anomalydiffusion_core.gate.gate import CHECKS, Check
+from anomalydiffusion_core.masks.sources import SOURCES, MaskRequest, MaskSource, Source, SourcedMask
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint
 
@@ -87,10 +91,10 @@ def test_generation_refuses_a_dataset_without_normal_photos(
     ("options", "texts"),
     [
         (("--checks", "fill,looks"), ("no check 'looks': choose from fill, contrast",)),
-        (("--mask-sources", "gan=1"), ("of generated, real, drawn, procedural: got gan=1",)),
-        (("--mask-sources", "drawn=much"), ("got drawn=nan",)),
-        (("--mask-sources", "drawn=-1"), ("got drawn=-1",)),
-        (("--mask-sources", "drawn=0"), ("got none with a weight",)),
+        (("--mask-sources", "gan=1"), ("of invented, real, given, procedural: got gan=1",)),
+        (("--mask-sources", "given=much"), ("got given=nan",)),
+        (("--mask-sources", "drawn=-1"), ("got given=-1",)),  # a former name
+        (("--mask-sources", "given=0"), ("got none with a weight",)),
         (
             ("--mask-sources", "real"),
             ("thing/scratch cannot come from source 'real', since no training",),
@@ -118,9 +122,12 @@ def test_options_that_mean_nothing_are_refused(
     assert snapshot(tmp_path) == before
 
 
-def test_drawn_masks_must_be_given(base: Any, trained: Path, dataset: Path, tmp_path: Path) -> None:
-    result = run("generate", trained, dataset, "--out", tmp_path / "out", "--mask-sources", "drawn")
-    refused(result, "thing/scratch cannot come from source 'drawn', since no masks were given")
+@pytest.mark.parametrize("name", ["given", "drawn"])  # the latter in scripts of before
+def test_given_masks_must_be_given(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, name: str
+) -> None:
+    result = run("generate", trained, dataset, "--out", tmp_path / "out", "--mask-sources", name)
+    refused(result, "thing/scratch cannot come from source 'given', since no masks were given")
     assert not (tmp_path / "out").exists()
 
 
@@ -227,4 +234,89 @@ def test_options_reach_the_manifest(
         assert config["gate"]["checks"] == ["fill", "seam"] and config["seed"] == 3
         assert config["placement"] == "free" and config["foreground"] == "none"
         assert 0.9 <= row["strength"] <= 1.1 and 1.6 <= row["guidance"] <= 2.4
-        assert row["masks_from"] == {f"thing/{row['defect']}": "drawn"}
+        assert row["masks_from"] == {f"thing/{row['defect']}": "given"}
+
+
+def test_every_batch_of_denoising_is_one_stage_that_is_told_once(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path
+) -> None:
+    options = ("--type", "thing/scratch", "--count", 3, "--batch", 1, "--checks", "")
+    result = generate_quickly(trained, dataset, tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    lines = [line.partition("] ")[2].strip() for line in result.stdout.splitlines()]
+    assert [line for line in lines if line.startswith("denoising")] == ["denoising: 2/2"]
+
+
+def test_a_mask_source_added_to_the_table_is_generated_with_and_told(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def squares(request: MaskRequest) -> MaskSource:
+        shape = np.ones((12, 12), bool)
+        return lambda number: SourcedMask(np.pad(shape, 20 + number % 3), "squares", placed=True)
+
+    monkeypatch.setitem(SOURCES, "squares", Source(squares, "plain squares"))
+    out, options = tmp_path / "out", ("--count", 2, "--checks", "", "--foreground", "none", "--steps", 2)
+    result = run("generate", trained, dataset, "--out", out, "--mask-sources", "squares", *options)
+    assert result.exit_code == 0, result.output
+    rows = read_manifest(out)
+    assert len(rows) == 4 and all(row["mask_sources"] == "squares=1" for row in rows)
+    assert all(set(row["masks_from"].values()) == {"squares"} for row in rows)
+
+
+def test_a_check_added_to_the_table_scores_limits_stops_and_is_reported(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Check(
+        "too large",
+        "pairs that mark too much",
+        at_most=True,
+        score=lambda gate, canvas, changed: float(canvas.mask.mean()),
+        limit=lambda gate, known: 0.03,
+    )
+    monkeypatch.setitem(CHECKS, "area", check)
+    for name, side in (("scratch", 10), ("stain", 12)):  # 100 and 144 of 4096 pixels
+        mask = np.zeros((64, 64), np.uint8)
+        mask[20 : 20 + side, 20 : 20 + side] = 255
+        write_png(Image.fromarray(mask), tmp_path / "masks" / name / "0_mask.png")
+    out, options = tmp_path / "out", ("--count", 1, "--tries", 2, "--foreground", "none", "--keep-rejected")
+    more = ("--masks", tmp_path / "masks", "--steps", 2, "--checks")
+    result = run("generate", trained, dataset, "--out", out, *options, *more, "area")
+    refused(result, "Only 0 of 1 pairs of thing/stain were accepted in 2 tries (2 too large)")
+    (row,) = read_manifest(out)
+    assert row["defect"] == "scratch" and row["config"]["gate"]["checks"] == ["area"]
+    assert row["scores"]["area"] == round(100 / 4096, 4) and row["thresholds"]["area"] == 0.03
+    assert [r["scores"]["area"] for r in read_manifest(out / "rejected")] == [round(144 / 4096, 4)] * 2
+    assert run("report", out).exit_code == 0
+    assert ">area<" in (out / "report.html").read_text()
+    refused(run("generate", trained, dataset, "--out", out, *more, "looks"), "duplicate, area.")
+
+
+def test_help_lists_what_the_tables_hold() -> None:
+    script = """
+from anomalydiffusion_core.export import formats
+from anomalydiffusion_core.gate import gate
+from anomalydiffusion_core.masks import sources
+gate.CHECKS["area"] = gate.CHECKS["fill"]
+sources.SOURCES["squares"] = sources.Source(sources.procedural_masks, "plain squares")
+formats.FORMATS["cards"] = formats.MVTecWriter
+from typer.testing import CliRunner
+from anomalydiffusion_core.cli import app
+for command in ("generate", "export"):
+    print(CliRunner().invoke(app, [command, "--help"]).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    shown = " ".join(done.stdout.split())
+    assert "fill, contrast, seam, plausibility, duplicate, area;" in shown
+    assert "procedural, scratches, cracks, blobs, specks and fibres, drawn; squares, plain squares." in shown
+    assert "One of: mvtec, cards." in shown
+
+
+def test_starting_the_command_line_loads_neither_diffusers_nor_torchvision() -> None:
+    script = """
+import sys
+import anomalydiffusion_core.cli
+late = {"diffusers", "transformers", "torchvision", "scipy.stats", "matplotlib"}
+assert not late & set(sys.modules), late & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

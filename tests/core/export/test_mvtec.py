@@ -1,47 +1,24 @@
-"""The written dataset: MVTec's layout and nothing else; appended to, never overwritten, crash-proof."""
+"""Guards export/mvtec.py: MVTec's layout and nothing else, appended to, never overwritten."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from written_pairs import MASK, pixels, tree, write_mixed, write_pairs
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import Photo, photo_of, read_photo
-from anomalydiffusion_core.export import mvtec
 from anomalydiffusion_core.export.mvtec import MVTecWriter, check_output, manifest_root, read_manifest
+from anomalydiffusion_core.export.writer import ExportPair
 
 Write = Callable[[Path, np.ndarray], Path]
-MASK = np.zeros((6, 9), bool)
-MASK[2:4, 3:7] = True
-
-
-def pixels(shade: int) -> np.ndarray:
-    return np.full((6, 9, 3), shade, np.uint8)
-
-
-def write_pairs(
-    root: Path, count: int, run: str = "r1", gray: bool = False, defect: str = "dent"
-) -> list[dict[str, Any]]:
-    writer = MVTecWriter(root)
-    had = len(writer.rows)
-    return [
-        writer.write("bolt", defect, Photo(pixels(had + i), gray), MASK, {"run": run, "index": had + i})
-        for i in range(count)
-    ]
-
-
-def tree(root: Path) -> list[str]:
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
 def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path) -> None:
@@ -64,7 +41,7 @@ def test_the_tree_is_mvtecs_and_holds_nothing_else(tmp_path: Path, dataset: Path
 def test_pictures_are_png_with_the_exact_pixels_and_masks_of_0_and_255(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
     writer = MVTecWriter(tmp_path / "out")
-    row = writer.write("bolt", "dent", Photo(random, gray=False), MASK, {"run": "r"})
+    row = writer.write(ExportPair("bolt", Photo(random, gray=False), {"dent": MASK}, {"run": "r"}))
     image, mask = (Image.open(tmp_path / "out" / row[key]) for key in ("image", "mask"))
     assert (image.format, image.mode, mask.format, mask.mode) == ("PNG", "RGB", "PNG", "L")
     np.testing.assert_array_equal(np.asarray(image), random)
@@ -116,18 +93,6 @@ def test_a_second_run_appends_and_changes_no_byte_of_the_first(tmp_path: Path) -
     assert writer.done("bolt", "crack", "r1") == [] and writer.done("nut", "dent", "r1") == []
 
 
-def test_a_file_that_appears_meanwhile_is_not_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    write_pairs(out, 1)
-    monkeypatch.setattr(mvtec, "_next_number", lambda *_: 0)
-    before = {name: (out / name).read_bytes() for name in tree(out)}
-    with pytest.raises(FileExistsError):
-        write_pairs(out, 1)
-    assert {name: (out / name).read_bytes() for name in tree(out)} == before
-
-
 def test_normals_are_written_once_and_named_by_what_they_show(tmp_path: Path, write_image: Write) -> None:
     shades = (10, 20, 30)
     a, b, c = (read_photo(write_image(tmp_path / f"in/{shade}.bmp", pixels(shade))) for shade in shades)
@@ -169,114 +134,6 @@ def test_opening_makes_nothing_and_an_empty_folder_serves(tmp_path: Path) -> Non
     assert len(read_manifest(tmp_path / "empty")) == 1
 
 
-def test_a_manifest_cut_anywhere_in_its_last_line_is_repaired(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write_pairs(out, 1)
-    manifest = out / "manifest.jsonl"
-    whole = manifest.read_bytes()
-    line = json.dumps(
-        {
-            "category": "bolt",
-            "defect": "dent",
-            "run": "r1",
-            "config": {"a": {"b": 1}},
-            "image": "x",
-            "mask": "y",
-        }
-    ).encode()
-    for length in range(1, len(line)):  # some of these end in a closing brace
-        manifest.write_bytes(whole + line[:length])
-        assert len(read_manifest(out)) == 1
-        writer = MVTecWriter(out)
-        assert manifest.read_bytes() == whole and len(writer.rows) == 1
-    manifest.write_bytes(whole + line[:20])
-    write_pairs(out, 1)
-    assert [row["image"] for row in read_manifest(out)] == [
-        "bolt/test/dent/00000.png",
-        "bolt/test/dent/00001.png",
-    ]
-
-
-def test_a_manifest_that_lost_only_its_last_line_break_keeps_its_row(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write_pairs(out, 2)
-    manifest = out / "manifest.jsonl"
-    manifest.write_bytes(manifest.read_bytes().rstrip(b"\n"))
-    assert len(read_manifest(out)) == 2
-    write_pairs(out, 1)
-    assert [row["index"] for row in read_manifest(out)] == [0, 1, 2]
-
-
-def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write_pairs(out, 2)
-    lines = (out / "manifest.jsonl").read_bytes().splitlines()
-    (out / "manifest.jsonl").write_bytes(lines[0][:30] + b"\n" + lines[1] + b"\n")
-    with pytest.raises(ValueError, match=r"manifest\.jsonl line 1 is no JSON"):
-        MVTecWriter(out)
-
-
-def write_mixed(root: Path, count: int) -> list[dict[str, Any]]:
-    """Pairs of a dent and a crack that overlaps its right column."""
-    crack = np.zeros_like(MASK)
-    crack[0:3, 6:8] = True
-    writer = MVTecWriter(root)
-    photo = photo_of(np.full((6, 9), 40000, np.uint16))
-    return [
-        writer.write_mixed("bolt", photo, {"dent": MASK, "crack": crack}, {"run": "r1"}) for _ in range(count)
-    ]
-
-
-def write_and_die(write: Callable[[], object], moment: int) -> None:
-    """Writes in this process, which ends without any clean-up at its `moment`-th system call."""
-    calls = 0
-
-    def counted(function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > moment:
-                os._exit(9)
-            return function(*arguments)
-
-        return call
-
-    mvtec.write_new, os.fsync, os.link = (counted(f) for f in (mvtec.write_new, os.fsync, os.link))
-    write()
-    os._exit(0)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-@pytest.mark.parametrize("moment", range(11))
-def test_a_run_killed_between_any_two_files_leaves_a_dataset_and_goes_on(tmp_path: Path, moment: int) -> None:
-    out = tmp_path / "out"
-    write_pairs(out, 1)
-    if not (child := os.fork()):
-        write_and_die(lambda: write_pairs(out, 2), moment)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if moment < 10 else 0)
-    rows = read_manifest(out)
-    assert len(find_dataset(out).pairs) == len(rows) == 1 + moment // 5  # five calls a pair
-    assert all((out / row[key]).is_file() for row in rows for key in ("image", "mask"))
-    write_pairs(out, 1)
-    expected = [name for row in read_manifest(out) for name in (row["image"], row["mask"])]
-    assert tree(out) == sorted([*expected, "manifest.jsonl"]) and len(expected) == 2 * (len(rows) + 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-@pytest.mark.parametrize("moment", range(8))
-def test_a_pair_with_labels_is_written_whole_or_not_at_all(tmp_path: Path, moment: int) -> None:
-    out = tmp_path / "out"
-    write_mixed(out, 1)
-    if not (child := os.fork()):
-        write_and_die(lambda: write_mixed(out, 1), moment)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if moment < 7 else 0)
-    rows = read_manifest(out)
-    assert len(find_dataset(out).pairs) == len(rows) == 1 + moment // 7  # a row and three files of two calls
-    write_mixed(out, 1)
-    names = [row[key] for row in read_manifest(out) for key in ("image", "mask", "labels")]
-    assert tree(out) == sorted([*names, "manifest.jsonl"]) and len(names) == 3 * (len(rows) + 1)
-
-
 def test_several_defects_on_one_photo_have_one_mask_and_a_label_map(tmp_path: Path) -> None:
     out = tmp_path / "out"
     row = write_mixed(out, 1)[0]
@@ -306,29 +163,17 @@ def test_several_defects_on_one_photo_have_one_mask_and_a_label_map(tmp_path: Pa
     assert write_mixed(out, 1)[0]["labels"] == "labels/bolt/dent+crack/00001.png"
 
 
-def test_a_label_map_in_the_way_is_not_overwritten_and_nothing_is_written(
-    tmp_path: Path, write_image: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    write_mixed(out, 1)
-    write_image(out / "labels/bolt/dent+crack/00007.png", pixels(1))
-    assert write_mixed(out, 1)[0]["image"] == "bolt/test/dent+crack/00008.png"
-    monkeypatch.setattr(mvtec, "_next_number", lambda *_: 7)
-    before = {name: (out / name).read_bytes() for name in tree(out)}
-    with pytest.raises(FileExistsError):
-        write_mixed(out, 1)
-    assert {name: (out / name).read_bytes() for name in tree(out)} == before
-
-
 def test_rejected_pairs_lie_apart_and_no_reader_of_the_dataset_finds_them(tmp_path: Path) -> None:
     out = tmp_path / "out"
     photo, heat = Photo(pixels(9), gray=False), Image.fromarray(pixels(200))
     row = {"run": "r1", "index": 0, "rejected": "unfilled"}
-    MVTecWriter(out).reject("bolt", "dent", photo, MASK, row)  # before any pair is accepted
+    MVTecWriter(out).reject(ExportPair("bolt", photo, {"dent": MASK}, row))  # before any pair is accepted
     check_output(out)
     with pytest.raises(ValueError, match="holds no dataset"):
         find_dataset(out)
-    accepted = MVTecWriter(out).write("bolt", "dent", photo, MASK, {"run": "r1", "index": 1}, heat)
+    accepted = MVTecWriter(out).write(
+        ExportPair("bolt", photo, {"dent": MASK}, {"run": "r1", "index": 1}), heat
+    )
     assert tree(out) == [
         "attention/bolt/dent/00000.png",
         "bolt/ground_truth/dent/00000_mask.png",
@@ -349,7 +194,9 @@ def test_rejected_pairs_lie_apart_and_no_reader_of_the_dataset_finds_them(tmp_pa
 def test_pairs_stay_when_the_folders_beside_the_categories_are_removed(tmp_path: Path) -> None:
     out, heat = tmp_path / "out", Image.fromarray(pixels(200))
     write_mixed(out, 1)
-    MVTecWriter(out).write("bolt", "dent", Photo(pixels(9), gray=False), MASK, {"run": "r1"}, heat)
+    MVTecWriter(out).write(
+        ExportPair("bolt", Photo(pixels(9), gray=False), {"dent": MASK}, {"run": "r1"}), heat
+    )
     for folder in ("attention", "labels"):
         shutil.rmtree(out / folder)
         assert len(MVTecWriter(out).rows) == len(find_dataset(out).pairs) == 2
@@ -362,7 +209,7 @@ def test_a_category_cannot_take_the_name_of_a_folder_beside_it(tmp_path: Path, n
     with pytest.raises(ValueError, match="give the category another name"):
         writer.add_normals(name, [photo])
     with pytest.raises(ValueError, match="give the category another name"):
-        writer.write(name, "dent", photo, MASK, {"run": "r1"})
+        writer.write(ExportPair(name, photo, {"dent": MASK}, {"run": "r1"}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -384,34 +231,8 @@ def test_pairs_and_normals_of_deep_photos_keep_every_bit(
     other = Photo(normal.pixels, normal.gray)  # looks the same, but has lost its depth
     names = writer.add_normals("bolt", [normal, other, normal])
     assert names == [f"bolt/train/good/{number:05d}.png" for number in (0, 1, 0)]
-    row = writer.write("bolt", "dent", made, mask, {"run": "r"})
+    row = writer.write(ExportPair("bolt", made, {"dent": mask}, {"run": "r"}))
     np.testing.assert_array_equal(read_photo(tmp_path / "out" / names[0]).samples, samples)
     image = read_photo(tmp_path / "out" / row["image"]).samples
     np.testing.assert_array_equal(image[~mask], samples[~mask])
     assert (image[mask] == highest // 5).all()  # 51 of 255
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_pair_that_cannot_be_written_leaves_nothing_of_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, error: BaseException
-) -> None:
-    out = tmp_path / "out"
-    write_pairs(out, 1)
-    before = {name: (out / name).read_bytes() for name in tree(out)}
-    link, calls = os.link, []
-
-    def full(source: Any, target: Any) -> None:
-        calls.append(target)
-        if len(calls) > failing:
-            raise error
-        link(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "link", full)
-        with pytest.raises(type(error)):
-            write_pairs(out, 1)
-    assert len(calls) == failing + 1
-    assert {name: (out / name).read_bytes() for name in tree(out)} == before
-    write_pairs(out, 1)
-    assert len(find_dataset(out).pairs) == len(read_manifest(out)) == 2

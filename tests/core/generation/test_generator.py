@@ -10,23 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mask_sources import given
 from PIL import Image
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
-from anomalydiffusion_core.gate.gate import Check, GateConfig
+from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation.regions import restored, to_pixels
 from anomalydiffusion_core.generation.runs import (
+    CategoryJob,
     GenerationOutcome,
     GenerationRun,
     generate_all,
     generate_dataset,
 )
 from anomalydiffusion_core.masks.invention import TriesExhausted
-from anomalydiffusion_core.masks.sources import given_masks
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
@@ -35,7 +36,7 @@ from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training.defects import TrainingConfig
 from anomalydiffusion_core.training.jobs import train_model
 
-CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), gate=GateConfig((Check.FILL,), 0.0))
+CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), gate=GateConfig(("fill",), 0.0))
 TRAINING = TrainingConfig(
     steps=2, batch_size=2, image_size=64, views_per_pair=1, anomaly_tokens=2, mask_tokens=2
 )
@@ -58,7 +59,7 @@ def make_pairs(
     base: LatentDiffusion, learned: Learned, dataset: Path, config: GenerationConfig, count: int
 ) -> list[GeneratedPair]:
     generator = PairGenerator(base, learned, normals_of(dataset), config)
-    return list(generator.accepted("thing/scratch", {"thing/scratch": given_masks(three_masks())}, count))
+    return list(generator.accepted("thing/scratch", {"thing/scratch": given(three_masks())}, count))
 
 
 @pytest.fixture
@@ -91,8 +92,10 @@ def run(
     return generate_dataset(
         GenerationRun(artifact, config, base),
         load_artifact(artifact, base.fingerprint),
-        find_dataset(dataset).categories["thing"],
-        {d: {f"thing/{d}": given_masks(three_masks())} for d in ("scratch", "stain")},
+        CategoryJob(
+            find_dataset(dataset).categories["thing"],
+            {d: {f"thing/{d}": given(three_masks())} for d in ("scratch", "stain")},
+        ),
         count,
         out,
     )
@@ -193,7 +196,7 @@ def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
     threshold = sorted(fills)[3]
     good = [index for index, value in enumerate(fills) if value >= threshold]
     assert 0 < len(good) < 6, fills
-    strict = replace(soft, gate=GateConfig((Check.FILL,), threshold), tries_per_pair=1)
+    strict = replace(soft, gate=GateConfig(("fill",), threshold), tries_per_pair=1)
     outcome = run(fake_base, artifact, dataset, 6, tmp_path / "out", strict)
     assert outcome.shortfalls["thing/scratch"].startswith(
         f"Only {len(good)} of 6 pairs of thing/scratch were accepted in 6 tries ({6 - len(good)} unfilled): "
@@ -211,7 +214,7 @@ def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
     generator = PairGenerator(fake_base, learned, normals_of(dataset), CONFIG)
-    empty = {"thing/scratch": given_masks([np.zeros((64, 64), bool)])}
+    empty = {"thing/scratch": given([np.zeros((64, 64), bool)])}
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs of thing/scratch .*\d+ empty"):
         list(generator.accepted("thing/scratch", empty, 2))
 
@@ -292,7 +295,7 @@ def test_a_pair_is_the_same_whichever_pairs_were_made_before(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
     generator = PairGenerator(fake_base, learned, normals_of(dataset), CONFIG)
-    masks = {"thing/scratch": given_masks(three_masks())}
+    masks = {"thing/scratch": given(three_masks())}
     whole = list(generator.accepted("thing/scratch", masks, 5))
     later = list(generator.accepted("thing/scratch", masks, 2, first_index=3))
     for a, b in zip(whole[3:], later, strict=True):
@@ -306,7 +309,7 @@ def test_gray_photos_give_gray_pixels_at_their_own_size(
     pixels = np.random.default_rng(0).integers(90, 160, (80, 100), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "gray.png")
     generator = PairGenerator(fake_base, learned, [tmp_path / "gray.png"], CONFIG)
-    pair = next(generator.accepted("thing/stain", {"thing/stain": given_masks(three_masks())}, 1))
+    pair = next(generator.accepted("thing/stain", {"thing/stain": given(three_masks())}, 1))
     assert pair.pixels.shape == (80, 100, 3)
     assert pair.mask.shape == (80, 100)
     assert (pair.pixels == pair.pixels[..., :1]).all()

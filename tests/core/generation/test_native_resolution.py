@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mask_sources import given
 from torch import Tensor
 
 from anomalydiffusion_core.dataset.photos import Photo, photo_of, write_new
@@ -18,7 +19,6 @@ from anomalydiffusion_core.gate.scores import change, seam
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation.regions import LEAST_SOFTER, DecodedRegion, in_window, softened
-from anomalydiffusion_core.masks.sources import given_masks
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
@@ -50,7 +50,7 @@ def pair_of(
 ) -> GeneratedPair:
     write_new(photo.png(), folder / "n.png")
     generator = PairGenerator(base, learned, [folder / "n.png"], CONFIG)
-    return next(generator.accepted(KIND, {KIND: given_masks([mask])}, 1))
+    return next(generator.accepted(KIND, {KIND: given([mask])}, 1))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mask_sources import given
 from PIL import Image
 from scipy.ndimage import label
 
@@ -18,7 +19,7 @@ from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import photo_of, read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
-from anomalydiffusion_core.gate.gate import Check, GateConfig
+from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import change, component_fills
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
@@ -27,11 +28,11 @@ from anomalydiffusion_core.generation.runs import (
     GenerationOutcome,
     GenerationRun,
     generate_all,
-    kinds_of,
+    single_types,
     training_pairs,
 )
 from anomalydiffusion_core.masks.invention import TriesExhausted, usable_for
-from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, given_masks
+from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig
@@ -97,7 +98,7 @@ def test_outside_the_mask_nothing_changes_and_every_part_inside_does(
     path = write_image(tmp_path / "n.png", photo(*size))
     height, width = size
     mask = rectangle(size, (4, 6, 9, 12), (height - 20, width - 24, 10, 14), (height // 2, width // 2, 1, 8))
-    (pair,) = pairs_of(fake_base, learned, [path], {KIND: given_masks([mask])}, 1)
+    (pair,) = pairs_of(fake_base, learned, [path], {KIND: given([mask])}, 1)
     assert pair.result.gray and pair.pixels.shape == (*size, 3)
     assert np.array_equal(pair.pixels[~mask], pair.photo.pixels[~mask])
     fills = component_fills(pair.photo.pixels, pair.pixels, mask, 0.5)
@@ -143,10 +144,8 @@ def test_a_region_too_large_for_the_canvas_is_a_problem_that_says_so(
     mask = rectangle((600, 600), (20, 20, 20, 500))
     small = replace(learned, image_size=64)
     with pytest.raises(TriesExhausted, match="too large for the model's canvas"):
-        pairs_of(fake_base, replace(small, image_size=56), [path], {KIND: given_masks([mask])}, 1)
-    assert (
-        len(pairs_of(fake_base, replace(small, image_size=96), [path], {KIND: given_masks([mask])}, 1)) == 1
-    )
+        pairs_of(fake_base, replace(small, image_size=56), [path], {KIND: given([mask])}, 1)
+    assert len(pairs_of(fake_base, replace(small, image_size=96), [path], {KIND: given([mask])}, 1)) == 1
 
 
 # --- accepted, or told why not
@@ -162,7 +161,7 @@ def test_an_accepted_pair_is_filled_everywhere_and_lies_on_its_object(
         Image.fromarray(part).save(path)
     trained(learned, dataset)
     category = find_dataset(dataset).categories["thing"]
-    checks = (Check.FILL, Check.CONTRAST)
+    checks = ("fill", "contrast")
     config = replace(
         CONFIG, gate=GateConfig(checks, 0.3), foreground="auto", tries_per_pair=50, batch_size=16
     )
@@ -172,14 +171,13 @@ def test_an_accepted_pair_is_filled_everywhere_and_lies_on_its_object(
     real = {KIND: training_pairs(category, learned, KIND)}
     generator = PairGenerator(fake_base, learned, list(category.normals), config, real)
     gate, seen = generator.gate(KIND), 0
-    assert len(real[KIND]) == 4 and gate.limits.fill is not None
-    for pair in generator.accepted(KIND, {KIND: given_masks(masks)}, 500):
+    assert len(real[KIND]) == 4 and "fill" in gate.limits
+    for pair in generator.accepted(KIND, {KIND: given(masks)}, 500):
         seen += 1
         assert pair.mask.any() and np.array_equal(pair.pixels[~pair.mask], pair.photo.pixels[~pair.mask])
         fills = component_fills(pair.photo.pixels, pair.pixels, pair.mask, pair.noise)
-        assert min(fills) >= gate.limits.fill
-        assert pair.scores.contrast is not None and gate.limits.contrast is not None
-        assert pair.scores.contrast >= gate.limits.contrast
+        assert min(fills) >= gate.limits["fill"]
+        assert pair.scores["contrast"] >= gate.limits["contrast"]
         on_object = pair.photo.pixels[..., 0][pair.mask] > 100
         assert on_object.mean() >= usable_for(config.masks, learned, KIND).on_object
     assert seen == 500
@@ -189,7 +187,7 @@ def test_when_all_are_rejected_the_shortfall_names_every_check_and_the_rejected_
     fake_base: LatentDiffusion, learned: Learned, dataset: Path, tmp_path: Path
 ) -> None:
     trained(learned, dataset)
-    strict = replace(CONFIG, gate=GateConfig((Check.FILL,), 1.01), tries_per_pair=3)
+    strict = replace(CONFIG, gate=GateConfig(("fill",), 1.01), tries_per_pair=3)
     out = tmp_path / "out"
     outcome = generated(
         fake_base, learned, dataset, out, 2, config=strict, keep_rejected=True, defect_types=[KIND]
@@ -217,18 +215,18 @@ def test_photos_that_show_no_object_are_told(
     paths.append(write_image(tmp_path / "3.png", np.full((64, 64, 3), 10, np.uint8)))
     mask = rectangle((64, 64), (22, 22, 8, 8))
     auto = replace(CONFIG, foreground="auto")
-    pairs = pairs_of(fake_base, learned, paths, {KIND: given_masks([mask])}, 6, auto)
+    pairs = pairs_of(fake_base, learned, paths, {KIND: given([mask])}, 6, auto)
     assert {pair.normal for pair in pairs} == {0, 1, 2}
     huge = rectangle((64, 64), (2, 2, 45, 45))  # fits no object
     with pytest.raises(TriesExhausted, match=r"\d+ off the object, \d+ no object"):
-        pairs_of(fake_base, learned, paths, {KIND: given_masks([huge])}, 2, auto)
+        pairs_of(fake_base, learned, paths, {KIND: given([huge])}, 2, auto)
 
 
 def test_a_continued_run_knows_earlier_pairs_as_duplicates(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path, tmp_path: Path
 ) -> None:
     trained(learned, dataset)
-    config = replace(CONFIG, gate=GateConfig((Check.DUPLICATE,), 0.0), tries_per_pair=100)
+    config = replace(CONFIG, gate=GateConfig(("duplicate",), 0.0), tries_per_pair=100)
     names = ["thing/scratch+stain", KIND]
     manifests = []
     for name, counts in (("parts", (1, 3)), ("once", (3,))):
@@ -248,7 +246,7 @@ def test_every_normal_photo_is_tried_before_one_comes_again(
     fake_base: LatentDiffusion, learned: Learned, tmp_path: Path, write_image: WritePhoto
 ) -> None:
     paths = [write_image(tmp_path / f"{i}.png", photo(64, 64, seed=i)) for i in range(5)]
-    mask = given_masks([rectangle((64, 64), (20, 20, 9, 9))])
+    mask = given([rectangle((64, 64), (20, 20, 9, 9))])
     order = [pair.normal for pair in pairs_of(fake_base, learned, paths, {KIND: mask}, 15)]
     turns = [order[start : start + 5] for start in (0, 5, 10)]
     assert all(sorted(turn) == list(range(5)) for turn in turns) and turns[0] != turns[1]
@@ -270,7 +268,7 @@ def test_a_type_may_have_its_own_strength_of_re_weighting(
     calm_base: LatentDiffusion, learned: Learned, tmp_path: Path, write_image: WritePhoto
 ) -> None:
     path = write_image(tmp_path / "n.png", photo(64, 64))
-    masks = given_masks([rectangle((64, 64), (16, 16, 24, 24))])
+    masks = given([rectangle((64, 64), (16, 16, 24, 24))])
     steps = SamplingConfig(steps=4, aar=AARConfig("adaptive", 8.0))
 
     def pixels(config: GenerationConfig, kind: str) -> np.ndarray:
@@ -297,7 +295,7 @@ def test_two_defects_share_an_image_each_with_a_mask_of_its_own(
         image, normal = read_photo(out / row["image"]).pixels, read_photo(out / row["normal"]).pixels
         assert row["classes"] == {"1": "scratch", "2": "stain"} and set(np.unique(labels)) == {0, 1, 2}
         assert np.array_equal(labels > 0, mask)
-        assert row["masks_from"] == {"thing/scratch": "drawn", "thing/stain": "drawn"}
+        assert row["masks_from"] == {"thing/scratch": "given", "thing/stain": "given"}
         assert (change(normal, image)[labels == 1] > 0).any() and (
             change(normal, image)[labels == 2] > 0
         ).any()
@@ -308,19 +306,19 @@ def test_masks_that_overlap_do_not_share_an_image(
     fake_base: LatentDiffusion, learned: Learned, tmp_path: Path, write_image: WritePhoto
 ) -> None:
     path = write_image(tmp_path / "n.png", photo(64, 64))
-    same = given_masks([rectangle((64, 64), (16, 16, 24, 24))])
+    same = given([rectangle((64, 64), (16, 16, 24, 24))])
     with pytest.raises(TriesExhausted, match="overlapping"):
         pairs_of(fake_base, learned, [path], {KIND: same, "thing/stain": same}, 1)
 
 
 def test_joined_types_are_told_apart_from_a_type_of_that_name(learned: Learned) -> None:
-    assert kinds_of("thing/scratch+stain", learned) == ["thing/scratch", "thing/stain"]
+    assert single_types("thing/scratch+stain", learned) == ["thing/scratch", "thing/stain"]
     learned.anomaly["thing/scratch+stain"] = learned.anomaly[KIND]
-    assert kinds_of("thing/scratch+stain", learned) == ["thing/scratch+stain"]
+    assert single_types("thing/scratch+stain", learned) == ["thing/scratch+stain"]
     with pytest.raises(ValueError, match="names a defect twice"):
-        kinds_of("thing/stain+stain", learned)
+        single_types("thing/stain+stain", learned)
     with pytest.raises(ValueError, match="no anomaly embedding for 'thing/dent'"):
-        kinds_of("thing/scratch+dent", learned)
+        single_types("thing/scratch+dent", learned)
 
 
 # --- whatever else is made
@@ -356,6 +354,6 @@ def test_masks_may_come_as_shapes_to_be_laid(
     path = write_image(tmp_path / "n.png", photo(64, 96))
     shape = rectangle((32, 32), (8, 8, 12, 12))
     learned.mask_placements[KIND] = learned.mask_placements["thing/dent"][:1]
-    laid = pairs_of(fake_base, learned, [path], {KIND: lambda n: SourcedMask(shape, "generated")}, 6)
+    laid = pairs_of(fake_base, learned, [path], {KIND: lambda n: SourcedMask(shape, "invented")}, 6)
     assert len({pair.mask.tobytes() for pair in laid}) == 6
-    assert all(pair.mask.shape == (64, 96) and pair.parts[0].source == "generated" for pair in laid)
+    assert all(pair.mask.shape == (64, 96) and pair.defects[0].source == "invented" for pair in laid)

@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mask_sources import given
 from PIL import Image
 
+from anomalydiffusion_core import __version__
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
-from anomalydiffusion_core.gate.gate import Check, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.gate import CHECKS, Gate, GateConfig, Scores
 from anomalydiffusion_core.gate.scores import component_fills, contrast, seam
 from anomalydiffusion_core.generation import generator as generation
+from anomalydiffusion_core.generation import runs
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.regions import RegionJob, RegionMaker, in_window, stitched
-from anomalydiffusion_core.generation.runs import GenerationOutcome, GenerationRun, generate_all
+from anomalydiffusion_core.generation.runs import METHOD, GenerationOutcome, GenerationRun, generate_all
 from anomalydiffusion_core.masks.invention import TriesExhausted
-from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask, given_masks
+from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
@@ -33,7 +36,7 @@ ALIKE = 86.0  # grey levels
 CONFIG = GenerationConfig(
     SamplingConfig(steps=2, guidance=2.0), gate=GateConfig((), 0.0), foreground="none", tries_per_pair=3
 )
-NEVER = replace(CONFIG, gate=GateConfig((Check.FILL,), 1.01))
+NEVER = replace(CONFIG, gate=GateConfig(("fill",), 1.01))
 
 
 def box(top: int, left: int, height: int = 9, width: int = 9) -> np.ndarray:
@@ -42,7 +45,7 @@ def box(top: int, left: int, height: int = 9, width: int = 9) -> np.ndarray:
     return mask
 
 
-BOX = given_masks([box(20, 20)])
+BOX = given([box(20, 20)])
 EMPTY = np.zeros((64, 64), bool)
 
 
@@ -70,7 +73,7 @@ def generate(
     def run(out: Path, count: int, *types: str, config: GenerationConfig = CONFIG, **more: Any) -> Any:
         settings = GenerationRun(artifact, config, fake_base, keep_rejected=more.pop("keep_rejected", False))
         more.setdefault("mask_folder", dataset / "thing/ground_truth")
-        return generate_all(settings, calibrated, dataset, count, out, list(types), **more)
+        return generate_all(settings, calibrated, dataset, count, out, defect_types=list(types), **more)
 
     return run
 
@@ -97,10 +100,16 @@ def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
 ) -> None:
     config, rejected, reports = replace(NEVER, batch_size=batch), [], []
     generator = PairGenerator(fake_base, learned, normals, config)
-    every_second = {KIND: given_masks([box(20, 20), EMPTY])}
+    every_second = {KIND: given([box(20, 20), EMPTY])}
     with pytest.raises(TriesExhausted) as shortfall:
         list(
-            generator.accepted(KIND, every_second, 2, 0, lambda *done: reports.append(done), rejected.append)
+            generator.accepted(
+                KIND,
+                every_second,
+                2,
+                on_pair=lambda *done: reports.append(done),
+                on_rejected=rejected.append,
+            )
         )
     assert [pair.index for pair in rejected] == [0, 2, 4, 6, 8, 10]
     assert reports[-1] == (0, 6) and len(reports) == 6 // min(batch, 2)
@@ -132,7 +141,7 @@ def test_a_shortfall_counts_every_check_that_failed_and_nothing_is_written(
 
     def out_of_reach(*arguments: Any) -> Gate:
         gate = calibrated_gate(*arguments)
-        gate.limits = Scores(1.01, 1.01, -1.0, -1.0, 1e9)
+        gate.limits = Scores(dict(zip(CHECKS, (1.01, 1.01, -1.0, -1.0, 1e9), strict=True)))
         return gate
 
     monkeypatch.setattr(generation, "calibrated_gate", out_of_reach)
@@ -159,7 +168,7 @@ def test_a_source_of_empty_masks_is_told(
     generator = PairGenerator(fake_base, learned, normals, replace(CONFIG, foreground=foreground))
     assert (generator.drafter.find_object is None) == (foreground == "none")
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs .* in 0 tries \(\d+ empty\)"):
-        list(generator.accepted(KIND, {KIND: given_masks([EMPTY], placed)}, 2))
+        list(generator.accepted(KIND, {KIND: given([EMPTY], placed)}, 2))
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -169,7 +178,7 @@ def test_when_masks_run_out_what_they_sufficed_for_is_made(
     def three(number: int) -> SourcedMask:
         if number > 2:
             raise TriesExhausted("Only 3 masks were usable.")
-        return SourcedMask(box(20, 20 + number), "generated", placed=True)
+        return SourcedMask(box(20, 20 + number), "invented", placed=True)
 
     generator, made = PairGenerator(fake_base, learned, normals, replace(CONFIG, batch_size=batch)), []
     with pytest.raises(TriesExhausted, match="Only 3 masks were usable"):
@@ -198,7 +207,7 @@ def test_photos_without_an_object_among_others_are_left_out_and_counted(
 def test_a_row_says_what_made_its_pair_and_what_it_scores(generate: Any, tmp_path: Path) -> None:
     config = replace(
         CONFIG,
-        gate=GateConfig((Check.FILL, Check.CONTRAST), 0.2),
+        gate=GateConfig(("fill", "contrast"), 0.2),
         vary_strength=0.2,
         vary_guidance=0.3,
         feather=2.0,
@@ -219,11 +228,11 @@ def test_a_row_says_what_made_its_pair_and_what_it_scores(generate: Any, tmp_pat
         assert scores["fill"] == pytest.approx(min(fills), abs=0.02)  # of values that are no integers yet
         assert scores["contrast"] == pytest.approx(contrast(image, mask), abs=1e-4)
         assert scores["seam"] == pytest.approx(seam(image, mask), abs=1e-4)
-        assert scores.keys() == limits.keys() == {check.value for check in Check}
+        assert scores.keys() == limits.keys() == set(CHECKS)
         good = scores["fill"] >= limits["fill"] and scores["contrast"] >= limits["contrast"]
         assert good == ("rejected" not in row)
         assert limits["fill"] >= 0.2
-        assert row["backbone"] == "fake autoencoder" and row["masks_from"] == {KIND: "drawn"}
+        assert row["backbone"] == "fake autoencoder" and row["masks_from"] == {KIND: "given"}
         assert 0.8 <= row["strength"] <= 1.2 and 1.4 <= row["guidance"] <= 2.6
         assert row["feather"] in (2.0, 4.0)
         assert row["config"]["gate"]["checks"] == ["fill", "contrast"]
@@ -255,7 +264,7 @@ def picky(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def gate(*arguments: Any) -> Gate:
         gate = calibrated_gate(*arguments)
-        gate.limits = Scores(duplicate=ALIKE)
+        gate.limits = Scores({"duplicate": ALIKE})
         return gate
 
     monkeypatch.setattr(generation, "calibrated_gate", gate)
@@ -267,12 +276,12 @@ def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
     generate: Any, tmp_path: Path, types: list[str]
 ) -> None:
     more = {
-        "config": replace(CONFIG, gate=GateConfig((Check.DUPLICATE,), 0.0), tries_per_pair=20),
+        "config": replace(CONFIG, gate=GateConfig(("duplicate",), 0.0), tries_per_pair=20),
         "mask_folder": None,
         "weights": {"real": 1.0},
     }
-    for name, runs in (("once", [(4, types)]), ("parts", [(1, types), (2, types[:1]), (4, types)])):
-        for count, chosen in runs:
+    for name, calls in (("once", [(4, types)]), ("parts", [(1, types), (2, types[:1]), (4, types)])):
+        for count, chosen in calls:
             assert not generate(tmp_path / name, count, *chosen, **more).shortfalls
     for name in types:
         tried = [row["index"] for row in manifest(tmp_path / "once") if row["defect"] == name.split("/")[1]]
@@ -283,16 +292,16 @@ def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
 def test_each_part_of_a_mixed_pair_looks_like_its_own_type(
     calm_base: LatentDiffusion, learned: Learned, normals: list[Path]
 ) -> None:
-    masks: dict[str, MaskSource] = {KIND: given_masks([box(4, 6)]), OTHER: given_masks([box(40, 38, 12, 7)])}
+    masks: dict[str, MaskSource] = {KIND: given([box(4, 6)]), OTHER: given([box(40, 38, 12, 7)])}
     config = replace(CONFIG, vary_strength=0.3, vary_guidance=0.3, feather=0.0)
     pairs = list(PairGenerator(calm_base, learned, normals, config).accepted(MIXED, masks, 3))
     maker = RegionMaker(calm_base, learned, 1)
     for pair in pairs:
-        assert [part.defect_type for part in pair.parts] == [KIND, OTHER]
-        assert np.array_equal(pair.mask, pair.parts[0].mask | pair.parts[1].mask)
-        assert not (pair.parts[0].mask & pair.parts[1].mask).any()
+        assert [part.defect_type for part in pair.defects] == [KIND, OTHER]
+        assert np.array_equal(pair.mask, pair.defects[0].mask | pair.defects[1].mask)
+        assert not (pair.defects[0].mask & pair.defects[1].mask).any()
         expected = pair.photo
-        for part in pair.parts:
+        for part in pair.defects:
             (region,) = regions_of(part.mask, 64)
             job = RegionJob(
                 part.defect_type,
@@ -331,3 +340,21 @@ def test_a_varied_pair_is_the_plain_one_with_scaled_tokens_and_guidance(
         unscaled = PairGenerator(calm_base, learned, normals, CONFIG)
         (other,) = unscaled.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
         assert not np.array_equal(other.pixels, pair.pixels)
+
+
+# --- versions
+
+
+def test_what_continues_a_run_is_the_method_s_version_and_not_the_package_s(
+    generate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = generate(out, 1, KIND).rows
+    assert {(row["method"], row["package_version"]) for row in first} == {(METHOD, __version__)}
+    monkeypatch.setattr(runs, "__version__", "99.0")
+    second = generate(out, 2, KIND).rows
+    assert second[0] == json.loads(json.dumps(first[0])) and [row["index"] for row in second] == [0, 1]
+    assert {row["run"] for row in second} == {first[0]["run"]} and second[1]["package_version"] == "99.0"
+    monkeypatch.setattr(runs, "METHOD", "generation/0")
+    other = generate(out, 1, KIND).rows
+    assert len(manifest(out)) == 3 and other[0]["run"] != first[0]["run"] and other[0]["index"] == 0

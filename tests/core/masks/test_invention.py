@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anomalydiffusion_core.masks import invention as masks_module
@@ -16,14 +14,13 @@ from anomalydiffusion_core.masks.invention import (
     MaskConfig,
     TriesExhausted,
     clean_mask,
+    invent_for_types,
     invent_masks,
     invent_shapes,
     invented_masks,
     mask_picture_size,
     mask_problem,
-    masks_in_turn,
     usable_for,
-    write_masks,
 )
 from anomalydiffusion_core.method.embeddings import Learned, Placement
 from anomalydiffusion_core.method.sampling import SamplingConfig
@@ -117,7 +114,7 @@ def painter(fake_base):  # type: ignore[no-untyped-def]
     return Painter()
 
 
-def test_shapes_are_drawn_at_the_base_s_own_size_and_laid_into_the_photo_s(
+def test_shapes_are_invented_at_the_base_s_own_size_and_laid_into_the_photo_s(
     painter,  # type: ignore[no-untyped-def]
     learned: Learned,
 ) -> None:
@@ -159,7 +156,7 @@ def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_bef
     assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
 
 
-def test_unplaced_shapes_stay_as_they_were_drawn(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
+def test_unplaced_shapes_stay_where_they_were_invented(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
     learned.mask_placements = {"thing/stain": [Placement(0.1, 1.0, (0.5, 0.5))]}
     shapes = invented_masks(painter, learned, "thing/stain", 3, CONFIG, in_frame=False)
     tries = [invent_shapes(painter, learned, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
@@ -187,46 +184,20 @@ def test_an_unknown_type_is_told_which_exist(painter, learned: Learned) -> None:
         invent_masks(painter, learned, "thing/dent", 1, 3, CONFIG)
 
 
-def test_given_masks_are_taken_in_turn() -> None:
-    masks = [rectangle(i, i, 5, 5) for i in range(3)]
-    turn = masks_in_turn(masks)
-    assert [next(i for i, m in enumerate(masks) if m is turn(n)) for n in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_written_masks_are_black_and_white_files_and_an_overview(
-    painter,  # type: ignore[no-untyped-def]
-    learned: Learned,
-    tmp_path: Path,
-) -> None:
-    types = ["thing/scratch", "thing/stain"]
-    assert write_masks(painter, learned, types, 3, 3, tmp_path, CONFIG, lambda *_: None) == dict.fromkeys(
-        types, 3
-    )
-    for name in types:
-        files = sorted((tmp_path / name).iterdir())
-        assert [file.name for file in files] == [f"0000{i}_mask.png" for i in range(3)]
-        for file, mask in zip(files, invent_masks(painter, learned, name, 3, 3, CONFIG), strict=True):
-            assert np.array_equal(np.asarray(Image.open(file)), mask * 255)
-    assert Image.open(tmp_path / "overview.png").size == (3 * 66, 2 * 66)
-
-
 def test_types_that_fall_short_do_not_cost_the_others_their_masks(
     painter,  # type: ignore[no-untyped-def]
     learned: Learned,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def blank_stains(base, learned, defect_type, indices, seed, config):  # type: ignore[no-untyped-def]
-        drawn = invent_shapes(base, learned, defect_type, indices, seed, config)
-        return [m & (defect_type != "thing/stain") for m in drawn]
+        shapes = invent_shapes(base, learned, defect_type, indices, seed, config)
+        return [shape & (defect_type != "thing/stain") for shape in shapes]
 
-    monkeypatch.setattr(masks_module, "draw_masks", blank_stains)
-    few = replace(CONFIG, tries_per_mask=8)
-    arguments = (3, 3, tmp_path / "out", few, lambda *_: None)
-    with pytest.raises(TriesExhausted, match="of thing/stain .* The masks of thing/scratch are in"):
-        write_masks(painter, learned, ["thing/stain", "thing/scratch"], *arguments)
-    assert len(list((tmp_path / "out/thing/scratch").iterdir())) == 3
-    assert not (tmp_path / "out/thing/stain").exists()
+    monkeypatch.setattr(masks_module, "invent_shapes", blank_stains)
+    few, types = replace(CONFIG, tries_per_mask=8), ["thing/stain", "thing/scratch"]
+    invention = invent_for_types(painter, learned, types, 3, 3, few, lambda *_: None)
+    assert list(invention.masks) == ["thing/scratch"] and len(invention.masks["thing/scratch"]) == 3
+    assert list(invention.shortfalls) == ["thing/stain"]
+    assert "Only 0 of 1 masks of thing/stain were usable" in invention.shortfalls["thing/stain"]
     with pytest.raises(TriesExhausted, match="thing/stain"):
-        write_masks(painter, learned, ["thing/stain"], 1, 3, tmp_path / "none", few, lambda *_: None)
-    assert not (tmp_path / "none").exists()
+        invent_for_types(painter, learned, ["thing/stain"], 1, 3, few, lambda *_: None)

@@ -37,11 +37,11 @@ def test_each_axis_points_to_where_the_third_moment_is_positive() -> None:
 def test_the_frame_turns_and_mirrors_with_the_object(quarters: int) -> None:
     part = rectangle(20, 100) | rectangle(60, 20)
     spot = rectangle(3, 3, at=(90, 65))
-    place, angle = frame_of(part).own(np.array([91.5, 66.5])), 0.4
+    place, angle = frame_of(part).coordinates(np.array([91.5, 66.5])), 0.4
     for change in (lambda m: np.rot90(m, quarters), lambda m: np.rot90(m, quarters)[:, ::-1]):
         frame = frame_of(change(part))
         found = np.array(ndimage.center_of_mass(change(spot))) + 0.5
-        np.testing.assert_allclose(frame.own(found), place, atol=1e-6)
+        np.testing.assert_allclose(frame.coordinates(found), place, atol=1e-6)
         np.testing.assert_allclose(frame.point(place), found, atol=1e-6)
         assert frame.angle(frame.direction(angle)) == pytest.approx(angle)
         assert frame.angle(-frame.direction(angle)) == pytest.approx(angle)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mask_sources import given
 from scipy import ndimage
 
 from anomalydiffusion_core.masks.sources import (
     SOURCES,
+    MaskRequest,
+    Source,
     SourcedMask,
-    given_masks,
+    in_turn,
     known_placements,
     mask_source,
     masks_in_frame,
@@ -28,6 +32,7 @@ from anomalydiffusion_core.method.embeddings import Placement
 HOOK = np.zeros((60, 90), bool)
 HOOK[20:24, 30:60], HOOK[20:40, 56:60] = True, True
 ALL = dict.fromkeys(SOURCES, 1.0)
+DENT = MaskRequest("thing/dent", 1)
 
 
 def numbered(name: str) -> Any:
@@ -35,11 +40,11 @@ def numbered(name: str) -> Any:
 
 
 def test_a_mixture_follows_its_weights_and_asks_each_source_for_its_next_number() -> None:
-    weights = {"generated": 3.0, "real": 1.0, "drawn": 0.0}
+    weights = {"invented": 3.0, "real": 1.0, "given": 0.0}
     source = mixed({name: numbered(name) for name in SOURCES}, weights, 5, "thing/dent")
     asked = [source(number) for number in range(400)]
     counts = Counter(mask.source for mask in asked)
-    assert set(counts) == {"generated", "real"} and counts["generated"] == pytest.approx(300, abs=30)
+    assert set(counts) == {"invented", "real"} and counts["invented"] == pytest.approx(300, abs=30)
     for name in counts:
         own = [mask.shape.size - 1 for mask in asked if mask.source == name]
         assert own == list(range(len(own)))
@@ -52,7 +57,7 @@ def test_a_mixture_follows_its_weights_and_asks_each_source_for_its_next_number(
 
 
 def test_real_masks_are_cut_out_flipped_and_turned_a_little() -> None:
-    source = real_masks([HOOK, HOOK[:, ::-1]], 3, "thing/dent")
+    source = real_masks(MaskRequest("thing/dent", 3, real=lambda: [HOOK, HOOK[:, ::-1]]))
     corners = set()
     for number in range(40):
         mask = source(number)
@@ -67,9 +72,9 @@ def test_real_masks_are_cut_out_flipped_and_turned_a_little() -> None:
     assert len(corners) == 4  # all flips
 
 
-def test_drawn_masks_are_used_as_they_are_in_turn() -> None:
+def test_given_masks_are_used_as_they_are_in_turn() -> None:
     masks = [HOOK, ~HOOK]
-    exact, loose = given_masks(masks), given_masks(masks, placed=False)
+    exact, loose = given(masks), given(masks, placed=False)
     assert all(exact(n).shape is masks[n % 2] and exact(n).placed and not loose(n).placed for n in range(5))
     generator = torch.Generator().manual_seed(0)
     foreground = np.zeros((60, 90), bool)
@@ -80,13 +85,13 @@ def test_drawn_masks_are_used_as_they_are_in_turn() -> None:
 
 
 def test_procedural_masks_need_no_training_and_vary() -> None:
-    source = procedural_masks(1, "thing/dent")
+    source = procedural_masks(DENT)
     shapes = [source(number).shape for number in range(12)]
     assert all(shape.any() and shape.dtype == bool for shape in shapes)
-    assert np.array_equal(procedural_masks(1, "thing/dent")(7).shape, shapes[7])
+    assert np.array_equal(procedural_masks(DENT)(7).shape, shapes[7])
     areas = np.array([shape.mean() for shape in shapes])
     assert areas.max() > 3 * areas.min()  # lines and blobs
-    sized = procedural_masks(1, "thing/dent", area=0.02)
+    sized = procedural_masks(replace(DENT, area=0.02))
     for number in range(12):
         assert 0.6 * 0.02 <= sized(number).shape.mean() <= 1.25**2 * 0.02 * 1.2
 
@@ -94,7 +99,7 @@ def test_procedural_masks_need_no_training_and_vary() -> None:
 def test_shapes_get_the_size_of_the_type_s_training_masks() -> None:
     placements = [Placement(0.2, 0.01, None)]
     for number in range(6):
-        mask = procedural_masks(1, "thing/dent")(number)
+        mask = procedural_masks(DENT)(number)
         laid = onto_photo(mask, placements, None, (300, 200), torch.Generator().manual_seed(number))
         assert laid is not None and laid.shape == (300, 200)
         height, width = laid.any(1).sum() / 300, laid.any(0).sum() / 200
@@ -111,7 +116,7 @@ def test_places_come_from_the_artifact_or_from_real_masks() -> None:
 
 
 def test_masks_without_photos_are_placed_in_the_frame() -> None:
-    source = mask_source({"drawn": 1.0, "procedural": 1.0}, "thing/dent", 4, drawn=[HOOK])
+    source = mask_source({"given": 1.0, "procedural": 1.0}, MaskRequest("thing/dent", 4, given=[HOOK]))
     masks = masks_in_frame(source, 12, [Placement(0.1, 0.004, (0.25, 0.75))], (120, 180), 4, "thing/dent")
     assert len(masks) == 12 and all(mask.shape == (120, 180) and mask.any() for mask in masks)
     for number, mask in enumerate(masks):
@@ -124,25 +129,74 @@ def test_masks_without_photos_are_placed_in_the_frame() -> None:
 
 def test_a_source_that_cannot_be_served_says_why() -> None:
     for name, reason in (
-        ("generated", "no mask embedding"),
+        ("invented", "no mask embedding"),
         ("real", "no training masks"),
-        ("drawn", "no masks were given"),
+        ("given", "no masks were given"),
     ):
         with pytest.raises(ValueError, match=f"thing/dent cannot .* source '{name}', since .*{reason}"):
-            mask_source({name: 1.0, "procedural": 1.0}, "thing/dent", 0)
-    mask_source({"generated": 0.0, "procedural": 1.0}, "thing/dent", 0)
+            mask_source({name: 1.0, "procedural": 1.0}, DENT)
+    mask_source({"invented": 0.0, "procedural": 1.0}, DENT)
 
 
 def test_all_sources_serve_together() -> None:
-    source = mask_source(ALL, "thing/dent", 0, lambda number: HOOK, [HOOK], [HOOK])
+    request = MaskRequest("thing/dent", invented=in_turn([HOOK]), real=lambda: [HOOK], given=[HOOK])
+    source = mask_source(ALL, request)
     masks = [source(number) for number in range(40)]
     assert {mask.source for mask in masks} == set(SOURCES)
-    assert all(mask.placed == (mask.source == "drawn") for mask in masks)
+    assert all(mask.placed == (mask.source == "given") for mask in masks)
 
 
 def test_weights_are_read_from_text() -> None:
-    assert parse_weights("generated=2, real=0.5") == {"generated": 2, "real": 0.5}
+    assert parse_weights("invented=2, real=0.5") == {"invented": 2, "real": 0.5}
     assert parse_weights("procedural") == {"procedural": 1}
     for wrong in ("imagined=1", "real=x", "real=-1", "real=nan", "real=inf", "real=0", "", "=1"):
-        with pytest.raises(ValueError, match="of generated, real, drawn, procedural: got"):
+        with pytest.raises(ValueError, match="of invented, real, given, procedural: got"):
             parse_weights(wrong)
+
+
+def test_former_names_of_sources_are_still_read() -> None:
+    assert parse_weights("generated=2,drawn") == {"invented": 2, "given": 1}
+    assert parse_weights("generated=2,invented=1") == {"invented": 3}
+
+
+def test_masks_in_turn_come_over_and_over_again() -> None:
+    masks = [HOOK, ~HOOK, HOOK[::-1]]
+    mask = in_turn(masks)
+    assert [next(i for i, one in enumerate(masks) if one is mask(n)) for n in range(7)] == [
+        0,
+        1,
+        2,
+        0,
+        1,
+        2,
+        0,
+    ]
+
+
+def test_training_masks_are_not_read_where_no_source_asks_for_them() -> None:
+    def unreadable() -> list[np.ndarray]:
+        raise AssertionError("the training masks were read")
+
+    mask_source({"procedural": 1.0, "real": 0.0}, replace(DENT, real=unreadable))
+
+
+def test_a_source_that_is_added_to_the_table_is_mixed_by_its_weight_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dots(request: MaskRequest) -> Any:
+        def source(number: int) -> SourcedMask:
+            shape = np.zeros((8, 8), bool)
+            shape[request.seed, number % 8] = True
+            return SourcedMask(shape, "dots")
+
+        return source
+
+    monkeypatch.setitem(SOURCES, "dots", Source(dots, "single dots"))
+    weights = parse_weights("dots=1,procedural=1")
+    source = mask_source(weights, replace(DENT, seed=5))
+    masks = [mask for mask in map(source, range(20)) if mask.source == "dots"]
+    assert 4 <= len(masks) <= 16
+    for number, mask in enumerate(masks):  # it is asked for its own first, second, ...
+        assert np.argwhere(mask.shape).tolist() == [[5, number % 8]]
+    with pytest.raises(ValueError, match="of invented, real, given, procedural, dots: got"):
+        parse_weights("dashes=1")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from anomalydiffusion_core.dataset.photos import Photo, photo_of
 from anomalydiffusion_core.export.mvtec import MVTecWriter
+from anomalydiffusion_core.export.writer import ExportPair
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.report.contact_sheet import CLOSE_UP, THUMBNAIL, close_up
 from anomalydiffusion_core.report.report import ATTENTION_SHOWN, COLUMNS, write_report
@@ -53,7 +54,7 @@ def generated(tmp_path: Path, write_image: Write) -> Path:
         ("dent", defective, 0.9),
         ("stain", leaking, 0.4),
     ):
-        writer.write("bolt", defect, Photo(pixels, gray=False), MASK, settings(fill))
+        writer.write(ExportPair("bolt", Photo(pixels, gray=False), {defect: MASK}, settings(fill)))
     return root
 
 
@@ -102,7 +103,7 @@ def test_a_sheet_shows_normal_mask_result_and_change_of_each_pair(generated: Pat
 def test_sheets_show_the_first_pairs_and_figures_count_all(generated: Path) -> None:
     writer = MVTecWriter(generated)
     for _ in range(COLUMNS + 1):
-        writer.write("bolt", "dent", Photo(NORMAL, gray=False), MASK, settings(1.0))
+        writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"dent": MASK}, settings(1.0)))
     figures = write_report(generated, generated / "report.html")
     assert figures["pairs"] == 3 + COLUMNS + 1
     assert pictures((generated / "report.html").read_text())[0].width == COLUMNS * (THUMBNAIL + 2)
@@ -125,7 +126,7 @@ def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, lea
 
 def test_names_are_escaped(generated: Path) -> None:
     writer = MVTecWriter(generated)
-    writer.write("bolt", "<b>bad", Photo(NORMAL, gray=False), MASK, settings(1.0))
+    writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"<b>bad": MASK}, settings(1.0)))
     write_report(generated, generated / "report.html")
     page = (generated / "report.html").read_text()
     assert "bolt/&lt;b&gt;bad" in page and "<b>bad" not in page
@@ -145,7 +146,7 @@ def test_what_cannot_be_reported_is_told_in_one_sentence(generated: Path, tmp_pa
     with pytest.raises(ValueError, match=r"00001\.png does not exist"):
         write_report(generated, page)
     writer = MVTecWriter(tmp_path / "foreign")
-    writer.write("bolt", "dent", Photo(NORMAL, gray=False), MASK, {"run": "by hand"})
+    writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"dent": MASK}, {"run": "by hand"}))
     with pytest.raises(ValueError, match="has a row without normal, fill"):
         write_report(tmp_path / "foreign", page)
     assert not page.exists() and not list(tmp_path.glob("*.tmp"))
@@ -169,9 +170,9 @@ def test_the_gate_is_told_by_type_with_reasons_and_mean_scores(generated: Path) 
     writer = MVTecWriter(generated)
     photo = Photo(NORMAL, gray=False)
     for fill, contrast in ((0.5, 2.0), (0.75, 5.0)):
-        writer.write("bolt", "dent", photo, MASK, gate(fill, contrast))
+        writer.write(ExportPair("bolt", photo, {"dent": MASK}, gate(fill, contrast)))
     for defect, reason in (("dent", "unfilled"), ("dent", "seam"), ("dent", "seam"), ("nick", "duplicate")):
-        writer.reject("bolt", defect, photo, MASK, {**gate(0.1, 1.0), "rejected": reason})
+        writer.reject(ExportPair("bolt", photo, {defect: MASK}, {**gate(0.1, 1.0), "rejected": reason}))
     figures = write_report(generated, generated / "report.html")
     assert figures["pairs"] == 5 and figures["rejected"] == 4
     page = (generated / "report.html").read_text()
@@ -197,7 +198,7 @@ def test_each_rejected_pair_is_shown_with_its_reason(generated: Path) -> None:
     red[MASK] = (240, 10, 10)
     for index in range(COLUMNS + 2):
         row = {**settings(0.1), "rejected": f"reason <{index}>"}
-        writer.reject("bolt", "dent", Photo(red, gray=False), MASK, row)
+        writer.reject(ExportPair("bolt", Photo(red, gray=False), {"dent": MASK}, row))
     write_report(generated, generated / "report.html")
     page = (generated / "report.html").read_text()
     captions = re.findall(r"<figcaption>(reason .*?)</figcaption>", page)
@@ -213,7 +214,7 @@ def test_attention_is_shown_for_the_first_pairs_that_have_it(generated: Path) ->
     writer = MVTecWriter(generated)
     for shade in range(ATTENTION_SHOWN + 2):
         heat = Image.fromarray(np.full((10, 30, 3), shade, np.uint8))
-        writer.write("bolt", "dent", Photo(NORMAL, gray=False), MASK, settings(1.0), heat)
+        writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"dent": MASK}, settings(1.0)), heat)
     write_report(generated, generated / "report.html")
     part = (generated / "report.html").read_text().split("<h2>Attention</h2>")[1]
     shown = pictures(part)
@@ -232,7 +233,7 @@ def test_a_change_outside_of_a_single_step_of_16_bits_counts(tmp_path: Path, hig
     leaking[30, 30:33] += 1
     writer = MVTecWriter(tmp_path)
     row = {**settings(1.0), "normal": writer.add_normals("bolt", [photo_of(samples)])[0]}
-    writer.write("bolt", "dent", photo_of(leaking), mask, row)
+    writer.write(ExportPair("bolt", photo_of(leaking), {"dent": mask}, row))
     assert write_report(tmp_path, tmp_path / "report.html")["changed_outside"] == 3
 
 
@@ -245,7 +246,7 @@ def test_a_defect_that_covers_all_highlights_does_not_change_how_bright_its_phot
     assert made.samples.max() == 4000
     writer = MVTecWriter(tmp_path)
     row = {**settings(1.0), "normal": writer.add_normals("bolt", [photo_of(samples)])[0]}
-    writer.write("bolt", "dent", made, MASK, row)
+    writer.write(ExportPair("bolt", made, {"dent": MASK}, row))
     write_report(tmp_path, tmp_path / "report.html")
     sheet = pictures((tmp_path / "report.html").read_text())[0]
     tile = THUMBNAIL + 2
@@ -262,7 +263,7 @@ def test_a_large_photo_is_shown_around_its_defect(tmp_path: Path) -> None:
     defective[mask] = (250, 0, 0)
     writer = MVTecWriter(tmp_path)
     row = {**settings(1.0), "normal": writer.add_normals("bolt", [Photo(pixels, gray=False)])[0]}
-    writer.write("bolt", "dent", Photo(defective, gray=False), mask, row)
+    writer.write(ExportPair("bolt", Photo(defective, gray=False), {"dent": mask}, row))
     write_report(tmp_path, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert f"larger than {CLOSE_UP} px" in page
@@ -292,7 +293,7 @@ def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path: Path) -> None:
     mask[5:10, 5:10] = True
     writer = MVTecWriter(tmp_path)
     row = {**settings(1.0), "normal": writer.add_normals("bolt", [Photo(pixels, gray=False)])[0]}
-    writer.write("bolt", "dent", Photo(pixels, gray=False), mask, row)
+    writer.write(ExportPair("bolt", Photo(pixels, gray=False), {"dent": mask}, row))
     write_report(tmp_path, tmp_path / "report.html")
     tile = np.asarray(pictures((tmp_path / "report.html").read_text())[0])[1 : THUMBNAIL + 1, 1:-1, 0]
     quarter = THUMBNAIL // 4

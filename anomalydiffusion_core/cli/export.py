@@ -1,0 +1,30 @@
+"""The command `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..export.formats import FORMATS, export_dataset
+from .console import check_writable, progress, run_command, say
+from .options import Json
+
+
+def export(
+    generated: Annotated[Path, typer.Argument(help="A dataset written by generate.")],
+    format_name: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    json: Json = None,
+) -> None:
+    """Converts a generated dataset into another format; the dataset itself stays as it is."""
+
+    def command() -> dict[str, Any]:
+        check_writable(out)
+        with progress() as on_stage:
+            pairs = export_dataset(generated, format_name, out, on_stage)
+        say(f"Exported: {out} ({pairs} pairs as {format_name})")
+        return {"out": str(out), "format": format_name, "pairs": pairs}
+
+    raise typer.Exit(run_command(command, json))

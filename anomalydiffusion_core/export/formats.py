@@ -1,0 +1,45 @@
+"""The formats that generated datasets are exported to, and the export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..method.progress import OnStage
+from .mvtec import MANIFEST, MVTecWriter, read_manifest, written_pair
+from .writer import PairWriter
+
+FORMATS: dict[str, Callable[[Path], PairWriter]] = {  # by the folder that is written
+    "mvtec": MVTecWriter,
+}
+
+
+def export_dataset(root: Path, format_name: str, out: Path, on_stage: OnStage = lambda *_: None) -> int:
+    """Writes the pairs that a generated dataset's manifest names into the new folder `out`, in a format of
+    the table; returns their number.
+
+    Raises ValueError where the format is unknown, there are no pairs, a file is unusable, or `out` is not
+    empty.
+    """
+    if format_name not in FORMATS:
+        raise ValueError(f"There is no format {format_name!r}: choose from {', '.join(FORMATS)}.")
+    rows = read_manifest(root)
+    if not rows:
+        raise ValueError(
+            f"{root} has no generated pairs (no rows in {MANIFEST}): give a folder that 'anomalydiffusion "
+            "generate' wrote."
+        )
+    _check_new(root, out)
+    writer = FORMATS[format_name](out)
+    for number, row in enumerate(rows, start=1):
+        writer.write(written_pair(root, row))
+        on_stage(f"{format_name} export", number, len(rows), "")
+    writer.close()
+    return len(rows)
+
+
+def _check_new(root: Path, out: Path) -> None:
+    if root.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ValueError(f"{out} lies inside the dataset {root}: choose a folder outside it.")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists already: choose a new folder, nothing is overwritten.")
