@@ -144,10 +144,14 @@ def test_every_sampler_gives_the_same_picture_whatever_the_batch_and_nothing_out
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: Any, sampler: str) -> None:
-    from adiff_pack.nodes.host.sampling import sample_images  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.sampling import (  # type: ignore[import-not-found]
+        SamplerSettings,
+        sample_images,
+    )
 
     learned = {"embeddings": trained.embeddings, "defect_type": ""}
-    prompts = run("ADiff_MaskConditioning", **trained.base, **learned)
+    positive, negative = run("ADiff_MaskConditioning", **trained.base, **learned)
+    settings = SamplerSettings(0, 3, 2.0, sampler, "normal")
     photo, noise_mask = torch.ones(1, 8, 8, 8), torch.ones(1, 1, 8, 8)
     noise_mask[..., :4] = 0
 
@@ -155,9 +159,14 @@ def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: A
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with torch.inference_mode():
             return sample_images(
-                trained.base["model"], generators, 3, 2.0, sampler, "normal", *prompts,
-                photo.repeat(len(seeds), 1, 1, 1), noise_mask=noise_mask.repeat(len(seeds), 1, 1, 1), seed=0,
-            )  # fmt: skip
+                trained.base["model"],
+                generators,
+                settings,
+                positive,
+                negative=negative,
+                latent=photo.repeat(len(seeds), 1, 1, 1),
+                noise_mask=noise_mask.repeat(len(seeds), 1, 1, 1),
+            )
 
     together = latents(1, 2)
     torch.testing.assert_close(together, torch.cat([latents(1), latents(2)]), rtol=1e-3, atol=1e-3)
@@ -383,10 +392,10 @@ def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unsee
 def test_masks_of_which_none_is_usable_end_in_a_sentence(
     run: Run, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adiff_pack.nodes.host import sampling as comfy_generation  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host import mask_invention  # type: ignore[import-not-found]
 
     black = [np.zeros((128, 128), bool)]
-    monkeypatch.setattr(comfy_generation, "masks_from_pictures", lambda pictures, _: black * len(pictures))
+    monkeypatch.setattr(mask_invention, "masks_from_pictures", lambda pictures, _: black * len(pictures))
     inputs = {**trained.base, "embeddings": trained.embeddings, "defect_type": "leather/ink", "seed": 0}
     with pytest.raises(
         ValueError, match=r"Only 0 of 1 masks of leather/ink were usable after 20 tries \(20 empty"

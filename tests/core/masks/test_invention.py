@@ -220,7 +220,7 @@ def test_types_that_fall_short_do_not_cost_the_others_their_masks(
         drawn = invent_shapes(base, learned, defect_type, indices, seed, config)
         return [m & (defect_type != "thing/stain") for m in drawn]
 
-    monkeypatch.setattr(masks_module, "draw_masks", blank_stains)
+    monkeypatch.setattr(masks_module, "invent_shapes", blank_stains)
     few = replace(CONFIG, tries_per_mask=8)
     arguments = (3, 3, tmp_path / "out", few, lambda *_: None)
     with pytest.raises(TriesExhausted, match="of thing/stain .* The masks of thing/scratch are in"):
