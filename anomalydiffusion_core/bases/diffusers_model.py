@@ -179,7 +179,7 @@ class DiffusersModel:
             name = self.encoder_name
             vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
         count = None if vectors is None else vectors.shape[1]
-        start, end, pad = (getattr(self.tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad"))
+        start, end, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         rows, starts = [], []
         for prompt in prompts:
             head, tail = split_prompt(prompt, self._ids, start, count, self.length)

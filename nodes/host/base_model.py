@@ -56,23 +56,20 @@ class ComfyModel:
     ) -> None:
         self.model, self.clip, self.vae, self.low_memory = model, clip, vae, low_memory
         unet = model.model.diffusion_model
-        kind = type(unet).__name__
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
             raise ValueError(
-                f"This MODEL is a {kind} ({model.model.model_type.name}): AnomalyDiffusion needs a U-Net "
+                f"This MODEL is a {type(unet).__name__} ({model.model.model_type.name}): AnomalyDiffusion needs a U-Net "
                 "with cross-attention that predicts noise or v: load Stable Diffusion 1.x, 2.x or XL."
             )
-        found = [name for name in known_encoders() if hasattr(clip.cond_stage_model, name)]
-        self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in found}
-        self.tokenizers = {name: getattr(clip.tokenizer, name) for name in found}
-        self.token_widths = {name: int(self._table(name).weight.shape[1]) for name in found}
-        width, wanted = (
-            sum(self.token_widths.values()),
-            model.model.model_config.unet_config.get("context_dim"),
-        )
-        if width != wanted:
+        encoders = [name for name in known_encoders() if hasattr(clip.cond_stage_model, name)]
+        self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in encoders}
+        self.tokenizers = {name: getattr(clip.tokenizer, name) for name in encoders}
+        self.token_widths = {name: int(self._table(name).weight.shape[1]) for name in encoders}
+        width = sum(self.token_widths.values())
+        expected = model.model.model_config.unet_config.get("context_dim")
+        if width != expected:
             raise ValueError(
-                f"The MODEL reads text of width {wanted}, this CLIP's encoders {found} give {width}: connect "
+                f"The MODEL reads text of width {expected}, this CLIP's encoders {encoders} give {width}: connect "
                 "the CLIP that belongs to the MODEL."
             )
         sampling: Any = model.get_model_object("model_sampling")
@@ -268,8 +265,8 @@ def _recomputed_blocks(unet: UNetModel) -> Iterator[None]:
 
 def _recomputed(forward: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
     # the host notes in one dictionary which block is at work: each keeps what it was told
-    own = [dict(argument) if isinstance(argument, dict) else argument for argument in arguments]
-    output: Any = checkpoint(forward, *own, use_reentrant=False, preserve_rng_state=False, **options)
+    copies = [dict(argument) if isinstance(argument, dict) else argument for argument in arguments]
+    output: Any = checkpoint(forward, *copies, use_reentrant=False, preserve_rng_state=False, **options)
     return output
 
 
@@ -278,9 +275,9 @@ def _refuse_quantised(module: nn.Module, name: str) -> None:
         # a quantised tensor is a class of its own, and may name the type that it would be unpacked to
         plain = type(parameter) is nn.Parameter
         if not plain or parameter.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            kind = parameter.dtype if plain else type(parameter).__name__
+            precision = parameter.dtype if plain else type(parameter).__name__
             raise ValueError(
-                f"{name} holds {kind} weights, through which nothing can be trained: load it with "
+                f"{name} holds {precision} weights, through which nothing can be trained: load it with "
                 "fp16, bf16 or fp32 weights."
             )
 
