@@ -88,8 +88,8 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
         model, clip, vae, learned, "leather/burn", "a photo of a {}", mask=mask
     ).args
     images, *_ = sampling.KSampler.execute(
-        image=photo, mask=mask, vae=vae, feather=1.0, model=model, positive=positive, negative=negative, seed=0, steps=STEPS,
-        cfg=2.0, sampler_name="euler", scheduler="normal", mode="adaptive", strength=1.0,
+        image=photo, mask=mask, vae=vae, feather=1.0, model=model, positive=positive, negative=negative,
+        seed=0, steps=STEPS, cfg=2.0, sampler_name="euler", scheduler="normal", mode="adaptive", strength=1.0,
     ).args  # fmt: skip
     clock.append(time.monotonic())
     assert learned.image_size == SIZE and torch.isfinite(images).all()
