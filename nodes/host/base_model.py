@@ -58,8 +58,9 @@ class ComfyModel:
         unet = model.model.diffusion_model
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
             raise ValueError(
-                f"This MODEL is a {type(unet).__name__} ({model.model.model_type.name}): AnomalyDiffusion "
-                "needs a U-Net with cross-attention that predicts noise or v: load Stable Diffusion 1.x, 2.x or XL."
+                f"This MODEL is a {type(unet).__name__} ({model.model.model_type.name}): "
+                "AnomalyDiffusion needs a U-Net with cross-attention that predicts noise or v: load Stable "
+                "Diffusion 1.x, 2.x or XL."
             )
         encoders = [name for name in known_encoders() if hasattr(clip.cond_stage_model, name)]
         self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in encoders}
