@@ -81,22 +81,25 @@ def detect_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}): give a .safetensors checkpoint."
         ) from error
-    family, checkpoint = _known_checkpoint(path, names)
+    width = shapes.get(FIRST_KEYS, (0, 0))[1]
+    family, checkpoint = _known_checkpoint(path, names, width)
     _check_plain(path, family, checkpoint, names, shapes)
     if checkpoint.has_epsilon_twin and _is_epsilon(path.stem, metadata):
         return checkpoint.predicting_epsilon()
     return checkpoint
 
 
-def _known_checkpoint(path: Path, names: set[str]) -> tuple[str, Checkpoint]:
+def _known_checkpoint(path: Path, names: set[str], width: int) -> tuple[str, Checkpoint]:
+    """The family that a file's names tell, of several the one whose cross-attention is that wide."""
     if any(name.startswith(TEXT_SDXL) for name in names):
         raise ValueError(f"{path} is an SDXL checkpoint: choose one of Stable Diffusion 1.x or 2.x.")
     known = {name: family.checkpoint for name, family in FAMILIES.items() if family.checkpoint}
-    for name, checkpoint in known.items():
-        if FIRST_CONVOLUTION in names and checkpoint.text_mark in names:
-            return name, checkpoint
-    has_text = any(checkpoint.text_mark in names for checkpoint in known.values())
-    parts = {"U-Net": FIRST_CONVOLUTION in names, "text encoder": has_text}
+    marked = {name: checkpoint for name, checkpoint in known.items() if checkpoint.text_mark in names}
+    if marked and FIRST_CONVOLUTION in names:
+        fitting = [name for name in marked if marked[name].unet["cross_attention_dim"] == width]
+        family = [*fitting, *marked][0]
+        return family, marked[family]
+    parts = {"U-Net": FIRST_CONVOLUTION in names, "text encoder": bool(marked)}
     absent = " and ".join(part for part, there in parts.items() if not there)
     raise ValueError(
         f"{path} is no Stable Diffusion 1.x or 2.x checkpoint, it has no {absent} under the usual names: "

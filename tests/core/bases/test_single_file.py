@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from anomalydiffusion_core.bases import single_file
 from anomalydiffusion_core.bases.diffusers_model import load_base
-from anomalydiffusion_core.bases.families import FAMILIES, TEXT_SD1, TEXT_SD2, Checkpoint
+from anomalydiffusion_core.bases.families import FAMILIES, TEXT_SD1, TEXT_SD2, Checkpoint, Family
 from anomalydiffusion_core.bases.single_file import detect_checkpoint, load_single_file
 
 LAYERS = 1  # resnets per U-Net and autoencoder level of the reduced models
@@ -348,3 +348,22 @@ def test_the_families_have_the_published_numbers_of_parameters(
             AutoencoderKL(**family.vae),
         )
     assert [sum(p.numel() for p in m.parameters()) for m in modules] == [unet_size, text_size, 83_653_863]
+
+
+def test_a_family_that_is_added_to_the_table_loads_from_a_single_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The recipe of docs/architecture.md: one entry, and nothing else."""
+    dummy = Family({"clip_d": 32}, {"epsilon": 64}, reduced("sd1"))
+    unet, text, vae = build(reduced("sd1"))
+    path = tmp_path / "dummy.safetensors"
+    save_file(original_layout("sd1", unet, text, vae), path)
+    with pytest.raises(ValueError, match="looks like sd1, but its cross-attention is 32 wide instead of 768"):
+        load_base(str(path))
+    monkeypatch.setitem(FAMILIES, "dummy", dummy)
+    base = load_base(str(path))
+    assert (base.fingerprint.family, base.token_widths) == ("dummy", {"clip_d": 32})
+    vectors = {"clip_d": torch.ones(1, 3, 32)}
+    context, noisy, t = base.encode_prompts(["a {}"], vectors), torch.ones(1, 4, 8, 8), torch.tensor([500])
+    with torch.no_grad():
+        close(base.predict_noise(noisy, t, context), unet(noisy, t, context.hidden).sample)
