@@ -1,4 +1,4 @@
-"""The recipes of docs/architecture.md in a real ComfyUI: what is added to a table of the library, the nodes have."""
+"""The recipes of docs/architecture.md in a real ComfyUI: the nodes have what is added to a table."""
 
 from __future__ import annotations
 
