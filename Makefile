@@ -25,7 +25,10 @@ demo-headless: $(READY)
 	$(BIN)/anomalydiffusion demo --out demo-headless
 
 test: $(READY) $(COMFYUI_READY)
+	mkdir -p .comfyui && ln -sfn $(COMFYUI_PATH) .comfyui/checked
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 	$(BIN)/pytest tests/core
 	COMFYUI_PATH=$(COMFYUI_PATH) $(BIN)/pytest tests/comfyui

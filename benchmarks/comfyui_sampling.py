@@ -35,17 +35,22 @@ def scene(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """What is measured, by name. The pack must have been imported."""
+    from adiff_pack.anomalydiffusion_core.method.reweighting import (  # type: ignore[import-not-found]
+        AARConfig,
+    )
     from adiff_pack.nodes import conditioning, embeddings, sampling  # type: ignore[import-not-found]
     from adiff_pack.nodes.base_models import LoadTinyBase  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.folders import DEMO  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.sampling import (  # type: ignore[import-not-found]
-        encode_photos,
+        MaskedPhotos,
+        SamplerSettings,
         sample_latents,
     )
 
     import nodes as core  # type: ignore[import-not-found]
 
     model, clip, vae = LoadTinyBase.execute().args
-    learned, _ = embeddings.LoadEmbeddings.execute(embeddings.DEMO).args
+    learned, _ = embeddings.LoadEmbeddings.execute(DEMO).args
     photos, masks = scene(options.batch, options.size)
     positive, negative = conditioning.AnomalyConditioning.execute(
         model, clip, vae, learned, "leather/burn", "a photo of a {}", mask=masks
@@ -54,7 +59,8 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
         "model": model, "positive": positive, "negative": negative, "vae": vae, "image": photos,
         "seed": 0, "steps": options.steps, **SAMPLER,
     }  # fmt: skip
-    normal = encode_photos(photos, vae)
+    encoded = MaskedPhotos.encoded(photos, masks[:, None], vae)
+    settings = SamplerSettings(0, options.steps, **SAMPLER)
 
     def ksampler(latent: dict[str, Any]) -> dict[str, Any]:
         return core.common_ksampler(
@@ -67,12 +73,13 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
         return core.VAEDecode().decode(vae, ksampler(latent))
 
     def ours(mode: str) -> Callable[[], object]:
-        return lambda: sample_latents(mask=masks[:, None], normal=normal, mode=mode, strength=1.0, **given)
+        aar = AARConfig(mode)
+        return lambda: sample_latents(encoded, model, positive, negative, settings=settings, aar=aar)
 
     def node(mode: str) -> Callable[[], object]:
         return lambda: sampling.KSampler.execute(mask=masks, feather=1.0, mode=mode, strength=1.0, **given)
 
-    latent = {"samples": normal, "noise_mask": masks[:, None]}
+    latent = {"samples": encoded.latent, "noise_mask": masks[:, None]}
     return {
         "sampling": lambda: ksampler(latent),
         "sampling_off": ours("off"),

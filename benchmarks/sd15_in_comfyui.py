@@ -64,8 +64,9 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     )
     from adiff_pack.anomalydiffusion_core.training.defects import TrainingConfig  # type: ignore[import-not-found]
     from adiff_pack.anomalydiffusion_core.training.jobs import train_anomaly  # type: ignore[import-not-found]
-    from adiff_pack.nodes import conditioning, datasets, sampling  # type: ignore[import-not-found]
+    from adiff_pack.nodes import conditioning, sampling  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.base_model import ComfyModel, trainable  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.pixels import photo_batch  # type: ignore[import-not-found]
 
     folder_paths.set_temp_directory(str(base_folder / "temp"))
     clock = [time.monotonic()]
@@ -73,7 +74,7 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     clock.append(time.monotonic())
     write_few_shot_dataset(base_folder / "data", 128, pairs=2, normals=1)
     dataset = find_dataset(base_folder / "data", "leather", ["burn"])
-    normals = datasets.photo_batch(dataset.categories["leather"].normals, 1)
+    normals = photo_batch(dataset.categories["leather"].normals, 1)
     base = ComfyModel(model, clip, vae, low_memory)
     # one view, nothing held out: on a CPU the autoencoder alone would take minutes more
     config = TrainingConfig(STEPS, batch_size=batch, image_size=SIZE, views_per_pair=1)
@@ -87,8 +88,8 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
         model, clip, vae, learned, "leather/burn", "a photo of a {}", mask=mask
     ).args
     images, *_ = sampling.KSampler.execute(
-        photo, mask, vae, 1.0, model=model, positive=positive, negative=negative, seed=0, steps=STEPS,
-        cfg=2.0, sampler_name="euler", scheduler="normal", mode="adaptive", strength=1.0,
+        image=photo, mask=mask, vae=vae, feather=1.0, model=model, positive=positive, negative=negative,
+        seed=0, steps=STEPS, cfg=2.0, sampler_name="euler", scheduler="normal", mode="adaptive", strength=1.0,
     ).args  # fmt: skip
     clock.append(time.monotonic())
     assert learned.image_size == SIZE and torch.isfinite(images).all()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io
 
 from .host.conditioning import COLUMNS, LEARNED, binary_masks, chosen_type
 from .inputs import base_inputs, type_input
 from .sockets import AnomalyEmbedding, SpatialTokens
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+    from torch import Tensor
+
+    from ..anomalydiffusion_core.method.embeddings import Learned, TokensByEncoder
 
 CATEGORY = "AnomalyDiffusion/conditioning"
 
@@ -33,7 +40,7 @@ class EncodeMask(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, embeddings: Any, mask: Any) -> io.NodeOutput:
+    def execute(cls, embeddings: Learned, mask: Tensor) -> io.NodeOutput:
         import torch
 
         from ..anomalydiffusion_core.method.conditioning import spatial_tokens
@@ -83,8 +90,8 @@ class AnomalyConditioning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str, template: str,
-        mask: Any = None, spatial_tokens: Any = None,
+        cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, defect_type: str, template: str,
+        mask: Tensor | None = None, spatial_tokens: TokensByEncoder | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
@@ -93,18 +100,18 @@ class AnomalyConditioning(io.ComfyNode):
         from .host.base_model import load_for
         from .host.conditioning import conditioning
 
-        if (mask is None) == (spatial_tokens is None):
-            raise ValueError("Connect either a mask, or the tokens of Encode Mask: they say where.")
         base = load_for(embeddings, model, clip, vae)
         name = chosen_type(embeddings, defect_type, "anomaly")
         look = embeddings.anomaly_tokens(name)
         with torch.no_grad():
-            if spatial_tokens is None:
+            if mask is not None and spatial_tokens is None:
                 marked = binary_masks(mask)
-                place, count = encoded(embeddings.spatial_encoders, marked), len(marked)
+                where, count = encoded(embeddings.spatial_encoders, marked), len(marked)
+            elif mask is None and spatial_tokens is not None:
+                where, count = spatial_tokens, len(next(iter(spatial_tokens.values())))
             else:
-                place, count = spatial_tokens, len(next(iter(spatial_tokens.values())))
-            context = placed_context(base, template, look, place, count)
+                raise ValueError("Connect either a mask, or the tokens of Encode Mask: they say where.")
+            context = placed_context(base, template, look, where, count)
             empty = empty_context(base, len(context.hidden))
         known = {COLUMNS: context.columns, LEARNED: (embeddings, name)}
         return io.NodeOutput(conditioning(context, **known), conditioning(empty))
@@ -130,7 +137,9 @@ class MaskConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str) -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, defect_type: str
+    ) -> io.NodeOutput:
         import torch
 
         from ..anomalydiffusion_core.method.conditioning import empty_context, mask_context

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from .host.folders import DEMO, MODELS, embeddings_file, file_stamp, new_output
 from .sockets import AnomalyEmbedding
+
+if TYPE_CHECKING:
+    from ..anomalydiffusion_core.method.embeddings import Learned
 
 CATEGORY = "AnomalyDiffusion/embeddings"
 
@@ -33,11 +38,11 @@ class SaveEmbeddings(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, embeddings: object, filename_prefix: str) -> io.NodeOutput:
+    def execute(cls, embeddings: Learned, filename_prefix: str) -> io.NodeOutput:
         from ..anomalydiffusion_core.method.artifact import save_artifact
 
         path = new_output(filename_prefix, ".safetensors")
-        save_artifact(embeddings, path)  # type: ignore[arg-type]
+        save_artifact(embeddings, path)
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {path}"))
 
 
@@ -72,5 +77,5 @@ class LoadEmbeddings(io.ComfyNode):
     def execute(cls, name: str) -> io.NodeOutput:
         from ..anomalydiffusion_core.method.artifact import load_artifact
 
-        model = load_artifact(embeddings_file(name))
-        return io.NodeOutput(model, "\n".join(sorted(model.anomaly | model.mask)))
+        learned = load_artifact(embeddings_file(name))
+        return io.NodeOutput(learned, "\n".join(sorted(learned.anomaly | learned.mask)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
@@ -119,10 +117,3 @@ def reweighting_inputs() -> list[io.Input]:
             tooltip="The largest weight of mode adaptive, at strength 1. Other modes do not use it.",
         ),
     ]
-
-
-def reweighting(mode: str, strength: float, start: float, end: float, maximum: float) -> Any:
-    """The core's settings from `reweighting_inputs`."""
-    from ..anomalydiffusion_core.method.reweighting import AARConfig
-
-    return AARConfig(mode, strength, maximum, start=start, end=end)

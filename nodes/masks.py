@@ -40,9 +40,10 @@ class GenerateMasks(io.ComfyNode):
         cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str, count: int, **sampler: Any
     ) -> io.NodeOutput:
         from .host.mask_invention import invented_masks
+        from .host.sampling import SamplerSettings
 
         name = chosen_type(embeddings, defect_type, "mask")
-        masks = invented_masks(model, clip, vae, embeddings, name, count, **sampler)
+        masks = invented_masks(model, clip, vae, embeddings, name, count, SamplerSettings(**sampler))
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks))
 
 

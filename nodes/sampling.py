@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from .host.conditioning import binary_masks
-from .inputs import reweighting, reweighting_inputs, sampler_inputs
+from ..anomalydiffusion_core.method.reweighting import AARConfig
+from .host.conditioning import Conditioning, binary_masks
+from .inputs import reweighting_inputs, sampler_inputs
 from .sockets import FewShotDataset
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
+    from torch import Tensor
+
+    from ..anomalydiffusion_core.dataset.layout import Dataset
 
 CATEGORY = "AnomalyDiffusion/sampling"
 
@@ -43,16 +51,17 @@ class AttentionReweighting(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, positive: Any, mode: str, strength: float, start: float = 0.0, end: float = 1.0,
-        maximum: float = 3.0, image: Any = None, mask: Any = None, vae: Any = None,
+        cls, model: ModelPatcher, positive: Conditioning, mode: str, strength: float,
+        start: float = AARConfig.start, end: float = AARConfig.end, maximum: float = AARConfig.maximum,
+        image: Tensor | None = None, mask: Tensor | None = None, vae: VAE | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from .host.sampling import paper_pixels, reweighted
 
-        pixels = {}
+        pixels = None
         if image is not None and mask is not None and vae is not None:
             pixels = paper_pixels(model, vae, image, binary_masks(mask))
-        aar = reweighting(mode, strength, start, end, maximum)
-        return io.NodeOutput(reweighted(model, positive, aar, **pixels))
+        aar = AARConfig(mode, strength, maximum, start=start, end=end)
+        return io.NodeOutput(reweighted(model, positive, aar, pixels=pixels))
 
 
 class KSampler(io.ComfyNode):
@@ -114,28 +123,28 @@ class KSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, mask: Any, vae: Any, feather: float, mode: str, strength: float, start: float = 0.0,
-        end: float = 1.0, maximum: float = 3.0, attention_maps: bool = False, dataset: Any = None,
-        **sampler: Any,
+        cls, model: ModelPatcher, positive: Conditioning, negative: Conditioning, vae: VAE, image: Tensor,
+        mask: Tensor, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, mode: str,
+        strength: float, feather: float, start: float = AARConfig.start, end: float = AARConfig.end,
+        maximum: float = AARConfig.maximum, attention_maps: bool = False, aar_vae: VAE | None = None,
+        dataset: Dataset | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.method.attention_maps import AttentionMaps
+        from .host import sampling
         from .host.gate import outlines_of
-        from .host.sampling import (
-            attention_pictures,
-            encode_photos,
-            match_batch,
-            paste_back,
-            sample_latents,
-        )
 
-        image, mask = match_batch(image, binary_masks(mask))
-        normal = encode_photos(image, vae)
-        maps = AttentionMaps(len(normal), normal.shape[-2:]) if attention_maps else None
-        aar = reweighting(mode, strength, start, end, maximum)
-        latent = sample_latents(image, mask, normal, vae, aar=aar, maps=maps, **sampler)
-        outlines = outlines_of(sampler["positive"], dataset, image, vae, feather)
-        images = paste_back(image, mask, normal, vae, latent, outlines)
-        heat = attention_pictures(image, vae, maps)
-        shown = [*images, *heat] if attention_maps else images
-        outputs = images, mask[:, 0], {"samples": latent}, heat
+        photos = sampling.MaskedPhotos.encoded(image, binary_masks(mask), vae)
+        count, _, height, width = photos.latent.shape
+        maps = AttentionMaps(count, (height, width)) if attention_maps else None
+        aar = AARConfig(mode, strength, maximum, start=start, end=end)
+        settings = sampling.SamplerSettings(seed, steps, cfg, sampler_name, scheduler)
+        latent = sampling.sample_latents(
+            photos, model, positive, negative, settings=settings, aar=aar, aar_vae=aar_vae, maps=maps
+        )
+        images = sampling.paste_back(
+            photos, latent, outlines_of(positive, dataset, photos.image, vae, feather)
+        )
+        heat = sampling.attention_pictures(photos, maps)
+        shown: Any = [*images, *heat] if attention_maps else images  # the host takes pictures of any size
+        outputs = images, photos.mask[:, 0], {"samples": latent}, heat
         return io.NodeOutput(*outputs, ui=ui.PreviewImage(shown, cls=cls))

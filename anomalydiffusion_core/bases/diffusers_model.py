@@ -24,6 +24,7 @@ from ..method.latent_diffusion import (
 from ..method.reweighting import AttentionWeights
 from ..method.spatial_encoder import SpatialEncoder
 from .diffusers_attention import reweighted
+from .families import encoder_names, family_of
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 ADAPTED_ALREADY = "The base is adapted to the normal photos of another training: load it again."
 ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]  # layers of every attention, by the ends of their names
-ENCODER_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 
 
 class DiffusersModel:
@@ -58,7 +58,7 @@ class DiffusersModel:
         self.latent_channels = int(self.unet.config.in_channels)
         self.factor = codec.factor
         width = int(self.text_encoder.config.hidden_size)
-        self.encoder_name = ENCODER_BY_WIDTH.get(width, "clip_l")
+        (self.encoder_name,) = encoder_names([width])
         self.token_widths = {self.encoder_name: width}
         self.spatial_encoders = {self.encoder_name: spatial_encoder} if spatial_encoder else {}
         self.adapter: dict[str, Tensor] = {}
@@ -179,7 +179,7 @@ class DiffusersModel:
             name = self.encoder_name
             vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
         count = None if vectors is None else vectors.shape[1]
-        start, end, pad = (getattr(self.tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad"))
+        start, end, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         rows, starts = [], []
         for prompt in prompts:
             head, tail = split_prompt(prompt, self._ids, start, count, self.length)
@@ -354,11 +354,10 @@ def _from_pipeline(base: str, pipeline: Any, device: torch.device | str) -> Diff
         )
     for module in (unet, pipeline.text_encoder, pipeline.vae):
         module.float()
-    family = {768: "sd1", 1024: "sd2"}.get(width, f"sd-{width}")
     codec = kl_codec(pipeline.vae)
     native = int(unet.config.sample_size) * codec.factor
     return DiffusersModel(
-        family,
+        family_of([width]),
         unet,
         pipeline.text_encoder,
         pipeline.tokenizer,

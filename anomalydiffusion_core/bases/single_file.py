@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
+
+from .families import FAMILIES, Checkpoint
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -26,102 +27,7 @@ FIRST_CONVOLUTION = UNET + "input_blocks.0.0.weight"
 FIRST_KEYS = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 CLASS_EMBEDDING = UNET + "label_emb.0.0.weight"
 AUTOENCODER = "first_stage_model.decoder.conv_in.weight"
-TEXT_SD1 = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
-TEXT_SD2 = "cond_stage_model.model.token_embedding.weight"
 TEXT_SDXL = "conditioner.embedders."
-
-
-@dataclass(frozen=True)
-class Family:
-    """Configurations, in diffusers' and transformers' terms, of one generation of Stable Diffusion."""
-
-    unet: dict[str, Any]
-    text_encoder: dict[str, Any]
-    vae: dict[str, Any]
-    scheduler: dict[str, Any]
-    pad_token: str
-
-    def predicting(self, prediction: str, sample_size: int) -> Family:
-        """The family with another prediction type and latent size."""
-        return replace(
-            self,
-            unet={**self.unet, "sample_size": sample_size},
-            scheduler={**self.scheduler, "prediction_type": prediction},
-        )
-
-
-UNET_SD1: dict[str, Any] = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,  # diffusers' name for the number of heads
-}
-TEXT_ENCODER_SD1: dict[str, Any] = {
-    "model_type": "clip_text_model",
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 768,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-    "pad_token_id": 49407,
-}
-VAE: dict[str, Any] = {
-    "sample_size": 512,
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "scaling_factor": 0.18215,
-}
-SCHEDULER: dict[str, Any] = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
-FAMILIES = {
-    "sd1": Family(UNET_SD1, TEXT_ENCODER_SD1, VAE, SCHEDULER, "<|endoftext|>"),
-    "sd2": Family(
-        {
-            **UNET_SD1,
-            "sample_size": 96,
-            "cross_attention_dim": 1024,
-            "attention_head_dim": [5, 10, 20, 20],
-            "use_linear_projection": True,
-        },
-        {
-            **TEXT_ENCODER_SD1,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 23,  # of OpenCLIP's 24: SD 2.x reads the last but one
-            "num_attention_heads": 16,
-            "hidden_act": "gelu",
-            "projection_dim": 512,
-            "pad_token_id": 0,
-        },
-        {**VAE, "sample_size": 768},
-        {**SCHEDULER, "prediction_type": "v_prediction"},
-        "!",  # OpenCLIP pads with 0
-    ),
-}
 
 
 def load_single_file(path: Path) -> StableDiffusionPipeline:
@@ -133,9 +39,9 @@ def load_single_file(path: Path) -> StableDiffusionPipeline:
     """
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    family = detect_family(path)
+    checkpoint = detect_checkpoint(path)
     with tempfile.TemporaryDirectory() as folder:
-        write_config(family, Path(folder))
+        write_config(checkpoint, Path(folder))
         try:
             pipeline: Any = StableDiffusionPipeline.from_single_file(
                 str(path), config=folder, local_files_only=True
@@ -158,8 +64,8 @@ def _incomplete(path: Path) -> str:
     )
 
 
-def detect_family(path: Path) -> Family:
-    """The family of a checkpoint, from its header alone: no tensor is loaded. Raises ValueError as above."""
+def detect_checkpoint(path: Path) -> Checkpoint:
+    """What a file is, from its header alone: no tensor is loaded. Raises ValueError as above."""
     if path.suffix.lower() in PICKLES:
         raise ValueError(f"{path} is a pickle, which may run code when opened: convert it to .safetensors.")
     try:
@@ -175,22 +81,25 @@ def detect_family(path: Path) -> Family:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}): give a .safetensors checkpoint."
         ) from error
-    name = _family_name(path, names)
-    family = FAMILIES[name]
-    _check_plain(path, name, names, shapes)
-    if name == "sd2" and _is_epsilon(path.stem, metadata):
-        return family.predicting("epsilon", 64)
-    return family
+    width = shapes.get(FIRST_KEYS, (0, 0))[1]
+    family, checkpoint = _known_checkpoint(path, names, width)
+    _check_plain(path, family, checkpoint, names, shapes)
+    if checkpoint.has_epsilon_twin and _is_epsilon(path.stem, metadata):
+        return checkpoint.predicting_epsilon()
+    return checkpoint
 
 
-def _family_name(path: Path, names: set[str]) -> str:
+def _known_checkpoint(path: Path, names: set[str], width: int) -> tuple[str, Checkpoint]:
+    """The family that a file's names tell, of several the one whose cross-attention is that wide."""
     if any(name.startswith(TEXT_SDXL) for name in names):
         raise ValueError(f"{path} is an SDXL checkpoint: choose one of Stable Diffusion 1.x or 2.x.")
-    if FIRST_CONVOLUTION in names and TEXT_SD1 in names:
-        return "sd1"
-    if FIRST_CONVOLUTION in names and TEXT_SD2 in names:
-        return "sd2"
-    parts = {"U-Net": FIRST_CONVOLUTION in names, "text encoder": bool({TEXT_SD1, TEXT_SD2} & names)}
+    known = {name: family.checkpoint for name, family in FAMILIES.items() if family.checkpoint}
+    marked = {name: checkpoint for name, checkpoint in known.items() if checkpoint.text_mark in names}
+    if marked and FIRST_CONVOLUTION in names:
+        fitting = [name for name in marked if marked[name].unet["cross_attention_dim"] == width]
+        family = [*fitting, *marked][0]
+        return family, marked[family]
+    parts = {"U-Net": FIRST_CONVOLUTION in names, "text encoder": bool(marked)}
     absent = " and ".join(part for part, there in parts.items() if not there)
     raise ValueError(
         f"{path} is no Stable Diffusion 1.x or 2.x checkpoint, it has no {absent} under the usual names: "
@@ -198,20 +107,21 @@ def _family_name(path: Path, names: set[str]) -> str:
     )
 
 
-def _check_plain(path: Path, name: str, names: set[str], shapes: dict[str, tuple[int, ...]]) -> None:
-    unet = FAMILIES[name].unet
-    channels, wanted = shapes[FIRST_CONVOLUTION][1], unet["in_channels"]
+def _check_plain(
+    path: Path, family: str, checkpoint: Checkpoint, names: set[str], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    channels, wanted = shapes[FIRST_CONVOLUTION][1], checkpoint.unet["in_channels"]
     if channels != wanted or CLASS_EMBEDDING in names:
-        kind = f"takes {channels} channels" if channels != wanted else "is conditioned on images"
+        reason = f"takes {channels} channels" if channels != wanted else "is conditioned on images"
         raise ValueError(
-            f"{path} is no plain text-to-image checkpoint, its U-Net {kind}: "
+            f"{path} is no plain text-to-image checkpoint, its U-Net {reason}: "
             "choose the plain one, not one for inpainting, depth, editing or unclip."
         )
-    width = shapes.get(FIRST_KEYS, (0, 0))[1]
-    if width != unet["cross_attention_dim"]:
+    width, expected = shapes.get(FIRST_KEYS, (0, 0))[1], checkpoint.unet["cross_attention_dim"]
+    if width != expected:
         raise ValueError(
-            f"{path} looks like {name}, but its cross-attention is {width} wide instead of "
-            f"{unet['cross_attention_dim']}: choose a checkpoint of Stable Diffusion 1.x or 2.x."
+            f"{path} looks like {family}, but its cross-attention is {width} wide instead of {expected}: "
+            "choose a checkpoint of Stable Diffusion 1.x or 2.x."
         )
     if AUTOENCODER not in names:
         raise ValueError(f"{path} holds no autoencoder ({AUTOENCODER}): choose a checkpoint with its VAE.")
@@ -230,7 +140,7 @@ def _is_epsilon(stem: str, metadata: dict[str, str]) -> bool:
     return any(hint in stem.lower() for hint in ("512", "base", "epsilon"))
 
 
-def write_config(family: Family, folder: Path) -> None:
+def write_config(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes what diffusers needs besides weights: the index, a config per component, the tokenizer."""
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -238,7 +148,7 @@ def write_config(family: Family, folder: Path) -> None:
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", family.scheduler["_class_name"]],
+        "scheduler": ["diffusers", checkpoint.scheduler["_class_name"]],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -248,11 +158,11 @@ def write_config(family: Family, folder: Path) -> None:
     tokenizer = json.loads((TOKENIZER / "tokenizer_config.json").read_text(encoding="utf-8"))
     files = {
         "model_index.json": index,
-        "unet/config.json": {"_class_name": "UNet2DConditionModel", **family.unet},
-        "vae/config.json": {"_class_name": "AutoencoderKL", **family.vae},
-        "text_encoder/config.json": {"architectures": ["CLIPTextModel"], **family.text_encoder},
-        "scheduler/scheduler_config.json": family.scheduler,
-        "tokenizer/tokenizer_config.json": {**tokenizer, "pad_token": family.pad_token},
+        "unet/config.json": {"_class_name": "UNet2DConditionModel", **checkpoint.unet},
+        "vae/config.json": {"_class_name": "AutoencoderKL", **checkpoint.vae},
+        "text_encoder/config.json": {"architectures": ["CLIPTextModel"], **checkpoint.text_encoder},
+        "scheduler/scheduler_config.json": checkpoint.scheduler,
+        "tokenizer/tokenizer_config.json": {**tokenizer, "pad_token": checkpoint.pad_token},
     }
     for name, content in files.items():
         path = folder / name

@@ -72,9 +72,9 @@ def learned_hash(learned: Learned) -> str:
 
 def _tensors(learned: Learned) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for kind, table in (("anomaly", learned.anomaly), ("mask", learned.mask)):
+    for name_space, table in (("anomaly", learned.anomaly), ("mask", learned.mask)):
         for defect_type, by_encoder in table.items():
-            tensors |= {f"{kind}/{defect_type}/{name}": t.detach() for name, t in by_encoder.items()}
+            tensors |= {f"{name_space}/{defect_type}/{name}": t.detach() for name, t in by_encoder.items()}
     several = len(learned.spatial_encoders) > 1
     for name, encoder in learned.spatial_encoders.items():
         prefix = f"spatial_encoder/{name}/" if several else "spatial_encoder/"
@@ -162,12 +162,12 @@ def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learned
         trained_on=json.loads(metadata.get("trained_on", "{}")),
     )
     for key, tensor in tensors.items():
-        kind, _, rest = key.partition("/")
-        if kind in ("anomaly", "mask"):
+        name_space, _, rest = key.partition("/")
+        if name_space in ("anomaly", "mask"):
             defect_type, _, encoder = rest.rpartition("/")
             check_type(defect_type)
-            getattr(learned, kind).setdefault(defect_type, {})[encoder] = tensor
-        elif kind == "adapter":
+            getattr(learned, name_space).setdefault(defect_type, {})[encoder] = tensor
+        elif name_space == "adapter":
             learned.adapter[rest] = tensor
     configs = json.loads(metadata["spatial_encoder"])
     for name, config in configs.items():

@@ -21,7 +21,7 @@ def marked(columns: Columns, value: Tensor) -> Tensor:
     return marks.to(value.device)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Columns) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, *, columns: Columns) -> Tensor:
     """Attention with post-softmax weights on some columns: (A * (1 + (w - 1) marked)) V.
 
     q (B,H,N,c), k and v (B,H,T,c), w (B,N,1) -> (B,H,N,c). A is made in full: with 77 keys that costs less
@@ -31,7 +31,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Column
     return attention * (1 + marked(columns, value)[:, None, None] * (w[:, None] - 1)) @ value
 
 
-def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns: Columns) -> Tensor:
+def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, *, columns: Columns) -> Tensor:
     """The authors' site: logits of the anomaly columns and of column 0 times w, before the softmax."""
     logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     strengthened_columns = torch.maximum(marked(columns, value), marked(slice(0, 1), value))
@@ -39,8 +39,8 @@ def attend_logits(query: Tensor, key: Tensor, value: Tensor, w: Tensor, columns:
     return logits.softmax(-1) @ value
 
 
-def attend_all(query: Tensor, key: Tensor, value: Tensor, w: Tensor) -> Tensor:
-    """Eq. 7's site: the whole post-softmax map times w, which scales the output of every query."""
+def attend_all(query: Tensor, key: Tensor, value: Tensor, w: Tensor, *, columns: Columns) -> Tensor:
+    """Eq. 7's site: the whole post-softmax map times w, whatever the columns, which scales each output."""
     return w[:, None] * F.scaled_dot_product_attention(query, key, value)
 
 

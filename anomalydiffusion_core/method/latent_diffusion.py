@@ -134,19 +134,46 @@ class Context:
 class LatentDiffusion(Protocol):
     """A frozen text-conditional latent diffusion model. Images are (B,3,H,W) in [-1,1]."""
 
-    schedule: NoiseSchedule
-    fingerprint: Fingerprint
-    token_widths: dict[str, int]  # per text encoder, by ComfyUI's names: {"clip_l": 768}
-    latent_channels: int
-    factor: int  # pixels per latent cell
-    native_size: int  # pixels per side that the base was trained at
-    device: torch.device
-    spatial_encoders: dict[str, SpatialEncoder]  # pre-trained E of the base per text encoder, or none
-    adapter: dict[str, Tensor]  # low-rank update that its weights hold (`Learned.adapter`), or none
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def token_widths(self) -> dict[str, int]:
+        """Per text encoder, by ComfyUI's names: {"clip_l": 768}."""
+        ...
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell."""
+        ...
+
+    @property
+    def native_size(self) -> int:
+        """Pixels per side that the base was trained at."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def dtype(self) -> torch.dtype:
         """What the U-Net computes in."""
+        ...
+
+    @property
+    def spatial_encoders(self) -> dict[str, SpatialEncoder]:
+        """Pre-trained E of the base per text encoder, or none."""
+        ...
+
+    @property
+    def adapter(self) -> dict[str, Tensor]:
+        """The low-rank update that its weights hold (`Learned.adapter`), or none."""
         ...
 
     def encode(self, image: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,13 @@ from .attention_maps import AttentionMaps
 from .blending import widened
 from .inpainting import Decode, Inpainting
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Columns], Tensor]  # q, k, v, w, columns -> (B,H,N,c)
+
+class Attention(Protocol):
+    """q (B,H,N,c), k and v (B,H,T,c), w (B,N,1), and the columns of the inserted tokens -> (B,H,N,c)."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, w: Tensor, *, columns: Columns
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def adaptive_weight(clean_hat: Tensor, normal: Tensor, m_z: Tensor, maximum: flo
     """w = clip(1 / sqrt(d), 1, maximum) with d = mean_c [m_z (z0_hat - z_y)]^2 in latent space; 1 outside.
 
     Latents have about unit variance, so d = 1 is a change as large as the contrast of the picture itself:
-    cells that changed less are strengthened. Measured against a ratio to the mask's mean: docs/results.md.
+    cells that changed less are strengthened.
     """
     d = (m_z * (clean_hat - normal)).square().mean(1, keepdim=True)
     return torch.where(m_z > 0, d.clamp(min=1e-12).rsqrt().clamp(1.0, maximum), 1.0)
@@ -187,7 +194,7 @@ MODES: dict[str, ReweightingMode] = {
         lambda m_z, progress, steps, widening: released_region(m_z, round(1000 * progress), steps == 50),
     ),
     "adaptive": ReweightingMode(_adaptive),
-    "paper": ReweightingMode(_paper, lambda q, k, v, w, columns: attend_all(q, k, v, w)),
+    "paper": ReweightingMode(_paper, attend_all),
     "masked": ReweightingMode(lambda moment, aar: moment.target.m_z),
     "off": ReweightingMode(None),
 }
@@ -201,4 +208,4 @@ def reweighted_attention(query: Tensor, key: Tensor, value: Tensor, weights: Att
     if weights.w is None:
         raise ValueError("There is no weight map: use the plain attention.")
     w = to_queries(weights.w, query.shape[2]).to(query.dtype)
-    return MODES[weights.mode].attention(query, key, value, w, weights.columns)
+    return MODES[weights.mode].attention(query, key, value, w, columns=weights.columns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -23,6 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...anomalydiffusion_core.bases.families import family_of, known_encoders, native_size
 from ...anomalydiffusion_core.bases.tiny import architecture as arch
 from ...anomalydiffusion_core.method.artifact import check_base
 from ...anomalydiffusion_core.method.attention import Columns
@@ -38,20 +39,11 @@ from ...anomalydiffusion_core.method.latent_diffusion import (
 )
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
 from ...anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
-from .pixels import from_core, to_core
+from .pixels import from_core, latent_factor, to_core
 from .reweighting import WEIGHTS, with_reweighted_attention
-from .tiny_base import TinyModelConfig
 
 log = logging.getLogger(__name__)
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
-FAMILIES = {768: "sd1", 1024: "sd2", 768 + 1280: "sdxl"}  # by the width of the context
-NATIVE_SIZES = {  # which ComfyUI does not tell; all others 512
-    ("tiny", "v_prediction"): arch.NATIVE_SIZE,
-    ("sd2", "v_prediction"): 768,
-    ("sdxl", "epsilon"): 1024,
-    ("sdxl", "v_prediction"): 1024,
-}
-ENCODERS = ("clip_l", "clip_h", "clip_g")  # side by side in the context, in this order
 
 
 class ComfyModel:
@@ -64,46 +56,43 @@ class ComfyModel:
     ) -> None:
         self.model, self.clip, self.vae, self.low_memory = model, clip, vae, low_memory
         unet = model.model.diffusion_model
-        kind = type(unet).__name__
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
             raise ValueError(
-                f"This MODEL is a {kind} ({model.model.model_type.name}): AnomalyDiffusion needs a U-Net "
-                "with cross-attention that predicts noise or v: load Stable Diffusion 1.x, 2.x or XL."
+                f"This MODEL is a {type(unet).__name__} ({model.model.model_type.name}): "
+                "AnomalyDiffusion needs a U-Net with cross-attention that predicts noise or v: load Stable "
+                "Diffusion 1.x, 2.x or XL."
             )
-        found = [name for name in ENCODERS if hasattr(clip.cond_stage_model, name)]
-        self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in found}
-        self.tokenizers = {name: getattr(clip.tokenizer, name) for name in found}
-        self.token_widths = {name: int(self._table(name).weight.shape[1]) for name in found}
-        width, wanted = (
-            sum(self.token_widths.values()),
-            model.model.model_config.unet_config.get("context_dim"),
-        )
-        if width != wanted:
+        encoders = [name for name in known_encoders() if hasattr(clip.cond_stage_model, name)]
+        self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in encoders}
+        self.tokenizers = {name: getattr(clip.tokenizer, name) for name in encoders}
+        self.token_widths = {name: int(self._table(name).weight.shape[1]) for name in encoders}
+        width = sum(self.token_widths.values())
+        expected = model.model.model_config.unet_config.get("context_dim")
+        if width != expected:
             raise ValueError(
-                f"The MODEL reads text of width {wanted}, this CLIP's encoders {found} give {width}: connect "
-                "the CLIP that belongs to the MODEL."
+                f"The MODEL reads text of width {expected}, this CLIP's encoders {encoders} give {width}: "
+                "connect the CLIP that belongs to the MODEL."
             )
-        tiny = isinstance(model.model.model_config, TinyModelConfig)
-        sampling = model.get_model_object("model_sampling")
+        sampling: Any = model.get_model_object("model_sampling")
         self.schedule = NoiseSchedule(
             (1 / (1 + sampling.sigmas.double() ** 2)).float().cpu().clone(),
             PREDICTIONS[model.model.model_type],  # type: ignore[arg-type]
         )
         self.latent_channels = int(model.model.latent_format.latent_channels)
-        self.factor = int(vae.spacial_compression_decode())
+        self.factor = latent_factor(vae)
         self.device = model.load_device
         half = (model.model.manual_cast_dtype or unet.dtype) == torch.float16
         self.dtype = torch.float32 if half else unet.dtype  # as `trainable` has it
         if low_memory and comfy.model_management.should_use_bf16(self.device):
             self.dtype = torch.bfloat16
-        family = "tiny" if tiny else FAMILIES.get(width, f"sd-{width}")
-        self.native_size = NATIVE_SIZES.get((family, self.schedule.prediction), 512)
+        family = family_of(list(self.token_widths.values()))
+        self.native_size = native_size(family, self.schedule.prediction)
         states = (self._text_state(encoder) for encoder in self.text_encoders.values())
         self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
         self.adapter: dict[str, Tensor] = {}  # LoRA is laid on by the graph
         self._options: dict[str, Any] = {}
 
-    @cached_property
+    @property
     def spatial_encoders(self) -> dict[str, SpatialEncoder]:
         """E as it comes with the embedded base, by text encoder; read from disk only where training asks."""
         tiny = self.fingerprint.family == "tiny"
@@ -129,7 +118,7 @@ class ComfyModel:
         return all(keys.get(f"{layer}.weight") in self.model.patches for layer in layers)
 
     @staticmethod
-    def _text_state(encoder: nn.Module) -> dict[str, Tensor]:
+    def _text_state(encoder: Any) -> dict[str, Tensor]:
         state = encoder.transformer.state_dict()
         return {key: value for key, value in state.items() if key.startswith("text_model.")}
 
@@ -277,8 +266,8 @@ def _recomputed_blocks(unet: UNetModel) -> Iterator[None]:
 
 def _recomputed(forward: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
     # the host notes in one dictionary which block is at work: each keeps what it was told
-    own = [dict(argument) if isinstance(argument, dict) else argument for argument in arguments]
-    output: Any = checkpoint(forward, *own, use_reentrant=False, preserve_rng_state=False, **options)
+    copies = [dict(argument) if isinstance(argument, dict) else argument for argument in arguments]
+    output: Any = checkpoint(forward, *copies, use_reentrant=False, preserve_rng_state=False, **options)
     return output
 
 
@@ -287,9 +276,9 @@ def _refuse_quantised(module: nn.Module, name: str) -> None:
         # a quantised tensor is a class of its own, and may name the type that it would be unpacked to
         plain = type(parameter) is nn.Parameter
         if not plain or parameter.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            kind = parameter.dtype if plain else type(parameter).__name__
+            precision = parameter.dtype if plain else type(parameter).__name__
             raise ValueError(
-                f"{name} holds {kind} weights, through which nothing can be trained: load it with "
+                f"{name} holds {precision} weights, through which nothing can be trained: load it with "
                 "fp16, bf16 or fp32 weights."
             )
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import Context
 
+Conditioning = list[list[Any]]  # ComfyUI's CONDITIONING: [hidden states, options] of each entry
 COLUMNS = "anomalydiffusion_columns"  # in a conditioning's options: where the inserted vectors stand
 LEARNED = "anomalydiffusion_learned"  # and whose they are: embeddings, defect type
 
 
-def conditioning(context: Context, **options: Any) -> list[list[Any]]:
+def conditioning(context: Context, **options: Any) -> Conditioning:
     """A context as ComfyUI's CONDITIONING: one entry for the whole batch."""
     pooled = {} if context.pooled is None else {"pooled_output": context.pooled}
     return [[context.hidden, {**pooled, **options}]]
 
 
-def chosen_type(embeddings: Any, defect_type: str, kind: str) -> str:
-    """The type asked for, or the first one of `kind` ("anomaly" or "mask") where none was."""
-    return defect_type.strip() or next(iter(sorted(getattr(embeddings, kind))), "")
+def chosen_type(embeddings: Learned, defect_type: str, table: str) -> str:
+    """The type asked for, or the first one of `table` ("anomaly" or "mask") where none was."""
+    return defect_type.strip() or next(iter(sorted(getattr(embeddings, table))), "")
 
 
-def binary_masks(mask: Any) -> Any:
+def binary_masks(mask: Tensor) -> Tensor:
     """ComfyUI's MASK (B,H,W) or (H,W) in [0,1] -> (B,1,H,W) in {0,1}; ValueError for an empty one."""
     marked = (mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5).float()
     empty = [i for i, m in enumerate(marked) if not m.any()]

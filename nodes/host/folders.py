@@ -14,8 +14,8 @@ MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model
 def register_model_folder() -> None:
     """Makes `models/anomalydiffusion` known, beside folders that the user configured under the same key."""
     configured, _ = folder_paths.folder_names_and_paths.get(MODELS, ([], set()))
-    own = os.path.join(folder_paths.models_dir, MODELS)
-    paths = [*configured, *([] if own in configured else [own])]
+    default = os.path.join(folder_paths.models_dir, MODELS)
+    paths = [*configured, *([] if default in configured else [default])]
     folder_paths.folder_names_and_paths[MODELS] = (paths, {".safetensors"})
 
 

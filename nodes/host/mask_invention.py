@@ -24,7 +24,7 @@ from ...anomalydiffusion_core.method.templates import MASK_TEMPLATES
 from .base_model import load_for
 from .conditioning import conditioning
 from .pixels import to_core
-from .sampling import sample_images
+from .sampling import SamplerSettings, sample_images
 
 
 def invented_masks(
@@ -34,11 +34,7 @@ def invented_masks(
     learned: Learned,
     defect_type: str,
     count: int,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
+    settings: SamplerSettings,
 ) -> Tensor:
     """`count` accepted masks (B,S,S) in {0,1} of one type, invented with ComfyUI's samplers.
 
@@ -56,21 +52,17 @@ def invented_masks(
             empty = empty_context(base, len(tries))
         latent = sample_images(
             model,
-            [image_generator(seed, i, f"{defect_type} masks") for i in tries],
-            steps,
-            cfg,
-            sampler_name,
-            scheduler,
+            [image_generator(settings.seed, i, f"{defect_type} masks") for i in tries],
+            settings,
             conditioning(context),
-            conditioning(empty),
-            torch.zeros(len(tries), base.latent_channels, cells, cells),
-            seed=seed,
+            negative=conditioning(empty),
+            latent=torch.zeros(len(tries), base.latent_channels, cells, cells),
         )
         return masks_from_pictures(to_core(vae.decode(latent)), config)
 
     def on_mask(accepted: int, tries: int) -> None:
         bar.update_absolute(min(accepted, count), count)
 
-    place = placer_of(learned, defect_type, seed)
+    place = placer_of(learned, defect_type, settings.seed)
     masks = InventedMasks(invent, place, defect_type, config, batch=min(8, count), on_mask=on_mask)
     return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.sd import VAE
 
 
 def to_core(images: Tensor) -> Tensor:
@@ -21,12 +24,18 @@ def from_core(images: Tensor) -> Tensor:
     return ((images + 1) / 2).movedim(1, -1)
 
 
+def latent_factor(vae: VAE) -> int:
+    """Pixels per latent cell."""
+    factor: Any = vae.spacial_compression_decode()
+    return int(factor)
+
+
 def pixels_of(images: Tensor) -> np.ndarray:
     """(B,H,W,3) in [0,1] -> uint8."""
     return (255 * images[..., :3].cpu().numpy() + 0.5).astype(np.uint8)
 
 
-def photo_batch(paths: Sequence[Path], count: int) -> Any:
+def photo_batch(paths: Sequence[Path], count: int) -> Tensor | None:
     """`count` photos, evenly chosen, as an IMAGE (B,H,W,3); None where there are none.
 
     Raises ValueError naming a photo whose size differs from the first one's.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -51,17 +51,26 @@ class _Run:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """What AAR mode `paper` compares: photos (B,3,H,W) in [-1,1] and masks (B,1,H,W), on the model's device,
+    and how its latents are decoded.
+    """
+
+    image: Tensor
+    mask: Tensor
+    decode: Decode
+
+
+@dataclass(frozen=True)
 class Reweighting:
-    """AAR on one MODEL clone. Mode `paper` needs `image` (B,3,H,W) in [-1,1], `mask` (B,1,H,W), `decode`;
-    `maps` record what the inserted tokens look at, in any mode.
+    """AAR on one MODEL clone. Mode `paper` needs `pixels`; `maps` record what the inserted tokens look at, in
+    any mode.
     """
 
     config: AARConfig
     columns: Columns
     widening: float
-    image: Tensor | None = None
-    mask: Tensor | None = None
-    decode: Decode | None = None
+    pixels: Pixels | None = None
     maps: AttentionMaps | None = None
 
     def patch(self, model: ModelPatcher) -> ModelPatcher:
@@ -69,14 +78,13 @@ class Reweighting:
 
         Patches, LoRAs and wrappers that `model` has stay in force.
         """
-        clone = model.clone()
+        clone: ModelPatcher = model.clone()
+        earlier: Any = clone.model_options.get("denoise_mask_function")
         if self.config.enabled or self.maps is not None:
             clone = with_reweighted_attention(model)
             clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._around_prediction)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, self._around_sampler)
-        clone.set_model_denoise_mask_function(
-            _Narrowing(self, clone.model_options.get("denoise_mask_function"))
-        )
+        clone.set_model_denoise_mask_function(_Narrowing(self, earlier))
         return clone
 
     def _around_sampler(
@@ -97,7 +105,8 @@ class Reweighting:
                 "Attention re-weighting compares with a normal photo: give the sampler the encoded photo "
                 "with its noise mask (Set Latent Noise Mask)."
             )
-        target = Inpainting(latent_image, (denoise_mask[:, :1] > 0).to(latent_image), self.image, self.mask)
+        image, mask = (self.pixels.image, self.pixels.mask) if self.pixels else (None, None)
+        target = Inpainting(latent_image, (denoise_mask[:, :1] > 0).to(latent_image), image, mask)
         options = extra_args["model_options"]
         options["transformer_options"] = {**options["transformer_options"], RUN: _Run(target, sigmas)}
         samples = sampler(
@@ -145,9 +154,9 @@ class Reweighting:
         return self.config.blend_region(m_z, progress, steps, self.widening)
 
     def _decode(self, latent: Tensor) -> Tensor:
-        if self.decode is None:
+        if self.pixels is None:
             raise ValueError("AAR mode 'paper' compares pixels: connect the VAE.")
-        return self.decode(latent)
+        return self.pixels.decode(latent)
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,7 @@ class _ReweightedAttention:
             _record(weights.maps, chunks, options, weights.columns)
         if weights.w is None:
             return self._plain(q, k, v, options, *args, **kw)
-        reweighted = torch.cat([_chunk(kind, *chunk, options, weights) for kind, *chunk in chunks])
+        reweighted = torch.cat([_reweighted(chunk, options, weights) for chunk in chunks])
         if self.earlier is None:
             return reweighted
         difference = reweighted - _optimized(q, k, v, options)
@@ -215,35 +224,41 @@ class _ReweightedAttention:
         return self.earlier(q, k, v, options, *args, **kw)
 
 
-_Chunk = tuple[int, Tensor, Tensor, Tensor]  # conditional or not; q, k and v of all images
+class _Chunk(NamedTuple):
+    """The rows of all images under one conditioning."""
+
+    conditioning: int  # CONDITIONAL, or not
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 def _chunks(
     q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], weights: AttentionWeights
 ) -> list[_Chunk]:
-    kinds = options["cond_or_uncond"]
-    images = len(q) // len(kinds) if weights.w is None else len(weights.w)
-    if len(q) != len(kinds) * images:
+    conditionings = options["cond_or_uncond"]
+    images = len(q) // len(conditionings) if weights.w is None else len(weights.w)
+    if len(q) != len(conditionings) * images:
         raise ValueError(
-            f"The sampler asks for {len(q)} rows in {len(kinds)} chunks for {images} masks: attention "
-            "re-weighting takes one conditioning per image, without areas or context windows."
+            f"The sampler asks for {len(q)} rows in {len(conditionings)} chunks for {images} masks: "
+            "attention re-weighting takes one conditioning per image, without areas or context windows."
         )
-    return list(zip(kinds, *(x.split(images) for x in (q, k, v)), strict=True))
+    parts = (x.split(images) for x in (q, k, v))
+    return [_Chunk(*chunk) for chunk in zip(conditionings, *parts, strict=True)]
 
 
 def _record(maps: AttentionMaps, chunks: list[_Chunk], options: dict[str, Any], columns: Columns) -> None:
-    for kind, q, k, _ in chunks:
-        if kind == CONDITIONAL:
-            maps.record(split_heads(q, options["n_heads"]), split_heads(k, options["n_heads"]), columns)
+    for chunk in chunks:
+        if chunk.conditioning == CONDITIONAL:
+            q, k = (split_heads(x, options["n_heads"]) for x in (chunk.q, chunk.k))
+            maps.record(q, k, columns)
 
 
-def _chunk(
-    kind: int, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], weights: AttentionWeights
-) -> Tensor:
-    if kind != CONDITIONAL:
-        return _optimized(q, k, v, options)
-    heads = (split_heads(x, options["n_heads"]) for x in (q, k, v))
-    return merge_heads(reweighted_attention(*heads, weights)).to(q.dtype)
+def _reweighted(chunk: _Chunk, options: dict[str, Any], weights: AttentionWeights) -> Tensor:
+    if chunk.conditioning != CONDITIONAL:
+        return _optimized(chunk.q, chunk.k, chunk.v, options)
+    q, k, v = (split_heads(x, options["n_heads"]) for x in (chunk.q, chunk.k, chunk.v))
+    return merge_heads(reweighted_attention(q, k, v, weights)).to(q.dtype)
 
 
 def _optimized(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:

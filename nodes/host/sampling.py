@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 import latent_preview
 import numpy as np
 import torch
 import torch.nn.functional as F
 from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
 from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.photos import Photo
@@ -25,11 +26,20 @@ from ...anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_o
 from ...anomalydiffusion_core.method.blending import latent_mask
 from ...anomalydiffusion_core.method.reweighting import AARConfig
 from ...anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
-from .conditioning import COLUMNS
-from .pixels import pixels_of, to_core
-from .reweighting import Reweighting
+from .conditioning import COLUMNS, Conditioning
+from .pixels import latent_factor, pixels_of, to_core
+from .reweighting import Pixels, Reweighting
 
-WIDENING = SamplingConfig().widening
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """ComfyUI's KSampler as its user sets it."""
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
 
 
 @dataclass(frozen=True)
@@ -43,32 +53,28 @@ class Outlines:
     usual_seam: float | None = None
 
 
-def reweighted(
-    model: Any, positive: Any, aar: AARConfig, maps: AttentionMaps | None = None, **pixels: Any
-) -> Any:
-    """A MODEL clone with AAR for the learned vectors of `positive`; `pixels` are those of mode `paper`."""
-    columns = next((options[COLUMNS] for _, options in positive if COLUMNS in options), None)
-    if columns is None:
-        raise ValueError("This conditioning has no learned vectors: take that of Anomaly Conditioning.")
-    return Reweighting(aar, columns, WIDENING, maps=maps, **pixels).patch(model)
-
-
-def paper_pixels(model: Any, vae: Any, image: Any, mask: Any) -> dict[str, Any]:
-    """What mode `paper` compares: photos in [-1,1], masks (B,1,H,W), and a decoder of latents.
-
-    Raises ValueError where `vae` reads other latents than the model's.
+@dataclass(frozen=True)
+class MaskedPhotos:
+    """Photos (B,H,W,3) in [0,1] and masks (B,1,H,W) in {0,1}, one of each for an image, with the latents
+    (B,C,h,w) of the photos, in the scale of `vae`; sides are padded by mirroring to whole latent cells.
     """
-    device, channels = model.load_device, int(model.model.latent_format.latent_channels)
-    if vae.latent_channels != channels:
-        raise ValueError(
-            f"The VAE of mode paper reads {vae.latent_channels} latent channels, the model has {channels}: "
-            "connect the VAE, or a tiny one (taesd), that belongs to the model."
-        )
 
-    def decode(latent: Any) -> Any:
-        return to_core(vae.decode(model.model.process_latent_out(latent))).to(device)
+    image: Tensor
+    mask: Tensor
+    vae: VAE
+    latent: Tensor
 
-    return {"image": to_core(image).to(device), "mask": mask.to(device), "decode": decode}
+    @classmethod
+    def encoded(cls, image: Tensor, mask: Tensor, vae: VAE) -> MaskedPhotos:
+        """A single photo serves all masks, a single mask all photos; ValueError where they do not fit."""
+        image, mask = match_batch(image, mask)
+        latent: Any = vae.encode(_padded(image, latent_factor(vae)))
+        return cls(image, mask, vae, latent)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell."""
+        return latent_factor(self.vae)
 
 
 def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,17 +95,48 @@ def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image.expand(count, -1, -1, -1)[..., :3], mask.expand(count, -1, -1, -1)
 
 
+def reweighted(
+    model: ModelPatcher,
+    positive: Conditioning,
+    aar: AARConfig,
+    maps: AttentionMaps | None = None,
+    pixels: Pixels | None = None,
+) -> ModelPatcher:
+    """A MODEL clone with AAR for the learned vectors of `positive`; `pixels` are those of mode `paper`."""
+    columns = next((options[COLUMNS] for _, options in positive if COLUMNS in options), None)
+    if columns is None:
+        raise ValueError("This conditioning has no learned vectors: take that of Anomaly Conditioning.")
+    return Reweighting(aar, columns, SamplingConfig.widening, pixels, maps).patch(model)
+
+
+def paper_pixels(model: ModelPatcher, vae: VAE, image: Tensor, mask: Tensor) -> Pixels:
+    """What mode `paper` compares, from photos (B,H,W,3) in [0,1] and masks (B,1,H,W).
+
+    Raises ValueError where `vae` reads other latents than the model's.
+    """
+    device, channels = model.load_device, int(model.model.latent_format.latent_channels)
+    if vae.latent_channels != channels:
+        raise ValueError(
+            f"The VAE of mode paper reads {vae.latent_channels} latent channels, the model has {channels}: "
+            "connect the VAE, or a tiny one (taesd), that belongs to the model."
+        )
+
+    def decode(latent: Tensor) -> Tensor:
+        return to_core(vae.decode(model.model.process_latent_out(latent))).to(device)
+
+    return Pixels(to_core(image).to(device), mask.to(device), decode)
+
+
 def sample_images(
     model: ModelPatcher,
     generators: list[torch.Generator],
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    positive: Any,
-    negative: Any,
+    settings: SamplerSettings,
+    positive: Conditioning,
+    *,
+    negative: Conditioning,
     latent: Tensor,
-    **sampling: Any,
+    noise_mask: Tensor | None = None,
+    callback: Callable[..., None] | None = None,
 ) -> Tensor:
     """Latents (B,C,h,w) of one of ComfyUI's samplers by name; all noise of an image is its generator's.
 
@@ -107,11 +144,16 @@ def sample_images(
     picture would depend on its neighbours.
     """
     noise = torch.stack([torch.randn(latent.shape[1:], generator=generator) for generator in generators])
-    device, options = model.load_device, model.model_options
     sigmas = comfy.samplers.KSampler(
-        model, steps, device, sampler_name, scheduler, denoise=1.0, model_options=options
+        model,
+        settings.steps,
+        model.load_device,
+        settings.sampler_name,
+        settings.scheduler,
+        denoise=1.0,
+        model_options=model.model_options,
     ).sigmas
-    sampler = comfy.samplers.sampler_object(sampler_name)
+    sampler = comfy.samplers.sampler_object(settings.sampler_name)
     sampler.inpaint_options = {}  # "ddim" would draw another noise for the outside, for the batch as a whole
     if "noise_sampler" in inspect.signature(sampler.sampler_function).parameters:
         seeds = [int(torch.randint(2**63 - 1, (), generator=generator)) for generator in generators]
@@ -119,97 +161,91 @@ def sample_images(
         noise_sampler = BrownianTreeNoiseSampler(noise, 0.0, float(sigmas.max()) + 1, seeds, cpu=True)
         sampler.extra_options = {**sampler.extra_options, "noise_sampler": noise_sampler}
     return comfy.sample.sample_custom(
-        model, noise, cfg, sampler, sigmas, positive, negative, latent, **sampling
+        model,
+        noise,
+        settings.cfg,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        latent,
+        noise_mask=noise_mask,
+        callback=callback,
+        seed=settings.seed,
     )
-
-
-def encode_photos(image: Tensor, vae: Any) -> Tensor:
-    """Photos (B,H,W,3) -> latents in the VAE's scale; sides are padded by mirroring to whole cells."""
-    return vae.encode(_padded(image, int(vae.spacial_compression_decode())))
 
 
 def sample_latents(
-    image: Tensor,
-    mask: Tensor,
-    normal: Tensor,
-    vae: Any,
-    model: Any,
-    positive: Any,
-    negative: Any,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
+    photos: MaskedPhotos,
+    model: ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    settings: SamplerSettings,
     aar: AARConfig,
-    aar_vae: Any = None,
+    aar_vae: VAE | None = None,
     maps: AttentionMaps | None = None,
 ) -> Tensor:
-    """Latents (B,C,h,w): the defect inside m_z, outside the photo, `normal` as of `encode_photos`.
+    """Latents (B,C,h,w): the defect inside m_z, outside the photo.
 
-    AAR mode `paper` sees pixels through `aar_vae`, or without one through `vae`.
+    AAR mode `paper` sees pixels through `aar_vae`, or without one through the photos' own VAE.
     """
-    factor = int(vae.spacial_compression_decode())
-    mask = _padded_mask(mask, factor)
-    pixels = {}
+    mask, pixels = _padded_mask(photos.mask, photos.factor), None
     if aar.mode == "paper":
-        pixels = paper_pixels(model, aar_vae or vae, _padded(image, factor), mask)
-    patched = reweighted(model, positive, aar, maps, **pixels)
+        image = _padded(photos.image, photos.factor)
+        pixels = paper_pixels(model, aar_vae or photos.vae, image, mask)
+    patched = reweighted(model, positive, aar, maps, pixels)
     return sample_images(
         patched,
-        [image_generator(seed, i) for i in range(len(normal))],
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
+        [image_generator(settings.seed, i) for i in range(len(photos.latent))],
+        settings,
         positive,
-        negative,
-        normal,
-        noise_mask=latent_mask(mask, factor),
-        callback=latent_preview.prepare_callback(patched, steps),
-        seed=seed,
+        negative=negative,
+        latent=photos.latent,
+        noise_mask=latent_mask(mask, photos.factor),
+        callback=latent_preview.prepare_callback(patched, settings.steps),
     )
 
 
-def paste_back(
-    image: Tensor, mask: Tensor, normal: Tensor, vae: Any, latent: Tensor, outlines: Outlines
-) -> Tensor:
+def paste_back(photos: MaskedPhotos, latent: Tensor, outlines: Outlines) -> Tensor:
     """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
-    height, width = image.shape[1:3]
-    decoded, again = (255 * vae.decode(z)[:, :height, :width].cpu().numpy() for z in (latent, normal))
-    photos = pixels_of(image)
-    marked = mask[:, 0].cpu().numpy() > 0
+    height, width = photos.image.shape[1:3]
+    decoded, reconstructions = (
+        255 * photos.vae.decode(z)[:, :height, :width].cpu().numpy() for z in (latent, photos.latent)
+    )
+    marked = photos.mask[:, 0].cpu().numpy() > 0
     results = []
-    for photo, reconstruction, generated, m in zip(photos, again, decoded, marked, strict=True):
+    for photo, reconstruction, generated, mask in zip(
+        pixels_of(photos.image), reconstructions, decoded, marked, strict=True
+    ):
         noise = autoencoder_noise(photo, reconstruction)
         values = restored(photo, reconstruction, generated, noise)
-        results.append(_laid(photo, values, m, noise, outlines))
-    made = torch.from_numpy(np.stack(results)).float() / 255
+        results.append(_laid(photo, values, mask, noise, outlines))
+    pasted = torch.from_numpy(np.stack(results)).float() / 255
     # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were
-    return torch.where(torch.from_numpy(marked)[..., None], made, image.cpu())
+    return torch.where(torch.from_numpy(marked)[..., None], pasted, photos.image.cpu())
 
 
 def _laid(
     photo: np.ndarray, values: np.ndarray, mask: np.ndarray, noise: float, outlines: Outlines
 ) -> np.ndarray:
     """Photo (H,W,3) uint8 with values (H,W,3) float laid into it, region by region."""
-    result, softest = Photo(photo, gray=False), GenerationConfig().softest
+    result, softest = Photo(photo, gray=False), GenerationConfig.softest
     for region in regions_of(mask, outlines.size):
-        made = DecodedRegion(region, region.window.cut(values), noise)
-        result, _ = softened(result, made, outlines.feather, softest, outlines.usual_seam, outlines.size)
+        decoded = DecodedRegion(region, region.window.cut(values), noise)
+        result, _ = softened(result, decoded, outlines.feather, softest, outlines.usual_seam, outlines.size)
     return result.pixels
 
 
-def attention_pictures(image: Tensor, vae: Any, maps: AttentionMaps | None) -> Tensor:
+def attention_pictures(photos: MaskedPhotos, maps: AttentionMaps | None) -> Tensor:
     """Photos (B,H,W,3) under the heat maps of each range of steps, side by side; the photos as they are
     where no maps were recorded.
     """
     if maps is None:
-        return image
-    factor = int(vae.spacial_compression_decode())
+        return photos.image
     rows = [
-        np.hstack(heat_over_photo(ranges, photo, factor))
-        for ranges, photo in zip(maps.mean, pixels_of(image), strict=True)
+        np.hstack([*heat_over_photo(ranges, photo, photos.factor)])
+        for ranges, photo in zip(maps.mean, pixels_of(photos.image), strict=True)
     ]
     return torch.from_numpy(np.stack(rows)).float() / 255
 

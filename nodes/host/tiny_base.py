@@ -87,7 +87,8 @@ class TinyTextEncoder(comfy.sd1_clip.SDClipModel):
 
 class TinyClip(comfy.sd1_clip.SD1ClipModel):
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
-        super().__init__(device, dtype, model_options or {}, clip_model=TinyTextEncoder)
+        encoder: Any = TinyTextEncoder
+        super().__init__(device, dtype, model_options or {}, clip_model=encoder)
 
 
 class TinyTokens(comfy.sd1_clip.SDTokenizer):
@@ -108,7 +109,8 @@ class TinyTokenizer(comfy.sd1_clip.SD1Tokenizer):
 def load_model(path: Path, vae: LappedAutoencoder) -> ModelPatcher:
     """The U-Net as a MODEL."""
     config = TinyModelConfig(unet_config())
-    config.latent_format.with_colours_of(vae)
+    latent_format: Any = config.latent_format  # an object, since the host makes one of the class
+    latent_format.with_colours_of(vae)
     config.set_inference_dtype(torch.float32, None)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = arch.read_weights(path, "unet")
@@ -135,7 +137,7 @@ def as_vae(autoencoder: LappedAutoencoder) -> comfy.sd.VAE:
     ComfyUI recognises autoencoders by their weights and has no way to pass one in, so that a small one of a
     kind that it knows is loaded, and its module exchanged.
     """
-    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=arch.LATENT_CHANNELS).state_dict())
+    vae: Any = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=arch.LATENT_CHANNELS).state_dict())
     vae.first_stage_model = autoencoder.to(vae.vae_dtype)
     patcher = vae.patcher
     vae.patcher = ModelPatcher(autoencoder, patcher.load_device, patcher.offload_device)

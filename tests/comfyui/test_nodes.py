@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph_inputs import DEMO, SAMPLER
+from graph_inputs import DEMO
 from PIL import Image
 from torch import Tensor
 
@@ -144,10 +144,14 @@ def test_every_sampler_gives_the_same_picture_whatever_the_batch_and_nothing_out
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: Any, sampler: str) -> None:
-    from adiff_pack.nodes.host.sampling import sample_images  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.sampling import (  # type: ignore[import-not-found]
+        SamplerSettings,
+        sample_images,
+    )
 
     learned = {"embeddings": trained.embeddings, "defect_type": ""}
-    prompts = run("ADiff_MaskConditioning", **trained.base, **learned)
+    positive, negative = run("ADiff_MaskConditioning", **trained.base, **learned)
+    settings = SamplerSettings(0, 3, 2.0, sampler, "normal")
     photo, noise_mask = torch.ones(1, 8, 8, 8), torch.ones(1, 1, 8, 8)
     noise_mask[..., :4] = 0
 
@@ -155,9 +159,14 @@ def test_all_noise_of_an_image_comes_from_its_own_generator(run: Run, trained: A
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with torch.inference_mode():
             return sample_images(
-                trained.base["model"], generators, 3, 2.0, sampler, "normal", *prompts,
-                photo.repeat(len(seeds), 1, 1, 1), noise_mask=noise_mask.repeat(len(seeds), 1, 1, 1), seed=0,
-            )  # fmt: skip
+                trained.base["model"],
+                generators,
+                settings,
+                positive,
+                negative=negative,
+                latent=photo.repeat(len(seeds), 1, 1, 1),
+                noise_mask=noise_mask.repeat(len(seeds), 1, 1, 1),
+            )
 
     together = latents(1, 2)
     torch.testing.assert_close(together, torch.cat([latents(1), latents(2)]), rtol=1e-3, atol=1e-3)
@@ -284,58 +293,6 @@ def test_unknown_types_are_refused_with_those_there_are(run: Run, trained: Any, 
         )
 
 
-def test_masks_are_invented_and_pictures_become_masks(run: Run, trained: Any) -> None:
-    positive, negative = run(
-        "ADiff_MaskConditioning", **trained.base, embeddings=trained.embeddings, defect_type=""
-    )
-    assert positive[0][0].shape == negative[0][0].shape == (1, 77, 192)
-    (invented,) = run(
-        "ADiff_GenerateMasks",
-        **trained.base,
-        embeddings=trained.embeddings,
-        defect_type="leather/burn",
-        count=3,
-        seed=0,
-        **{**SAMPLER, "steps": 12, "cfg": 5.0},
-    )
-    assert invented.shape == (3, 128, 128) and set(invented.unique().tolist()) == {0.0, 1.0}
-    assert all(0.0005 < float(mask.mean()) <= 0.5 for mask in invented)
-    picture = torch.zeros(1, 32, 32, 3)
-    picture[:, 8:20, 8:20] = 0.8
-    (found,) = run("ADiff_BinarizeMasks", images=picture, threshold=0.5)
-    assert torch.equal(found, (picture[..., 0] > 0.5).float())
-    learned = {"embeddings": trained.embeddings, "defect_type": "leather/burn", "seed": 1}
-    (placed,) = run("ADiff_BinarizeMasks", images=picture, threshold=0.5, **learned)
-    extents = [place.extent for place in trained.embeddings.mask_placements["leather/burn"]]
-    assert placed.shape == (1, 128, 128)
-    assert 0.8 * min(extents) - 0.02 <= float(placed[0].any(0).float().mean()) <= 1.25 * max(extents) + 0.02
-
-
-def test_masks_of_several_sources_are_mixed(run: Run, trained: Any, masks: Tensor) -> None:
-    weights = {"generated": 1.0, "real": 1.0, "drawn": 1.0, "procedural": 1.0}
-    inputs = {"count": 12, "width": 160, "height": 128, "seed": 3, "defect_type": "leather/burn"}
-    given = {"generated_masks": masks[:1], "drawn_masks": masks[1:2], "few_shot": trained.dataset}
-    (mixed,) = run("ADiff_MixMasks", **weights, **inputs, **given, embeddings=trained.embeddings)
-    assert mixed.shape == (12, 128, 160) and set(mixed.unique().tolist()) == {0.0, 1.0}
-    assert all(mask.any() for mask in mixed) and len({mask.numpy().tobytes() for mask in mixed}) > 6
-    procedural = {**dict.fromkeys(weights, 0.0), "procedural": 1.0}
-    (drawn,) = run("ADiff_MixMasks", **procedural, **{**inputs, "defect_type": ""})
-    assert all(0.005 < float(mask.mean()) < 0.02 for mask in drawn)
-    with pytest.raises(ValueError, match="cannot come from source 'real', since no training masks"):
-        run("ADiff_MixMasks", **weights, **inputs, generated_masks=masks, drawn_masks=masks)
-
-
-def test_masks_are_placed_on_objects(run: Run, trained: Any, masks: Tensor) -> None:
-    photos = torch.full((3, 96, 128, 3), 0.8)
-    for photo, left in zip(photos, (10, 40, 60), strict=True):
-        photo[30:80, left : left + 60] = 0.1
-    for more in ({"mode": "free"}, {"mode": "learned", "embeddings": trained.embeddings}):
-        (placed,) = run("ADiff_PlaceMasks", masks=masks, normals=photos, seed=1, **more)
-        assert placed.shape == (3, 96, 128) and all(mask.any() for mask in placed)
-        for photo, mask in zip(photos, placed, strict=True):
-            assert (photo[..., 0][mask > 0] < 0.5).float().mean() >= 0.9
-
-
 def test_a_dataset_is_appended_to_with_exact_pixels(run: Run, trained: Any, masks: Tensor) -> None:
     inputs = {"images": trained.normals, "masks": masks, "defect_type": "leather/ink", "folder": "made"}
     (path,) = run("ADiff_SaveDataset", **inputs, normals=trained.normals)
@@ -378,20 +335,6 @@ def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unsee
         np.asarray(pictures[1][1])[rows].astype(float) for rows in (slice(160, 416), slice(416, 672))
     )
     assert 1 < np.abs(real - redrawn).mean() < 60  # the same photos, other defects in them
-
-
-def test_masks_of_which_none_is_usable_end_in_a_sentence(
-    run: Run, trained: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from adiff_pack.nodes.host import sampling as comfy_generation  # type: ignore[import-not-found]
-
-    black = [np.zeros((128, 128), bool)]
-    monkeypatch.setattr(comfy_generation, "masks_from_pictures", lambda pictures, _: black * len(pictures))
-    inputs = {**trained.base, "embeddings": trained.embeddings, "defect_type": "leather/ink", "seed": 0}
-    with pytest.raises(
-        ValueError, match=r"Only 0 of 1 masks of leather/ink were usable after 20 tries \(20 empty"
-    ):
-        run("ADiff_GenerateMasks", **inputs, count=1, **{**SAMPLER, "steps": 1})
 
 
 def test_the_prompt_can_be_told_another_place_than_the_sampler(run: Run, trained: Any, masks: Tensor) -> None:

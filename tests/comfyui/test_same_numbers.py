@@ -128,13 +128,13 @@ def euler_sigmas(hosts: Any) -> Tensor:
 
 def reweighted(hosts: Any, aar: AARConfig, model: Any = None, maps: Any = None) -> Any:
     from adiff_pack.anomalydiffusion_core.method import reweighting  # type: ignore[import-not-found]
-    from adiff_pack.nodes.host.reweighting import Reweighting  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.reweighting import Pixels, Reweighting  # type: ignore[import-not-found]
 
     part = {"start": aar.start, "end": aar.end}
     config = reweighting.AARConfig(aar.mode, aar.strength, aar.maximum, **part)
     columns = contexts(hosts.comfy, hosts.vectors)[0].columns
-    patch = Reweighting(config, columns, WIDENING, hosts.images, hosts.masks, hosts.comfy.decode, maps)
-    return patch.patch(model or hosts.model)
+    pixels = Pixels(hosts.images, hosts.masks, hosts.comfy.decode)
+    return Reweighting(config, columns, WIDENING, pixels, maps).patch(model or hosts.model)
 
 
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])

@@ -30,6 +30,7 @@ WEIGHTS = FOLDER / "tiny_base.safetensors"
 DEMO_EMBEDDINGS = FOLDER / "demo_embeddings.safetensors"  # learned on these weights from the demo's dataset
 FORMAT = "anomalydiffusion-tiny-base/1"
 TOKEN_WIDTH = 192
+TOKEN_WIDTHS = {"clip_l": TOKEN_WIDTH}  # by ComfyUI's names of text encoders
 VOCABULARY = 49408
 LATENT_CHANNELS = 8
 NATIVE_SIZE = 128

@@ -19,6 +19,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.bases.families import FAMILIES, Family
 from anomalydiffusion_core.bases.tiny.architecture import load_tokenizer
 from anomalydiffusion_core.method.latent_diffusion import Context, NoiseSchedule, hash_weights
 
@@ -212,3 +213,12 @@ def test_a_base_s_device_and_dtype_do_not_leak_into_its_schedule(small_base: Dif
     schedule: NoiseSchedule = small_base.schedule
     assert schedule.alphas_cumprod.dtype == torch.float32
     assert schedule.steps == 1000
+
+
+def test_a_family_that_is_added_to_the_table_gives_a_folder_its_name(
+    sd1: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "dummy", Family({"clip_d": 16}, {"epsilon": 64}))
+    base = load_base(str(sd1[0]))
+    assert (base.fingerprint.family, base.token_widths) == ("dummy", {"clip_d": 16})
+    assert list(base.encode_prompts(["a {}"], {"clip_d": torch.ones(1, 2, 16)}).hidden.shape) == [1, 77, 16]

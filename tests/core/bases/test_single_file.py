@@ -16,15 +16,19 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from anomalydiffusion_core.bases import single_file
 from anomalydiffusion_core.bases.diffusers_model import load_base
-from anomalydiffusion_core.bases.single_file import FAMILIES, Family, detect_family, load_single_file
+from anomalydiffusion_core.bases.families import FAMILIES, TEXT_SD1, TEXT_SD2, Checkpoint, Family
+from anomalydiffusion_core.bases.single_file import detect_checkpoint, load_single_file
 
 LAYERS = 1  # resnets per U-Net and autoencoder level of the reduced models
 LEVELS = 4
 
 
-def reduced(name: str) -> Family:
+CHECKPOINTS = {name: family.checkpoint for name, family in FAMILIES.items() if family.checkpoint}
+
+
+def reduced(name: str) -> Checkpoint:
     """The family with few channels and layers and all else as it is."""
-    family = FAMILIES[name]
+    family = CHECKPOINTS[name]
     unet = {
         **family.unet,
         "block_out_channels": [32, 32, 64, 64],
@@ -43,7 +47,7 @@ def reduced(name: str) -> Family:
     return replace(family, unet=unet, text_encoder=text, vae=vae)
 
 
-def build(family: Family) -> tuple[Any, Any, Any]:
+def build(family: Checkpoint) -> tuple[Any, Any, Any]:
     torch.manual_seed(0)
     text = CLIPTextModel(CLIPTextConfig(**family.text_encoder))
     modules = UNet2DConditionModel(**family.unet), text, AutoencoderKL(**family.vae)
@@ -185,7 +189,8 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.fixture
 def small_families(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_file, "FAMILIES", {name: reduced(name) for name in FAMILIES})
+    for name in CHECKPOINTS:
+        monkeypatch.setitem(FAMILIES, name, replace(FAMILIES[name], checkpoint=reduced(name)))
 
 
 @pytest.mark.usefixtures("small_families")
@@ -239,12 +244,12 @@ HEADER_SD1 = {
     single_file.FIRST_CONVOLUTION: (320, 4, 3, 3),
     single_file.FIRST_KEYS: (320, 768),
     single_file.AUTOENCODER: (1,),
-    single_file.TEXT_SD1: (77, 768),
+    TEXT_SD1: (77, 768),
 }
 HEADER_SD2 = {
-    **{key: shape for key, shape in HEADER_SD1.items() if key != single_file.TEXT_SD1},
+    **{key: shape for key, shape in HEADER_SD1.items() if key != TEXT_SD1},
     single_file.FIRST_KEYS: (320, 1024),
-    single_file.TEXT_SD2: (1, 1024),
+    TEXT_SD2: (1, 1024),
 }
 
 
@@ -272,13 +277,13 @@ def write_header(
 def test_sd2_predicts_v_unless_metadata_or_else_the_file_name_says_otherwise(
     file_name: str, metadata: dict[str, str] | None, prediction: str, latent_size: int, tmp_path: Path
 ) -> None:
-    family = detect_family(write_header(tmp_path / f"{file_name}.safetensors", HEADER_SD2, metadata))
+    family = detect_checkpoint(write_header(tmp_path / f"{file_name}.safetensors", HEADER_SD2, metadata))
     assert family.scheduler["prediction_type"] == prediction
     assert family.unet["sample_size"] == latent_size
 
 
 def test_sd1_predicts_noise_whatever_its_file_is_called(tmp_path: Path) -> None:
-    assert detect_family(write_header(tmp_path / "768-v.safetensors", HEADER_SD1)) is FAMILIES["sd1"]
+    assert detect_checkpoint(write_header(tmp_path / "768-v.safetensors", HEADER_SD1)) is CHECKPOINTS["sd1"]
 
 
 def without(shapes: dict[str, tuple[int, ...]], key: str) -> dict[str, tuple[int, ...]]:
@@ -294,7 +299,7 @@ def without(shapes: dict[str, tuple[int, ...]], key: str) -> dict[str, tuple[int
         ),
         ({**HEADER_SD2, single_file.CLASS_EMBEDDING: (1,)}, "conditioned on images"),
         ({"conditioner.embedders.0.x": (1,), **HEADER_SD1}, "SDXL checkpoint: choose"),
-        (without(HEADER_SD1, single_file.TEXT_SD1), "has no text encoder"),
+        (without(HEADER_SD1, TEXT_SD1), "has no text encoder"),
         ({"lora.weight": (1,)}, "has no U-Net and text encoder.*full checkpoint"),
         (without(HEADER_SD2, single_file.AUTOENCODER), "holds no autoencoder"),
         ({**HEADER_SD1, single_file.FIRST_KEYS: (320, 2048)}, "2048 wide instead of 768"),
@@ -335,7 +340,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
 def test_the_families_have_the_published_numbers_of_parameters(
     name: str, unet_size: int, text_size: int
 ) -> None:
-    family = FAMILIES[name]
+    family = CHECKPOINTS[name]
     with torch.device("meta"):
         modules = (
             UNet2DConditionModel(**family.unet),
@@ -343,3 +348,22 @@ def test_the_families_have_the_published_numbers_of_parameters(
             AutoencoderKL(**family.vae),
         )
     assert [sum(p.numel() for p in m.parameters()) for m in modules] == [unet_size, text_size, 83_653_863]
+
+
+def test_a_family_that_is_added_to_the_table_loads_from_a_single_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The recipe of docs/architecture.md: one entry, and nothing else."""
+    dummy = Family({"clip_d": 32}, {"epsilon": 64}, reduced("sd1"))
+    unet, text, vae = build(reduced("sd1"))
+    path = tmp_path / "dummy.safetensors"
+    save_file(original_layout("sd1", unet, text, vae), path)
+    with pytest.raises(ValueError, match="looks like sd1, but its cross-attention is 32 wide instead of 768"):
+        load_base(str(path))
+    monkeypatch.setitem(FAMILIES, "dummy", dummy)
+    base = load_base(str(path))
+    assert (base.fingerprint.family, base.token_widths) == ("dummy", {"clip_d": 32})
+    vectors = {"clip_d": torch.ones(1, 3, 32)}
+    context, noisy, t = base.encode_prompts(["a {}"], vectors), torch.ones(1, 4, 8, 8), torch.tensor([500])
+    with torch.no_grad():
+        close(base.predict_noise(noisy, t, context), unet(noisy, t, context.hidden).sample)

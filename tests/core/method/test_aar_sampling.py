@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
+from anomalydiffusion_core.method.attention import Columns, marked
 from anomalydiffusion_core.method.latent_diffusion import Context
-from anomalydiffusion_core.method.reweighting import MODES, AARConfig
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig, ReweightingMode
 from anomalydiffusion_core.method.sampling import (
     SamplingConfig,
     SamplingRequest,
@@ -324,3 +325,33 @@ def test_strength_zero_is_exactly_the_plain_sampler_and_strength_one_is_not(
     assert torch.equal(off, plain)
     assert not torch.equal(on, plain)
     assert torch.isfinite(on).all()
+
+
+def test_a_mode_that_is_added_to_the_table_samples(
+    base: DiffusersModel, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe of docs/architecture.md. The mode is `masked` told by its parts: weights m_z, attention by
+    hand, the blend mask m_z itself, as `masked` has it without widening.
+    """
+
+    def by_hand(query: Tensor, key: Tensor, value: Tensor, w: Tensor, *, columns: Columns) -> Tensor:
+        attention = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        inserted = marked(columns, value)[:, None, None]
+        return (attention * (1 - inserted) + attention * inserted * w[:, None]) @ value
+
+    dummy = ReweightingMode(
+        lambda moment, aar: moment.target.m_z, by_hand, lambda m_z, progress, steps, widening: m_z
+    )
+    monkeypatch.setitem(MODES, "dummy", dummy)
+    config = SamplingConfig(steps=3, widening=0.0, aar=AARConfig("dummy", strength=0.5))
+    latent = generate(base, scene, config)
+    expected = generate(base, scene, replace(config, aar=AARConfig("masked", strength=0.5)))
+    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-4)
+    assert (latent - generate(base, scene, replace(config, aar=AARConfig("off")))).abs().max() > 0.01
+
+
+def test_a_mode_that_the_table_lacks_is_refused_with_those_it_has() -> None:
+    with pytest.raises(
+        ValueError, match="no AAR mode 'strong': choose from released, adaptive, paper, masked"
+    ):
+        AARConfig("strong")

@@ -88,7 +88,7 @@ def test_a_pool_is_the_same_whatever_its_batches(fake_base: Any) -> None:
 def test_scenes_are_drawn_small_for_a_large_base_and_encoded_at_its_size(
     fake_base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(location, "DRAWN", 32)
+    monkeypatch.setattr(location, "SCENE_SIZE", 32)
     pool = make_scenes(fake_base, 3, 4)
     assert pool.masks.shape == (4, 1, 32, 32) and pool.latents.shape == (4, 4, 8, 8)
     scenes = next(placed_scenes(3, 4, 32, 4))

@@ -1,0 +1,69 @@
+"""The house: no module in the corridor, no long file or function, and nodes that know the library alone."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+from anomalydiffusion_core.cli.app import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+CODE = [
+    path
+    for name in ("anomalydiffusion_core", "nodes", "benchmarks", "tests")
+    for path in (ROOT / name).rglob("*.py")
+]
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines, a command's list of options apart
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules that a file imports anywhere, relative ones as they are written."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_the_library_s_modules_lie_in_its_folders() -> None:
+    folder = ROOT / "anomalydiffusion_core"
+    assert [path.name for path in folder.glob("*.py")] == ["__init__.py"]
+    for inner in (path for path in folder.rglob("*") if path.is_dir() and list(path.glob("*.py"))):
+        assert ast.get_docstring(ast.parse((inner / "__init__.py").read_text())), inner
+
+
+def test_files_and_functions_are_short() -> None:
+    long = [path for path in CODE if len(path.read_text().splitlines()) > LONGEST_FILE]
+    options = {inspect.unwrap(command).__name__ for command in COMMANDS}
+    for path in CODE:
+        for function in functions(path):
+            is_command = path.parent.name == "cli" and function.name in options
+            first = function.body[0].lineno if is_command else function.lineno
+            if (function.end_lineno or 0) - first + 1 > LONGEST_FUNCTION:
+                long.append(path / function.name)
+    assert not long
+
+
+def test_nodes_and_the_library_never_import_the_command_line_nor_the_library_the_nodes() -> None:
+    library = [path for path in CODE if "anomalydiffusion_core" in path.parts and "cli" not in path.parts]
+    for path in [path for path in CODE if "nodes" in path.parts] + [
+        p for p in library if "tests" not in p.parts
+    ]:
+        assert not any("cli" in name.split(".") or "nodes" in name.split(".") for name in imported(path)), (
+            path
+        )
+
+
+def test_what_touches_comfyui_lies_in_the_nodes_host_folder_and_knows_no_schema() -> None:
+    for path in (ROOT / "nodes" / "host").glob("*.py"):
+        names = set(imported(path))
+        assert not any(name.startswith("comfy_api") for name in names), path
+        assert not any(name.startswith("..") and not name.startswith("...") for name in names), path
