@@ -111,7 +111,7 @@ class Baseline:
     on_object: bool = False
 
 
-BASELINES = {
+BASELINES: dict[str, Baseline] = {
     "crop-paste": Baseline(crop_paste, True),
     "cutpaste": Baseline(cut_paste, False),
     "draem": Baseline(draem_texture, False),
@@ -149,6 +149,7 @@ def generate_baseline(
     split: Split,
     count: int,
     out: Path,
+    *,
     seed: int,
     on_pair: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
@@ -160,15 +161,13 @@ def generate_baseline(
     Raises ValueError naming the known methods.
     """
     baseline, writer = find_baseline(name), MVTecWriter(out)
-    kinds = dict.fromkeys(split.defects, count) if baseline.typed else {UNTYPED: count * len(split.defects)}
-    total, rows = sum(kinds.values()), []
+    counts = dict.fromkeys(split.defects, count) if baseline.typed else {UNTYPED: count * len(split.defects)}
+    total, rows = sum(counts.values()), []
     ground = ground_of(split.normals) if baseline.on_object else None
-    sources = [file_hash(path) for path in split.normals]
-    real_files = [p for pairs in split.few_shot.values() for pair in pairs for p in (pair.image, pair.mask)]
-    origin = json.dumps([name, seed, split.defects, sources, [file_hash(path) for path in real_files]])
-    run = hashlib.sha256(origin.encode()).hexdigest()[:12]
+    hashes = [file_hash(path) for path in split.normals]
+    run = _run_id(name, seed, split, hashes)
     normals = writer.add_normals(split.category, map(read_photo, split.normals))
-    for defect, wanted in kinds.items():
+    for defect, wanted in counts.items():
         real = [
             (photo.pixels, mask[0].numpy() > 0)
             for photo, mask in map(read_pair, split.few_shot.get(defect, []))
@@ -181,10 +180,17 @@ def generate_baseline(
             foreground = object_foreground(photo.pixels, ground) if ground else None
             pixels, mask = baseline.method(rng, photo.pixels, real, foreground)
             row = {"run": run, "index": index, "seed": seed, "method": name}
-            row |= {"normal": normals[number], "normal_sha256": sources[number]}
+            row |= {"normal": normals[number], "normal_sha256": hashes[number]}
             rows.append(writer.write(split.category, defect, Photo(pixels, photo.gray), mask, row))
             on_pair(len(rows), total)
     return rows
+
+
+def _run_id(name: str, seed: int, split: Split, normal_hashes: list[str]) -> str:
+    """Of what the pairs depend on: the method, the seed, and every photo they are made from."""
+    files = [path for pair in split.few_shot_pairs for path in (pair.image, pair.mask)]
+    origin = json.dumps([name, seed, split.defects, normal_hashes, [file_hash(path) for path in files]])
+    return hashlib.sha256(origin.encode()).hexdigest()[:12]
 
 
 def _cut(pixels: np.ndarray, mask: np.ndarray) -> MarkedPhoto:

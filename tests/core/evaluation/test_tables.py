@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalydiffusion_core.evaluation.comparison import (
-    Comparison,
-    ComparisonConfig,
-    ContenderResult,
-    named_datasets,
-)
+from anomalydiffusion_core.evaluation.comparison import Comparison
+from anomalydiffusion_core.evaluation.config import ComparisonConfig
 from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
-from anomalydiffusion_core.evaluation.localization import Localization
+from anomalydiffusion_core.evaluation.localization import Metrics
+from anomalydiffusion_core.evaluation.metrics import METRICS
+from anomalydiffusion_core.evaluation.results import ContenderResult
 from anomalydiffusion_core.evaluation.tables import (
-    METRICS,
     classification,
     figures,
     in_all_categories,
@@ -29,8 +26,8 @@ from anomalydiffusion_core.evaluation.tables import (
 
 
 def run(contender: str, category: str, seed: int, value: float) -> ContenderResult:
-    def of(figure: float) -> Localization:
-        return Localization(*[figure] * len(METRICS))
+    def of(figure: float) -> Metrics:
+        return dict.fromkeys(METRICS, figure)
 
     intervals = dict.fromkeys(METRICS, (value - 0.1, value + 0.05))
     metrics = {"cut": of(value / 2), "all": of(value)}
@@ -111,14 +108,3 @@ def test_confusion_matrices_add_up_over_seeds() -> None:
     found = classification(RUNS, "ours", "leather")
     assert found is not None and found.confusion.tolist() == [[1]] and found.names == ["cut"]
     assert classification(RUNS, "draem", "leather") is None
-
-
-def test_datasets_are_named_by_their_folder_or_as_asked(tmp_path: Path) -> None:
-    found = named_datasets([str(tmp_path / "made"), "plain=made/without aar"])
-    assert found == {"made": tmp_path / "made", "plain": Path("made/without aar")}
-    with pytest.raises(ValueError, match="'made' is taken: give each dataset its own"):
-        named_datasets(["a/made", "b/made"])
-    with pytest.raises(ValueError, match="'real few shots' is taken"):
-        named_datasets(["real few shots=a"])
-    (tmp_path / "lr=0.1").mkdir()
-    assert named_datasets([str(tmp_path / "lr=0.1")]) == {"lr=0.1": tmp_path / "lr=0.1"}
