@@ -7,15 +7,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from commands import run as command
 from comparisons import CONFIG
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import short_hash
+from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
+from anomalydiffusion_core.evaluation.baselines import BASELINES, Baseline, MarkedPhoto
 from anomalydiffusion_core.evaluation.comparison import compare
 from anomalydiffusion_core.evaluation.config import ComparisonRun
-from anomalydiffusion_core.evaluation.contenders import named_datasets
+from anomalydiffusion_core.evaluation.contenders import REAL, named_datasets
 from anomalydiffusion_core.evaluation.split import split_category
+from anomalydiffusion_core.evaluation.tables import write_tables
 from anomalydiffusion_core.export.mvtec import read_manifest
 
 
@@ -120,3 +124,32 @@ def test_categories_without_the_defects_asked_for_are_left_out(
     config = replace(CONFIG, seeds=1, defects=("scratch",))
     found = compare({"ours": generated}, real, [], ComparisonRun(config, tmp_path / "out"))
     assert {run.category for run in found.results} == {"thing"}
+
+
+def painted_corner(
+    rng: np.random.Generator, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
+) -> MarkedPhoto:
+    """A black square in the corner."""
+    pixels, mask = normal.copy(), np.zeros(normal.shape[:2], bool)
+    pixels[:8, :8], mask[:8, :8] = 0, True
+    return pixels, mask
+
+
+def test_a_baseline_that_is_added_to_the_table_takes_part(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BASELINES, "corner", Baseline(painted_corner, typed=True))
+    run = ComparisonRun(replace(CONFIG, seeds=1), tmp_path / "out")
+    comparison = compare({"ours": generated}, real, ["corner"], run)
+    assert [(r.contender, r.pairs) for r in comparison.results] == [("ours", 4), (REAL, 3), ("corner", 4)]
+    for pair in find_dataset(tmp_path / "out/baselines/corner").pairs:
+        assert read_mask(pair.mask).sum() == 64 and not read_photo(pair.image).pixels[:8, :8].any()
+    page = Path(write_tables(comparison, run.config, tmp_path / "out")["html"]).read_text()
+    assert "<td>corner</td>" in page
+    with pytest.raises(ValueError, match="no baseline 'gan': there are .*, corner"):
+        compare({"ours": generated}, real, ["gan"], run)
+
+
+def test_the_command_s_help_names_every_baseline() -> None:
+    told = " ".join(command("evaluate", "--help").stdout.split())
+    assert f"Baselines, comma-separated: {', '.join(BASELINES)}." in told
