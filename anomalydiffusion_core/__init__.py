@@ -9,8 +9,8 @@ NAME = "comfyui-anomalydiffusion"  # of the distribution
 
 
 def _version() -> str:
-    """What pyproject.toml says: the one beside the package in a checkout, which runs without being installed (as
-    in ComfyUI's custom_nodes), else the one that the installed distribution was made with.
+    """What pyproject.toml says: the one beside the package in a checkout, which runs without being installed
+    (as in ComfyUI's custom_nodes), else the one that the installed distribution was made with.
     """
     project = Path(__file__).parents[1] / "pyproject.toml"
     text = project.read_text(encoding="utf-8") if project.is_file() else ""

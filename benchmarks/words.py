@@ -17,7 +17,7 @@ from torch import Tensor
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, LatentDiffusion
-from anomalydiffusion_core.pretraining.tiny_base import LARGE, scene_batches
+from anomalydiffusion_core.pretraining.scene_pool import LARGE, scene_batches
 from anomalydiffusion_core.training.places import placed_scenes
 
 PAIRS = (("left", "right"), ("top", "bottom"), ("upper", "lower"))

@@ -24,7 +24,8 @@ def pretrain_tiny(
     import dataclasses
     import logging
 
-    from ..pretraining.tiny_base import RECIPES, pretrain
+    from ..pretraining.recipe import RECIPES
+    from ..pretraining.tiny_base import pretrain
 
     def command() -> dict[str, Any]:
         if recipe not in RECIPES:

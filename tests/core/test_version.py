@@ -1,4 +1,4 @@
-"""Guards anomalydiffusion_core/__init__.py: the version is said once, in pyproject.toml; imports are light."""
+"""Guards anomalydiffusion_core/__init__.py: one version, in pyproject.toml; a light import."""
 
 from __future__ import annotations
 

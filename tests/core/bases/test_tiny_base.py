@@ -11,8 +11,10 @@ from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from anomalydiffusion_core.dataset.photos import list_images, read_photo
 from anomalydiffusion_core.method.artifact import load_artifact
-from anomalydiffusion_core.pretraining import demo
-from anomalydiffusion_core.pretraining import tiny_base as pretraining
+from anomalydiffusion_core.pretraining import demo, tiny_base
+from anomalydiffusion_core.pretraining.recipe import Recipe
+from anomalydiffusion_core.pretraining.scene_pool import caption_vocabulary
+from anomalydiffusion_core.pretraining.trainer import fresh_text_encoder, loss_weights
 from anomalydiffusion_core.procedural import few_shot
 from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, apply_defect
 from anomalydiffusion_core.procedural.materials import MATERIALS, colour
@@ -87,7 +89,7 @@ def test_captions_say_where_and_masks_are_pictures_of_themselves():
 
 def test_every_word_of_a_caption_is_in_the_vocabulary():
     tokenizer = architecture.load_tokenizer()
-    known = set(pretraining.caption_vocabulary(tokenizer, caption_words()).tolist())
+    known = set(caption_vocabulary(tokenizer, caption_words()).tolist())
     captions = {draw_scene(5, i, 32).caption for i in range(400)}
     assert {i for caption in captions for i in tokenizer(caption).input_ids} <= known
 
@@ -118,18 +120,18 @@ def test_the_autoencoder_is_a_lapped_transform_with_decorrelated_ordered_channel
 
 
 def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_encoder(tmp_path, monkeypatch):
-    recipe = pretraining.Recipe(
-        minutes=0.02, scenes=24, large_scenes=4, batch_size=4, location_minutes=0.005, location_scenes=16,
+    recipe = Recipe(
+        minutes=0.02, scenes=24, large_scenes=4, batch_size=4, place_minutes=0.005, place_scenes=16,
         autoencoder_scenes=32, autoencoder_steps=4,
     )  # fmt: skip
-    monkeypatch.setattr(pretraining, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(tiny_base, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
     monkeypatch.setattr(
         demo, "TRAINING", demo.TrainingConfig(steps=2, image_size=demo.SIZE, views_per_pair=1)
     )
     monkeypatch.setattr(demo, "MASK_STEPS", 2)
-    path = pretraining.pretrain(recipe, tmp_path / "a", bf16=False)
+    path = tiny_base.pretrain(recipe, tmp_path / "a", bf16=False)
     first = architecture.load_tiny_base(path)
-    resumed = pretraining.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)
+    resumed = tiny_base.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)
     assert architecture.is_tiny_base(path) and first.spatial_encoder is not None
     second = architecture.load_tiny_base(resumed)
     assert torch.equal(first.vae.analysis.weight, second.vae.analysis.weight)
@@ -162,19 +164,19 @@ def test_a_thin_defect_weighs_as_much_in_the_loss_as_a_wide_one() -> None:
     touched[0, :, 3, 2:12] = True  # 10 cells
     touched[1, :, :8] = True  # half of all
     touched[2, :, 0, 0] = True  # one cell, which counts as six
-    weights = pretraining.loss_weights(touched, 0.5)
+    weights = loss_weights(touched, 0.5)
     assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(4))
     inside = (weights * touched).sum((1, 2, 3)) / weights.sum((1, 2, 3))
     # half of the loss, and what the defect's cells have of the other half
     assert torch.allclose(inside[:2], 0.5 + 0.5 * torch.tensor([10 / 256, 0.5]))
     assert 0.1 < float(inside[2]) < 0.3
     assert torch.equal(weights[3], torch.ones(1, 16, 16))
-    assert torch.equal(pretraining.loss_weights(touched, 0.0), torch.ones(4, 1, 16, 16))
+    assert torch.equal(loss_weights(touched, 0.0), torch.ones(4, 1, 16, 16))
 
 
 def test_words_are_seen_through_a_fresh_text_encoder():
     torch.manual_seed(0)
-    text_encoder = pretraining.fresh_text_encoder(32).eval()
+    text_encoder = fresh_text_encoder(32).eval()
     ids = torch.randint(30, (1, 16))
     other = ids.clone()
     other[0, 9] = (ids[0, 9] + 1) % 30
