@@ -38,8 +38,7 @@ def crop_paste(
     rng: Rng, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
 ) -> MarkedPhoto:
     """Crop&Paste (Lin et al., 2021): a real defect, cut out along its mask, laid anywhere on a photo."""
-    pixels, mask = _cut(*real[rng.integers(len(real))])
-    return _lay(rng, normal, pixels, mask, None)
+    return _lay(rng, normal, _cut(*real[rng.integers(len(real))]), None)
 
 
 def extended_anomaly(
@@ -59,7 +58,7 @@ def extended_anomaly(
     picture = ndimage.zoom(pixels.astype(np.float32), (*factors, 1), order=1)
     picture = ndimage.rotate(picture, angle, order=1, mode="nearest")
     picture = (picture - 127.5) * rng.uniform(0.8, 1.2) + 127.5 + rng.uniform(-20, 20)
-    return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
+    return _lay(rng, normal, _cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
 
 
 def cut_paste(
@@ -75,7 +74,7 @@ def cut_paste(
     y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
     patch = normal[y : y + h, x : x + w].astype(np.float32)
     patch = (patch - 127.5) * rng.uniform(0.9, 1.1) + 127.5 * rng.uniform(0.9, 1.1)
-    return _lay(rng, normal, patch.clip(0, 255).astype(np.uint8), np.ones((h, w), bool), None)
+    return _lay(rng, normal, (patch.clip(0, 255).astype(np.uint8), np.ones((h, w), bool)), None)
 
 
 def draem_texture(
@@ -198,10 +197,9 @@ def _cut(pixels: np.ndarray, mask: np.ndarray) -> MarkedPhoto:
     return pixels[top:bottom, left:right], mask[top:bottom, left:right]
 
 
-def _lay(
-    rng: Rng, normal: np.ndarray, pixels: np.ndarray, mask: np.ndarray, foreground: np.ndarray | None
-) -> MarkedPhoto:
-    """Cut-out pixels (h,w,3) laid on the photo at a random place, on the foreground where one is given."""
+def _lay(rng: Rng, normal: np.ndarray, defect: MarkedPhoto, foreground: np.ndarray | None) -> MarkedPhoto:
+    """A cut-out defect (h,w) laid on the photo at a random place, on the foreground where one is given."""
+    pixels, mask = defect
     height, width = normal.shape[:2]
     shrink = min(1.0, 0.9 * height / mask.shape[0], 0.9 * width / mask.shape[1])
     if shrink < 1:

@@ -99,7 +99,7 @@ def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> 
 
     `area`: share of the photo that each covers, about; None where laying them gives them their size.
     """
-    from ..procedural.defects import DEFECTS, Canvas, apply_defect
+    from ..procedural.defects import DEFECTS, Canvas, Spot, apply_defect
     from ..procedural.materials import Surface
 
     def source(number: int) -> SourcedMask:
@@ -109,8 +109,8 @@ def procedural_masks(seed: int, defect_type: str, area: float | None = None) -> 
         while not shape.any():
             surface = Surface(np.full((CANVAS, CANVAS, 3), 0.5), np.zeros((CANVAS, CANVAS)), 0.0)
             canvas = Canvas(surface, np.ones((CANVAS, CANVAS)))
-            family, middle = str(rng.choice(list(DEFECTS))), (CANVAS / 2, CANVAS / 2)
-            shape = apply_defect(rng, canvas, family, middle, REACH * CANVAS)[0]
+            family, middle = str(rng.choice(list(DEFECTS))), Spot((CANVAS / 2, CANVAS / 2), REACH * CANVAS)
+            shape = apply_defect(rng, canvas, family, middle)[0]
         if area is not None:
             shape = place_mask(shape, [Placement(1.0, area, None)], shape.shape, generator)
         return SourcedMask(shape, PROCEDURAL)

@@ -16,7 +16,7 @@ from anomalydiffusion_core.pretraining.recipe import Recipe
 from anomalydiffusion_core.pretraining.scene_pool import caption_vocabulary
 from anomalydiffusion_core.pretraining.trainer import fresh_text_encoder, loss_weights
 from anomalydiffusion_core.procedural import few_shot
-from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, apply_defect
+from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, Spot, apply_defect
 from anomalydiffusion_core.procedural.materials import MATERIALS, colour
 from anomalydiffusion_core.procedural.scenes import caption_words, draw_scene, place_in_words
 from anomalydiffusion_core.training.places import PLACE
@@ -58,7 +58,7 @@ def test_a_defect_changes_the_surface_inside_its_mask_and_nothing_far_outside(fa
     surface = draw(rng, 96, 1.0, colour(rng, "green"))
     albedo, height = surface.albedo.copy(), surface.height.copy()
     canvas = Canvas(surface, np.ones((96, 96), np.float32))
-    mask, words = apply_defect(rng, canvas, family, (48.0, 48.0), 14.0)
+    mask, words = apply_defect(rng, canvas, family, Spot((48.0, 48.0), 14.0))
     changed = (np.abs(canvas.surface.albedo - albedo).max(-1) > 0.05) | (
         np.abs(canvas.surface.height - height) > 0.3
     )
