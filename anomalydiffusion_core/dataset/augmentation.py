@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import label
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as T
 
 from .windows import CONTEXT, Window
 
@@ -67,6 +65,9 @@ def rotate_whole(image: Tensor, mask: Tensor, degrees: float) -> tuple[Tensor, T
     Turns by less, or not at all, where part of the defect would leave the frame or a speck would vanish.
     Photos too elongated to be mirrored that far stay as they are.
     """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as T
+
     height, width = mask.shape[-2:]
     pad = int(0.2 * max(height, width)) + 1
     if pad >= min(height, width):
@@ -81,7 +82,7 @@ def rotate_whole(image: Tensor, mask: Tensor, degrees: float) -> tuple[Tensor, T
         kept = turned[inside]
         if (turned > 0).sum() > (kept > 0).sum() or len(kept[kept > 0].unique()) < parts.max():
             continue
-        wide = T.rotate(T.pad(image, padding, padding_mode="reflect"), angle, v2.InterpolationMode.BILINEAR)
+        wide = T.rotate(T.pad(image, padding, padding_mode="reflect"), angle, InterpolationMode.BILINEAR)
         wide_mask = T.rotate(T.pad(mask, padding, padding_mode="reflect"), angle)
         return wide[inside], wide_mask[inside]
     return image, mask
@@ -102,11 +103,14 @@ def _corner(share: float, first: int, last: int, side: int, length: int) -> int:
 
 
 def _view(image: Tensor, mask: Tensor, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as T
+
     # CHW -> HWC and back; what is mirrored is marked too
     cut, marked = (
         torch.from_numpy(window.cut(part.permute(1, 2, 0).numpy())).permute(2, 0, 1) for part in (image, mask)
     )
-    view = T.resize(cut, [size, size], v2.InterpolationMode.BILINEAR, antialias=True)
+    view = T.resize(cut, [size, size], InterpolationMode.BILINEAR, antialias=True)
     return view, resize_mask(marked, (size, size))
 
 
