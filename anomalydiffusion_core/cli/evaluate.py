@@ -102,7 +102,7 @@ def evaluate(
 def _networks(
     quick: bool, steps: int | None, weights: str | None
 ) -> tuple[LocalizerConfig, ClassifierConfig | None]:
-    localizer = QUICK if quick else LocalizerConfig()
+    localizer = QUICK if quick else DEFAULTS.localizer
     localizer = replace(localizer, steps=steps) if steps else localizer
     classifier = QUICK_CLASSIFIER if quick else ClassifierConfig()
     return localizer, replace(classifier, pretrained=weights == "imagenet") if weights else None

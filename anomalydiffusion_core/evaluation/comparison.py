@@ -170,8 +170,9 @@ def _localised(trial: Trial, run: ComparisonRun) -> Predictions:
 
     as_paper = config.protocol == "paper"
     settings = replace(config.localizer, seed=trial.seed)
-    shown = on_checkpoint if as_paper else None
-    network = train_localizer(data, settings, run.device, on_step, on_checkpoint=shown)
+    network = train_localizer(
+        data, settings, run.device, on_step, on_checkpoint=on_checkpoint if as_paper else None
+    )
     return checkpoints[0][1] if as_paper else predict(network, test.images, run.device)
 
 

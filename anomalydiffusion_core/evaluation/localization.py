@@ -16,11 +16,10 @@ from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..generation.regions import fit_image
 from .localizer import LocalizerData, Predictions
-from .metrics import Ranking, Rankings, ResampledPixels, rank_photos, rank_pixels
+from .metrics import Metrics, Ranking, Rankings, ResampledPixels, rank_photos, rank_pixels
 from .split import Split
 
 HEAT_MAPS = 4  # test photos shown
-Metrics = dict[str, float]  # by their keys in METRICS
 
 
 @dataclass(frozen=True)

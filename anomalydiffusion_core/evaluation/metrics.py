@@ -13,6 +13,7 @@ import numpy as np
 from scipy.ndimage import label
 
 METHOD = "metrics/1"  # raise the number when a metric's figures change: kept results are then measured again
+Metrics = dict[str, float]  # figures by their keys in METRICS
 PRO_LIMIT = 0.3  # false-positive rate up to which PRO is integrated (Bergmann et al., 2020)
 
 
@@ -110,8 +111,8 @@ class Rankings:
     regions: RegionCoverage
     photos: Ranking
 
-    def metrics(self) -> dict[str, float]:
-        """Every metric of the table, by its key."""
+    def metrics(self) -> Metrics:
+        """Every metric of the table."""
         return {key: metric.measure(self) for key, metric in METRICS.items()}
 
 

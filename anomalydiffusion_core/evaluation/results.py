@@ -18,7 +18,8 @@ from . import classifier, detectors, localizer, metrics
 from .classifier import ClassifierConfig
 from .config import ComparisonConfig, Protocol
 from .contenders import Contender
-from .localization import Metrics, TestPhotos
+from .localization import TestPhotos
+from .metrics import Metrics
 from .split import Split
 
 Content = TypeVar("Content")

@@ -1,4 +1,4 @@
-"""anomalib's detectors on our split, with the real package; their backbones here have random weights."""
+"""Guards evaluation/detectors.py with the real anomalib; the backbones here have random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against values computed by hand, scikit-learn, and literal loops over every threshold."""
+"""Guards evaluation/metrics.py by values computed by hand, scikit-learn, and loops over every threshold."""
 
 from __future__ import annotations
 

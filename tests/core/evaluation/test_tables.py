@@ -19,8 +19,7 @@ from anomalydiffusion_core.evaluation.comparison import Comparison, compare
 from anomalydiffusion_core.evaluation.config import ComparisonConfig, ComparisonRun
 from anomalydiffusion_core.evaluation.contenders import REAL
 from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
-from anomalydiffusion_core.evaluation.localization import Metrics
-from anomalydiffusion_core.evaluation.metrics import METRICS, Metric, Rankings
+from anomalydiffusion_core.evaluation.metrics import METRICS, Metric, Metrics, Rankings
 from anomalydiffusion_core.evaluation.results import ContenderResult
 from anomalydiffusion_core.evaluation.tables import (
     classification,
