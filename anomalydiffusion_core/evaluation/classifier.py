@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dataset.layout import Pair
-from ..gate.features import MEAN, STD
-from .localization import read_pairs
 from .localizer import OnLoss
-from .split import Split
+
+if TYPE_CHECKING:  # the node's schema reads the configuration alone
+    from ..dataset.layout import Pair
+    from .split import Split
 
 # Raise the number when the same pairs and seed train another network: results kept by it are then made again.
 METHOD = "classifier/1"
@@ -91,6 +92,8 @@ def train_and_classify(
     on_step: OnLoss = lambda step, total, loss: None,
 ) -> Classification:
     """A classifier of the split's defects, trained on pairs of these and tested on its real test photos."""
+    from .localization import read_pairs
+
     names = split.defects
     images, _ = read_pairs(pairs, config.size)
     labels = torch.tensor([names.index(pair.defect) for pair in pairs])
@@ -135,5 +138,7 @@ def new_resnet(types: int, config: ClassifierConfig) -> nn.Module:
 
 
 def _normalised(images: Tensor) -> Tensor:
+    from ..gate.features import MEAN, STD
+
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return (images.float() / 255 - mean) / deviation
