@@ -87,24 +87,24 @@ def watched(seconds: Counter[str]) -> Iterator[None]:
 
 
 def generate(
-    artifact: Path, base: DiffusersModel, model: Learned, dataset: Path, count: int
+    run: GenerationRun, learned: Learned, dataset: Path, count: int
 ) -> tuple[GenerationOutcome, int]:
-    """The pairs made, and how many were rejected."""
+    """The accepted pairs, and how many were rejected."""
     with tempfile.TemporaryDirectory() as folder:
-        run = GenerationRun(artifact, GenerationConfig(), base, keep_rejected=True)
-        made = generate_all(run, model, dataset, count, Path(folder) / "out")
-        return made, len(read_manifest(Path(folder) / "out" / "rejected"))
+        outcome = generate_all(run, learned, dataset, count, Path(folder) / "out")
+        return outcome, len(read_manifest(Path(folder) / "out" / "rejected"))
 
 
 def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    model = load_onto(base, artifact)
+    learned = load_onto(base, artifact)
+    run = GenerationRun(artifact, GenerationConfig(), base, keep_rejected=True)
     start = busy_seconds("cpu")
-    made, rejected = generate(artifact, base, model, dataset, count)
+    outcome, rejected = generate(run, learned, dataset, count)
     plain, seconds = busy_seconds("cpu") - start, Counter[str]()
     with watched(seconds):
-        generate(artifact, base, model, dataset, count)
-    accepted = len(made.rows)
+        generate(run, learned, dataset, count)
+    accepted = len(outcome.rows)
     shares = {name: seconds[name] / seconds.total() for name in (*STAGES, OTHER)}
     return {
         "seconds_per_pair": round(plain / accepted, 3),
@@ -116,10 +116,10 @@ def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> 
         "watched_over_plain": round(seconds.total() / plain, 3),
         "accepted": accepted,
         "rejected": rejected,
-        "shortfalls": made.shortfalls,
-        "calibrated": len(model.trained_on),
-        "types": len(model.anomaly),
-        "size": model.image_size,
+        "shortfalls": outcome.shortfalls,
+        "calibrated": len(learned.trained_on),
+        "types": len(learned.anomaly),
+        "size": learned.image_size,
         "torch": torch.__version__,
     }
 

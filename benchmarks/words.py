@@ -17,7 +17,7 @@ from torch import Tensor
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.latent_diffusion import PLACEHOLDER, LatentDiffusion
-from anomalydiffusion_core.pretraining.tiny_base import LARGE, scene_batches
+from anomalydiffusion_core.pretraining.scene_pool import LARGE, scene_batches
 from anomalydiffusion_core.training.places import placed_scenes
 
 PAIRS = (("left", "right"), ("top", "bottom"), ("upper", "lower"))
@@ -68,8 +68,8 @@ def main() -> None:
     large = touched.mean((1, 2, 3)) > LARGE
     off_centre = torch.tensor([exchanged(place) != place for place in scenes.places])
     pictured = torch.tensor([kind == "mask picture" for kind in scenes.kinds])
-    for name, kind, earliest in (("pictures", pictured, 950), ("photos", ~pictured, 500)):
-        rows = torch.nonzero(large & off_centre & kind)[:, 0][: arguments.scenes]
+    for name, chosen, earliest in (("pictures", pictured, 950), ("photos", ~pictured, 500)):
+        rows = torch.nonzero(large & off_centre & chosen)[:, 0][: arguments.scenes]
         right, wrong = (
             error(
                 base,

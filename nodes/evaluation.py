@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
 from .inputs import seed_input
 from .sockets import FewShotDataset, Localizer
+
+if TYPE_CHECKING:
+    from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig
+    from ..anomalydiffusion_core.evaluation.localizer import LocalizerConfig
 
 CATEGORY = "AnomalyDiffusion/evaluation"
 
@@ -32,11 +36,13 @@ def real_inputs() -> list[io.Input]:
     ]
 
 
-def network_inputs(steps: int) -> list[io.Input]:
-    """Size, steps and seed of a network that is trained here."""
+def network_inputs(quick: LocalizerConfig | ClassifierConfig) -> list[io.Input]:
+    """Size, steps and seed of a network that is trained here, by default those of `quick`."""
     return [
-        io.Int.Input("size", default=128, min=32, max=1024, step=32, tooltip="Pixels per side; paper: 256."),
-        io.Int.Input("steps", default=steps, min=1, max=1_000_000, tooltip="Training steps."),
+        io.Int.Input(
+            "size", default=quick.size, min=32, max=1024, step=32, tooltip="Pixels per side; paper: 256."
+        ),
+        io.Int.Input("steps", default=quick.steps, min=1, max=1_000_000, tooltip="Training steps."),
         seed_input(changes=False),
     ]
 
@@ -69,15 +75,18 @@ class GenerationMetrics(io.ComfyNode):
     def execute(
         cls, images: Any, masks: Any, normals: Any, vae: Any, dataset: Any, category: str, share: float
     ) -> io.NodeOutput:
-        from .host.evaluation import generation_metrics
+        from .host.evaluation import generation_metrics, real_split
 
-        report, fill, copies = generation_metrics(images, masks, normals, vae, dataset, category, share)
+        split = real_split(dataset, category, share)
+        report, fill, copies = generation_metrics(images, masks, normals, vae, split=split)
         return io.NodeOutput(report, fill, copies, ui=ui.PreviewText(report))
 
 
 class TrainLocalizer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..anomalydiffusion_core.evaluation.localizer import QUICK
+
         return io.Schema(
             node_id="ADiff_TrainLocalizer",
             display_name="Train Localizer",
@@ -88,12 +97,21 @@ class TrainLocalizer(io.ComfyNode):
                 io.Image.Input("images", tooltip="Generated photos."),
                 io.Mask.Input("masks", tooltip="Their masks."),
                 io.Image.Input("normals", tooltip="Normal photos, of any number."),
-                *network_inputs(300),
+                *network_inputs(QUICK),
                 io.Int.Input(
-                    "width", default=16, min=2, max=128, tooltip="Channels of the first level; paper: 64."
+                    "width",
+                    default=QUICK.width,
+                    min=2,
+                    max=128,
+                    tooltip="Channels of the first level; paper: 64.",
                 ),
                 io.Float.Input(
-                    "learning_rate", default=1e-3, min=1e-6, max=1.0, step=1e-6, tooltip="Paper: 0.0001."
+                    "learning_rate",
+                    default=QUICK.rate,
+                    min=1e-6,
+                    max=1.0,
+                    step=1e-6,
+                    tooltip="Paper: 0.0001.",
                 ),
             ],
             outputs=[Localizer.Output("localizer", display_name="localizer")],
@@ -135,15 +153,17 @@ class EvaluateLocalizer(io.ComfyNode):
 
     @classmethod
     def execute(cls, localizer: Any, dataset: Any, category: str, share: float) -> io.NodeOutput:
-        from .host.evaluation import evaluate
+        from .host.evaluation import evaluate, real_split
 
-        report, pixel_ap, picture = evaluate(*localizer, dataset, category, share)
+        report, pixel_ap, picture = evaluate(*localizer, real_split(dataset, category, share))
         return io.NodeOutput(report, pixel_ap, picture, ui=ui.PreviewImage(picture, cls=cls))
 
 
 class TrainClassifier(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..anomalydiffusion_core.evaluation.classifier import QUICK_CLASSIFIER
+
         return io.Schema(
             node_id="ADiff_TrainClassifier",
             display_name="Train Classifier",
@@ -155,7 +175,7 @@ class TrainClassifier(io.ComfyNode):
                     "generated", tooltip="A saved dataset, from Load Few-Shot Dataset (folder)."
                 ),
                 *real_inputs(),
-                *network_inputs(150),
+                *network_inputs(QUICK_CLASSIFIER),
                 io.Boolean.Input(
                     "pretrained",
                     default=False,
@@ -175,8 +195,9 @@ class TrainClassifier(io.ComfyNode):
         pretrained: bool,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig
-        from .host.evaluation import train_and_test_classifier
+        from .host.evaluation import real_split, train_and_test_classifier
 
         config = ClassifierConfig(size=size, steps=steps, pretrained=pretrained, seed=seed)
-        report, accuracy = train_and_test_classifier(generated, dataset, category, share, config)
+        split = real_split(dataset, category, share)
+        report, accuracy = train_and_test_classifier(generated, split, config)
         return io.NodeOutput(report, accuracy, ui=ui.PreviewText(report))

@@ -85,21 +85,18 @@ def as_prompt(workflow: dict[str, Any], information: dict[str, Any]) -> Prompt:
     links = {link[0]: (link[1], link[2]) for link in workflow.get("links", [])}
     prompt: Prompt = {}
     for node in nodes.values():
-        kind = node["type"]
-        if kind in ("Note", "MarkdownNote") or node.get("mode") == BYPASSED:
+        node_type = node["type"]
+        if node_type in ("Note", "MarkdownNote") or node.get("mode") == BYPASSED:
             continue
-        if node.get("mode") == MUTED or kind not in information:
-            raise ValueError(f"Node {node['id']} ({kind}) cannot be converted here: {EXPORT}.")
-        inputs = _widget_values(node, information[kind])
+        if node.get("mode") == MUTED or node_type not in information:
+            raise ValueError(f"Node {node['id']} ({node_type}) cannot be converted here: {EXPORT}.")
+        inputs = _widget_values(node, information[node_type])
         for slot in node.get("inputs", []):
             source = _source(slot.get("link"), nodes, links)
             if source:
                 inputs[slot["name"]] = [str(source[0]), source[1]]
-        prompt[str(node["id"])] = {
-            "class_type": kind,
-            "inputs": inputs,
-            "_meta": {"title": node.get("title") or information[kind].get("display_name") or kind},
-        }
+        title = node.get("title") or information[node_type].get("display_name") or node_type
+        prompt[str(node["id"])] = {"class_type": node_type, "inputs": inputs, "_meta": {"title": title}}
     return prompt
 
 
@@ -113,9 +110,9 @@ def _source(
     node = nodes[node_id]
     if node.get("mode") != BYPASSED:
         return node_id, slot
-    kind = node["outputs"][slot]["type"]
-    given = (entry.get("link") for entry in node["inputs"] if entry["type"] == kind)
-    return _source(next(given, None), nodes, links)
+    passed_on = node["outputs"][slot]["type"]
+    inputs = (entry.get("link") for entry in node["inputs"] if entry["type"] == passed_on)
+    return _source(next(inputs, None), nodes, links)
 
 
 def _widget_values(node: dict[str, Any], information: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +120,8 @@ def _widget_values(node: dict[str, Any], information: dict[str, Any]) -> dict[st
     if isinstance(values, dict):
         return dict(values)
     remaining, inputs = iter(values), {}
-    for name, kind, settings in _declared(information):
-        if settings.get("forceInput") or not (isinstance(kind, list) or kind in WIDGETS):
+    for name, input_type, settings in _declared(information):
+        if settings.get("forceInput") or not (isinstance(input_type, list) or input_type in WIDGETS):
             continue
         value = next(remaining, None)
         if value is not None:
@@ -137,8 +134,8 @@ def _widget_values(node: dict[str, Any], information: dict[str, Any]) -> dict[st
 def _declared(information: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, type and settings of a node's inputs, in the order of its widgets."""
     for group in ("required", "optional"):
-        for name, (kind, *options) in information["input"].get(group, {}).items():
-            yield name, kind, options[0] if options else {}
+        for name, (input_type, *options) in information["input"].get(group, {}).items():
+            yield name, input_type, options[0] if options else {}
 
 
 def changed(prompt: Prompt, assignments: list[str]) -> Prompt:
@@ -174,8 +171,8 @@ def _node_id(prompt: Prompt, name: str) -> str:
     if len(fitting) == 1:
         return fitting[0]
     known = ", ".join(f"{node_id} ({node['class_type']})" for node_id, node in prompt.items())
-    found = f"several nodes {name!r}" if fitting else f"no node {name!r}"
-    raise ValueError(f"There is {found}: name one by its id of {known}.")
+    number = "several nodes" if fitting else "no node"
+    raise ValueError(f"There is {number} {name!r}: name one by its id of {known}.")
 
 
 def reseeded(prompt: Prompt, information: dict[str, Any], number: int) -> Prompt:
@@ -232,12 +229,12 @@ class ComfyUIServer:
             raise JobFailed(_refusal(reply))
         prompt_id = reply["prompt_id"]
         history = await self._followed(prompt_id, prompt, on_progress)
-        for kind, message in history["status"]["messages"]:
-            if kind == "execution_error":
+        for event, message in history["status"]["messages"]:
+            if event == "execution_error":
                 words = str(message["exception_message"]).strip()
                 node = message["node_type"]
                 raise JobFailed(f"Node {message['node_id']} ({node}) failed: {words}", node)
-            if kind == "execution_interrupted":
+            if event == "execution_interrupted":
                 raise JobFailed("The job was cancelled on the server.")
         return Job(prompt_id, _files(history["outputs"]))
 
@@ -275,15 +272,15 @@ class ComfyUIServer:
                 raise ConnectionError
             if message.type is not WSMsgType.TEXT:
                 continue  # a preview picture
-            event = json.loads(message.data)
-            kind, content = event.get("type", ""), event.get("data", {})
+            told = json.loads(message.data)
+            event, content = told.get("type", ""), told.get("data", {})
             if content.get("prompt_id") != prompt_id:
                 continue
-            if kind == "progress":
+            if event == "progress":
                 on_progress(_title(prompt, content["node"]), int(content["value"]), int(content["max"]))
-            elif kind == "executing" and content.get("node"):
+            elif event == "executing" and content.get("node"):
                 on_progress(_title(prompt, content["node"]), 0, 1)
-            elif kind in ("execution_success", "execution_error", "execution_interrupted"):
+            elif event in ("execution_success", "execution_error", "execution_interrupted"):
                 return
 
     async def download(self, file: dict[str, str], folder: Path) -> Path:
@@ -334,6 +331,7 @@ async def queue_jobs(
     url: str,
     count: int,
     assignments: list[str],
+    *,
     out: Path | None,
     on_stage: OnStage,
 ) -> list[Job]:

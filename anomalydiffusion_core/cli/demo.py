@@ -49,7 +49,7 @@ def demo(
     def command() -> dict[str, Any]:
         with progress() as on_stage:
             if comfyui:
-                summary = run_demo_in_comfyui(comfyui, out, count, seed, on_stage)
+                summary = run_demo_in_comfyui(comfyui, out, count, seed, on_stage=on_stage)
             else:
                 summary = run_demo(out, count, seed, on_stage)
         say(
@@ -70,22 +70,24 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     write_few_shot_dataset(few_shot, SIZE, seed=seed)
     base = load_base("tiny")
     if not artifact.exists():
-        outcome = train_demo(base, few_shot, on_stage)
-        if not outcome.end.finished:  # kept, but not taken for a finished training by the next run
-            save_artifact(outcome.learned, out / "interrupted.safetensors")
-            outcome.end.check()
-        save_artifact(outcome.learned, artifact)
+        training = train_demo(base, few_shot, on_stage)
+        if not training.end.finished:  # kept, but not taken for a finished training by the next run
+            save_artifact(training.learned, out / "interrupted.safetensors")
+            training.end.check()
+        save_artifact(training.learned, artifact)
     learned = load_onto(base, artifact)
     config = GenerationConfig(seed=seed)
     run = GenerationRun(artifact, config, base)
-    made = generate_all(run, learned, few_shot, count, generated, on_stage=on_stage)
+    outcome = generate_all(run, learned, few_shot, count, generated, on_stage=on_stage)
     return {
         **_summary(few_shot, artifact, generated, learned),
-        "shortfall": " ".join(made.shortfalls.values()),
+        "shortfall": " ".join(outcome.shortfalls.values()),
     }
 
 
-def run_demo_in_comfyui(comfyui: Path, out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:
+def run_demo_in_comfyui(
+    comfyui: Path, out: Path, count: int, seed: int, *, on_stage: OnStage
+) -> dict[str, Any]:
     """As `run_demo`, by jobs of the example workflow "everything in one graph" on a server of its own.
 
     `comfyui` is a folder of ComfyUI; the server's own folders lie in `out/comfyui`. Raises ValueError where
@@ -106,20 +108,22 @@ async def _queue_types(server: RunningServer, count: int, seed: int, on_stage: O
         prompt = as_prompt(read_workflow(WORKFLOW), await connection.information())
         for category, (_, _, defects) in CATEGORIES.items():
             for defect in defects:
-                name, tried = f"{category}/{defect}", 0
-                while (done := _pairs_of(dataset, category, defect)) < count:
-                    if tried >= TRIES_PER_PAIR * count:
-                        raise ValueError(f"{name} has {done} of {count} pairs, {tried} tried: see {dataset}.")
-                    pairs = min(math.ceil((1 + SPARE_SHARE) * (count - done)) + SPARE_PAIRS, NORMALS)
-                    job = changed(prompt, _assignments(name, pairs, seed + done + tried))
-                    await _run_job(connection, job, name, on_stage)
-                    tried += pairs
+                defect_type, tries = f"{category}/{defect}", 0
+                while (accepted := _pairs_of(dataset, category, defect)) < count:
+                    if tries >= TRIES_PER_PAIR * count:
+                        raise ValueError(
+                            f"{defect_type} has {accepted} of {count} pairs, {tries} tried: see {dataset}."
+                        )
+                    pairs = min(math.ceil((1 + SPARE_SHARE) * (count - accepted)) + SPARE_PAIRS, NORMALS)
+                    job = changed(prompt, _assignments(defect_type, pairs, seed + accepted + tries))
+                    await _run_job(connection, job, defect_type, on_stage)
+                    tries += pairs
 
 
-async def _run_job(connection: ComfyUIServer, job: Prompt, name: str, on_stage: OnStage) -> None:
+async def _run_job(connection: ComfyUIServer, job: Prompt, defect_type: str, on_stage: OnStage) -> None:
     """Runs a job to its end, also where its quality gate ends it, having accepted nothing."""
     try:
-        await connection.run(job, lambda node, i, n: on_stage(f"{name}: {node}", i, n, ""))
+        await connection.run(job, lambda node, i, n: on_stage(f"{defect_type}: {node}", i, n, ""))
     except JobFailed as failure:
         if failure.node != GATE:
             raise
@@ -130,11 +134,11 @@ def _pairs_of(dataset: Path, category: str, defect: str) -> int:
     return sum((row["category"], row["defect"]) == (category, defect) for row in rows)
 
 
-def _assignments(name: str, pairs: int, seed: int) -> list[str]:
+def _assignments(defect_type: str, pairs: int, seed: int) -> list[str]:
     """What a job of one defect type changes in the workflow; its trainings stay as they are."""
     return [
-        f"Defect type.value={name}",
-        f"Normal photos.category={name.partition('/')[0]}",
+        f"Defect type.value={defect_type}",
+        f"Normal photos.category={defect_type.partition('/')[0]}",
         f"Normal photos.normal_count={pairs}",
         f"ADiff_GenerateMasks.count={pairs}",
         f"ADiff_GenerateMasks.seed={seed}",

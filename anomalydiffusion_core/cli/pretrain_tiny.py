@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..pretraining.recipe import RECIPES, Recipe
 from .console import run_command, say
 from .options import Device, Json, Seed, device_of
 
@@ -16,7 +17,7 @@ def pretrain_tiny(
     recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes in all).")] = "cpu",
     resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time.")] = None,
-    seed: Seed = 1,
+    seed: Seed = Recipe().seed,
     device: Device = None,
     json: Json = None,
 ) -> None:
@@ -24,7 +25,7 @@ def pretrain_tiny(
     import dataclasses
     import logging
 
-    from ..pretraining.tiny_base import RECIPES, pretrain
+    from ..pretraining.tiny_base import pretrain
 
     def command() -> dict[str, Any]:
         if recipe not in RECIPES:

@@ -34,7 +34,9 @@ def queue(
         if out:
             check_writable(out)
         with progress() as on_stage:
-            jobs = asyncio.run(queue_jobs(content, server, count, assignments or [], out, on_stage))
+            jobs = asyncio.run(
+                queue_jobs(content, server, count, assignments or [], out=out, on_stage=on_stage)
+            )
         for job in jobs:
             for file in job.saved:
                 say(file)

@@ -39,8 +39,7 @@ def crop_paste(
     rng: Rng, normal: np.ndarray, real: list[MarkedPhoto], foreground: np.ndarray | None
 ) -> MarkedPhoto:
     """Crop&Paste (Lin et al., 2021): a real defect, cut out along its mask, laid anywhere on a photo."""
-    pixels, mask = _cut(*real[rng.integers(len(real))])
-    return _lay(rng, normal, pixels, mask, None)
+    return _lay(rng, normal, _cut(*real[rng.integers(len(real))]), None)
 
 
 def extended_anomaly(
@@ -60,7 +59,7 @@ def extended_anomaly(
     picture = ndimage.zoom(pixels.astype(np.float32), (*factors, 1), order=1)
     picture = ndimage.rotate(picture, angle, order=1, mode="nearest")
     picture = (picture - 127.5) * rng.uniform(0.8, 1.2) + 127.5 + rng.uniform(-20, 20)
-    return _lay(rng, normal, *_cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
+    return _lay(rng, normal, _cut(picture.clip(0, 255).astype(np.uint8), turned), foreground)
 
 
 def cut_paste(
@@ -76,7 +75,7 @@ def cut_paste(
     y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
     patch = normal[y : y + h, x : x + w].astype(np.float32)
     patch = (patch - 127.5) * rng.uniform(0.9, 1.1) + 127.5 * rng.uniform(0.9, 1.1)
-    return _lay(rng, normal, patch.clip(0, 255).astype(np.uint8), np.ones((h, w), bool), None)
+    return _lay(rng, normal, (patch.clip(0, 255).astype(np.uint8), np.ones((h, w), bool)), None)
 
 
 def draem_texture(
@@ -112,7 +111,7 @@ class Baseline:
     on_object: bool = False
 
 
-BASELINES = {
+BASELINES: dict[str, Baseline] = {
     "crop-paste": Baseline(crop_paste, True),
     "cutpaste": Baseline(cut_paste, False),
     "draem": Baseline(draem_texture, False),
@@ -150,6 +149,7 @@ def generate_baseline(
     split: Split,
     count: int,
     out: Path,
+    *,
     seed: int,
     on_pair: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
@@ -161,15 +161,13 @@ def generate_baseline(
     Raises ValueError naming the known methods.
     """
     baseline, writer = find_baseline(name), MVTecWriter(out)
-    kinds = dict.fromkeys(split.defects, count) if baseline.typed else {UNTYPED: count * len(split.defects)}
-    total, rows = sum(kinds.values()), []
+    counts = dict.fromkeys(split.defects, count) if baseline.typed else {UNTYPED: count * len(split.defects)}
+    total, rows = sum(counts.values()), []
     ground = ground_of(split.normals) if baseline.on_object else None
-    sources = [file_hash(path) for path in split.normals]
-    real_files = [p for pairs in split.few_shot.values() for pair in pairs for p in (pair.image, pair.mask)]
-    origin = json.dumps([name, seed, split.defects, sources, [file_hash(path) for path in real_files]])
-    run = hashlib.sha256(origin.encode()).hexdigest()[:12]
+    hashes = [file_hash(path) for path in split.normals]
+    run = _run_id(name, seed, split, hashes)
     normals = writer.add_normals(split.category, map(read_photo, split.normals))
-    for defect, wanted in kinds.items():
+    for defect, wanted in counts.items():
         real = [
             (photo.pixels, mask[0].numpy() > 0)
             for photo, mask in map(read_pair, split.few_shot.get(defect, []))
@@ -182,11 +180,18 @@ def generate_baseline(
             foreground = object_foreground(photo.pixels, ground) if ground else None
             pixels, mask = baseline.method(rng, photo.pixels, real, foreground)
             row = {"run": run, "index": index, "seed": seed, "method": name}
-            row |= {"normal": normals[number], "normal_sha256": sources[number]}
+            row |= {"normal": normals[number], "normal_sha256": hashes[number]}
             pair = ExportPair(split.category, Photo(pixels, photo.gray), {defect: mask}, row)
             rows.append(writer.write(pair))
             on_pair(len(rows), total)
     return rows
+
+
+def _run_id(name: str, seed: int, split: Split, normal_hashes: list[str]) -> str:
+    """Of what the pairs depend on: the method, the seed, and every photo they are made from."""
+    files = [path for pair in split.few_shot_pairs for path in (pair.image, pair.mask)]
+    origin = json.dumps([name, seed, split.defects, normal_hashes, [file_hash(path) for path in files]])
+    return hashlib.sha256(origin.encode()).hexdigest()[:12]
 
 
 def _cut(pixels: np.ndarray, mask: np.ndarray) -> MarkedPhoto:
@@ -194,10 +199,9 @@ def _cut(pixels: np.ndarray, mask: np.ndarray) -> MarkedPhoto:
     return pixels[top:bottom, left:right], mask[top:bottom, left:right]
 
 
-def _lay(
-    rng: Rng, normal: np.ndarray, pixels: np.ndarray, mask: np.ndarray, foreground: np.ndarray | None
-) -> MarkedPhoto:
-    """Cut-out pixels (h,w,3) laid on the photo at a random place, on the foreground where one is given."""
+def _lay(rng: Rng, normal: np.ndarray, defect: MarkedPhoto, foreground: np.ndarray | None) -> MarkedPhoto:
+    """A cut-out defect (h,w) laid on the photo at a random place, on the foreground where one is given."""
+    pixels, mask = defect
     height, width = normal.shape[:2]
     shrink = min(1.0, 0.9 * height / mask.shape[0], 0.9 * width / mask.shape[1])
     if shrink < 1:

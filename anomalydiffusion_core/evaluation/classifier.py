@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dataset.layout import Pair
-from .localization import read_pairs
-from .split import Split
+from .localizer import OnLoss
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the weights expect
+if TYPE_CHECKING:  # the node's schema reads the configuration alone
+    from ..dataset.layout import Pair
+    from .split import Split
+
+# Raise the number when the same pairs and seed train another network: results kept by it are then made again.
+METHOD = "classifier/1"
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,20 @@ QUICK_CLASSIFIER = ClassifierConfig(size=128, steps=150)
 
 @dataclass(frozen=True)
 class Classification:
-    """`confusion` (K,K) counts real photos of a true type (row) by the type found (column)."""
+    """`confusion` (K,K) counts real photos of a true type (row) by the predicted type (column)."""
 
     names: list[str]
     confusion: np.ndarray
 
     @property
     def accuracy(self) -> float:
-        """Share of all photos whose type was found."""
+        """Share of all photos whose type was predicted."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     def by_type(self) -> dict[str, float]:
         """The same for each type by itself."""
-        found = np.diag(self.confusion) / self.confusion.sum(1)
-        return dict(zip(self.names, found.tolist(), strict=True))
+        shares = np.diag(self.confusion) / self.confusion.sum(1)
+        return dict(zip(self.names, shares.tolist(), strict=True))
 
 
 def train_classifier(
@@ -56,7 +60,8 @@ def train_classifier(
     labels: Tensor,
     config: ClassifierConfig,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    *,
+    on_step: OnLoss = lambda step, total, loss: None,
 ) -> nn.Module:
     """Photos (N,3,S,S) uint8, labels (N,) in 0..K-1 -> a network of K logits; the same seed, the same one.
 
@@ -83,16 +88,19 @@ def train_and_classify(
     split: Split,
     config: ClassifierConfig,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    *,
+    on_step: OnLoss = lambda step, total, loss: None,
 ) -> Classification:
     """A classifier of the split's defects, trained on pairs of these and tested on its real test photos."""
+    from .localization import read_pairs
+
     names = split.defects
     images, _ = read_pairs(pairs, config.size)
     labels = torch.tensor([names.index(pair.defect) for pair in pairs])
-    network = train_classifier(images, labels, config, device, on_step)
+    network = train_classifier(images, labels, config, device, on_step=on_step)
     photos, _ = read_pairs(split.test_pairs, config.size)
     truth = torch.tensor([names.index(pair.defect) for pair in split.test_pairs])
-    return classify(network, photos, truth, names, device)
+    return classify(network, photos, truth, names, device=device)
 
 
 @torch.no_grad()
@@ -101,11 +109,12 @@ def classify(
     images: Tensor,
     labels: Tensor,
     names: list[str],
+    *,
     device: torch.device | str = "cpu",
 ) -> Classification:
     """Tests on photos (N,3,S,S) uint8 whose true types are `labels` (N,), indices into `names`."""
-    found = torch.cat([network(_normalised(part).to(device)).argmax(1).cpu() for part in images.split(16)])
-    confusion = torch.bincount(labels * len(names) + found, minlength=len(names) ** 2)
+    parts = [network(_normalised(part).to(device)).argmax(1).cpu() for part in images.split(16)]
+    confusion = torch.bincount(labels * len(names) + torch.cat(parts), minlength=len(names) ** 2)
     return Classification(names, confusion.reshape(len(names), len(names)).numpy())
 
 
@@ -129,5 +138,7 @@ def new_resnet(types: int, config: ClassifierConfig) -> nn.Module:
 
 
 def _normalised(images: Tensor) -> Tensor:
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    from ..gate.features import MEAN, STD
+
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return (images.float() / 255 - mean) / deviation

@@ -47,30 +47,30 @@ def dataset_quality(
     """Of `pairs` of one category, which lie below `root`; `networks` are those of the published metrics."""
     root = manifest_root(root)
     rows = {image.resolve(): row for row, image, _ in manifest_pairs(root)}
-    found = []
+    qualities = []
     for pair in pairs:
         row = rows.get(pair.image.resolve(), {})
-        known = root / row.get("normal", "")
-        if not known.is_file():
+        source = root / row.get("normal", "")
+        if not source.is_file():
             continue
-        (photo, mask), normal = read_pair(pair), read_photo(known).pixels
+        (photo, mask), normal = read_pair(pair), read_photo(source).pixels
         if normal.shape == photo.pixels.shape:
             # methods without an autoencoder have no noise, and any whole grey level is a change
             noise = float(row.get("noise", 0.5))
-            found.append(pair_quality(normal, photo.pixels, mask[0].numpy() > 0, noise))
+            qualities.append(pair_quality(normal, photo.pixels, mask[0].numpy() > 0, noise))
     copies = memorisation_rate(defect_patches(pairs), defect_patches(split.few_shot_pairs))
     published = None
     if networks:
-        made, known, real = (
+        generated, training, real = (
             read_images([pair.image for pair in some], PUBLISHED_SIZE)
             for some in (pairs, split.few_shot_pairs, split.test_pairs)
         )
-        published = published_scores(made, known, real, networks)
-    return DatasetQuality(*_means(found), copies, published)
+        published = published_scores(generated, training, real, networks)
+    return DatasetQuality(*_means(qualities), copies, published)
 
 
-def _means(found: list[PairQuality]) -> tuple[float | None, float | None, float | None]:
-    if not found:
+def _means(qualities: list[PairQuality]) -> tuple[float | None, float | None, float | None]:
+    if not qualities:
         return None, None, None
-    fill, background, iou = np.mean([(q.fill, q.background, q.iou) for q in found], 0)
+    fill, background, iou = np.mean([(q.fill, q.background, q.iou) for q in qualities], 0)
     return float(fill), float(background), float(iou)

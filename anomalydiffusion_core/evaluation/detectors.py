@@ -26,6 +26,9 @@ from .localization import TestPhotos
 from .localizer import Predictions
 from .split import Split
 
+# Raise the number when the same photos and seed train, calibrate or measure a detector otherwise: results
+# kept by it are then made again.
+METHOD = "detectors/1"
 CALIBRATION_SHARE = 1 / 5  # of the normal photos: they calibrate thresholds, and train nothing
 
 
@@ -68,13 +71,13 @@ def detect(
     split: Split,
     test: TestPhotos,
     calibrations: dict[str, list[Pair]],
+    *,
     steps: int,
     seed: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Predictions, dict[str, Thresholds]]:
-    """Makes a detector, trains it for at most `steps` batches of 8, as many as its method takes, calibrates
-    it on each set of pairs, and looks at the test photos: what it finds, in its own units, and its thresholds
-    by set.
+    """Makes a detector and trains it for at most `steps` batches of 8, as many as its method takes; its
+    predictions of the test photos, in units of its own, and its thresholds by the pairs that calibrate them.
 
     Raises ValueError where there are fewer than two normal photos.
     """
@@ -92,50 +95,54 @@ def detect(
         detector = make()
         detector.post_processor.enable_normalization = False  # which clips scores, and so ties them
         folder = Path(temporary)
-        photos = _photos(folder / "train", normals, [])
-        data = _data(split.category, photos, _photos(folder / "test", split.test_normals, split.test_pairs))
+        train = _photos(folder / "train", normals, [])
+        data = _data(split.category, train, _photos(folder / "test", split.test_normals, split.test_pairs))
         engine = _engine(folder, device, max_steps=steps, max_epochs=-1, limit_val_batches=0)
         engine.fit(detector, datamodule=data)
         thresholds = {}
         for number, (name, pairs) in enumerate(calibrations.items()):
             shown = _photos(folder / f"calibration{number}", calibrating, pairs)
-            calibration = _data(split.category, photos, shown)
-            calibration.setup()
-            _engine(folder, device).validate(
-                detector, dataloaders=calibration.test_dataloader(), verbose=False
-            )
-            post = detector.post_processor
-            thresholds[name] = Thresholds(float(post.image_threshold), float(post.pixel_threshold))
+            thresholds[name] = _calibrated(detector, _data(split.category, train, shown), folder, device)
         batches = _engine(folder, device).predict(detector, dataloaders=data.test_dataloader()) or []
-    found = {
+    return _in_test_order(batches, split, test.images.shape[-1]), thresholds
+
+
+def _calibrated(detector: Any, data: Any, folder: Path, device: torch.device | str) -> Thresholds:
+    data.setup()
+    _engine(folder, device).validate(detector, dataloaders=data.test_dataloader(), verbose=False)
+    post = detector.post_processor
+    return Thresholds(float(post.image_threshold), float(post.pixel_threshold))
+
+
+def _in_test_order(batches: Sequence[Any], split: Split, size: int) -> Predictions:
+    """anomalib's batches in the order of the test photos: defective ones, then normal ones."""
+    predicted = {
         Path(path).parts[-2:]: (anomaly_map.float(), score.float())
         for batch in batches
         for path, anomaly_map, score in zip(
             batch.image_path, batch.anomaly_map, batch.pred_score, strict=True
         )
     }
-    # in the order of the test photos: defective ones, then normal ones
     rows = [
-        found[kind, _name(number)]
-        for kind, photos in (("bad", split.test_pairs), ("good", split.test_normals))
+        predicted[folder, _name(number)]
+        for folder, photos in (("bad", split.test_pairs), ("good", split.test_normals))
         for number in range(len(photos))
     ]
     maps = torch.stack([row.reshape(1, *row.shape[-2:]) for row, _ in rows])
-    size = (test.images.shape[-1],) * 2
-    maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
-    return Predictions(maps.cpu(), torch.stack([score.reshape(()) for _, score in rows]).cpu()), thresholds
+    maps = F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)[:, 0]
+    return Predictions(maps.cpu(), torch.stack([score.reshape(()) for _, score in rows]).cpu())
 
 
-def calibrated_f1(found: Predictions, thresholds: Thresholds, test: TestPhotos) -> tuple[float, float]:
+def calibrated_f1(predictions: Predictions, thresholds: Thresholds, test: TestPhotos) -> tuple[float, float]:
     """F1 of pixels, and of photos, on the test photos at these thresholds."""
     return (
-        _f1(found.maps.numpy() > thresholds.pixel, test.masks),
-        _f1(found.scores.numpy() > thresholds.image, np.any(test.masks, axis=(1, 2))),
+        _f1(predictions.maps.numpy() > thresholds.pixel, test.masks),
+        _f1(predictions.scores.numpy() > thresholds.image, np.any(test.masks, axis=(1, 2))),
     )
 
 
-def _f1(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
+def _f1(flagged: np.ndarray, truth: np.ndarray) -> float:
+    return float(2 * (flagged & truth).sum() / max(1, flagged.sum() + truth.sum()))
 
 
 def _photos(folder: Path, normals: Sequence[Path], pairs: Sequence[Pair]) -> Path:
@@ -177,8 +184,8 @@ def _data(category: str, train: Path, test: Path) -> Any:
 def _engine(folder: Path, device: torch.device | str, **options: Any) -> Any:
     from anomalib.engine import Engine
 
-    kind = torch.device(device).type
-    accelerator = {"cuda": "gpu"}.get(kind, kind)
+    name = torch.device(device).type
+    accelerator = {"cuda": "gpu"}.get(name, name)
     return Engine(
         default_root_dir=folder / "anomalib", accelerator=accelerator, devices=1, barebones=True, **options
     )

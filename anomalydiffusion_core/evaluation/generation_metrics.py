@@ -78,9 +78,9 @@ def memorisation_rate(generated: Sequence[Tensor], training: Sequence[Tensor]) -
     """
     if not generated or not training:
         raise ValueError("Memorisation compares generated with training pairs: there are none of a kind.")
-    known = torch.stack([view for patch in training for view in _turned(patch)])
-    made = torch.stack(list(generated))
-    return float(((made.flatten(1) @ known.flatten(1).T).amax(1) >= COPY).float().mean())
+    known = torch.stack([view for patch in training for view in _symmetries(patch)])
+    patches = torch.stack(list(generated))
+    return float(((patches.flatten(1) @ known.flatten(1).T).amax(1) >= COPY).float().mean())
 
 
 def defect_patch(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
@@ -100,7 +100,7 @@ def defect_patches(pairs: Iterable[Pair]) -> list[Tensor]:
     return [defect_patch(photo.pixels, mask[0].numpy() > 0) for photo, mask in map(read_pair, pairs)]
 
 
-def _turned(patch: Tensor) -> list[Tensor]:
+def _symmetries(patch: Tensor) -> list[Tensor]:
     return [torch.rot90(view, k) for view in (patch, patch.flip(1)) for k in range(4)]
 
 
@@ -165,9 +165,9 @@ def kernel_inception_distance(generated: Tensor, real: Tensor, network: nn.Modul
         return float(metric.compute()[0])
 
 
-def _update(metric: Any, images: Tensor, **kind: bool) -> None:
+def _update(metric: Any, images: Tensor, **options: bool) -> None:
     for part in images.split(16):
-        metric.update(part, **kind)
+        metric.update(part, **options)
 
 
 def intra_cluster_lpips(generated: Tensor, training: Tensor, distance: Distance) -> float | None:

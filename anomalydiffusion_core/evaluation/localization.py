@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,10 @@ from ..dataset.photos import read_photo
 from ..dataset.views import read_pair
 from ..generation.regions import fit_image
 from .localizer import LocalizerData, Predictions
-from .metrics import PixelMetrics, Ranking, ResampledPixels, image_ranking, pixel_metrics
+from .metrics import Metrics, Ranking, Rankings, ResampledPixels, rank_photos, rank_pixels
 from .split import Split
 
 HEAT_MAPS = 4  # test photos shown
-
-
-@dataclass(frozen=True)
-class Localization:
-    """Pixel and image metrics of one set of photos, each in [0,1]."""
-
-    pixel_auroc: float
-    pixel_ap: float
-    pixel_f1_max: float
-    pro: float
-    image_auroc: float
-    image_ap: float
-    image_f1_max: float
 
 
 @dataclass(frozen=True)
@@ -86,31 +73,20 @@ def read_test_photos(split: Split, size: int) -> TestPhotos:
     return TestPhotos(torch.cat([images, normals]), marked, defects + [None] * len(normals))
 
 
-def measure(found: Predictions, test: TestPhotos, rows: Sequence[int]) -> Localization:
+def measure(predictions: Predictions, test: TestPhotos, rows: Sequence[int]) -> Metrics:
     """All metrics of the test photos `rows`."""
     chosen, masks = list(rows), test.masks[list(rows)]
-    pixels = pixel_metrics(list(found.maps[chosen].numpy()), list(masks))
-    return _localization(pixels, image_ranking(found.scores[chosen].numpy(), np.any(masks, axis=(1, 2))))
+    pixels, regions = rank_pixels(list(predictions.maps[chosen].numpy()), list(masks))
+    photos = rank_photos(predictions.scores[chosen].numpy(), np.any(masks, axis=(1, 2)))
+    return Rankings(pixels, regions, photos).metrics()
 
 
-def _localization(pixels: PixelMetrics, ranking: Ranking) -> Localization:
-    return Localization(
-        pixels.auroc,
-        pixels.ap,
-        pixels.f1_max,
-        pixels.pro,
-        ranking.auroc(),
-        ranking.average_precision(),
-        ranking.f1_max()[0],
-    )
-
-
-def measure_by_defect(found: Predictions, test: TestPhotos) -> dict[str, Localization]:
+def measure_by_defect(predictions: Predictions, test: TestPhotos) -> dict[str, Metrics]:
     """Metrics by defect, each with all normal photos, and of all photos under "all"."""
     normal = [i for i, defect in enumerate(test.defects) if defect is None]
     defective = {name: [i for i, d in enumerate(test.defects) if d == name] for name in test.names}
-    results = {name: measure(found, test, rows + normal) for name, rows in defective.items()}
-    return results | {"all": measure(found, test, range(len(test.defects)))}
+    by_defect = {name: measure(predictions, test, rows + normal) for name, rows in defective.items()}
+    return by_defect | {"all": measure(predictions, test, range(len(test.defects)))}
 
 
 def predictions_beside_truth(maps: Tensor, test: TestPhotos) -> np.ndarray:
@@ -120,35 +96,35 @@ def predictions_beside_truth(maps: Tensor, test: TestPhotos) -> np.ndarray:
     rows = []
     for i in [test.defects.index(name) for name in test.names][:HEAT_MAPS]:
         photo = test.images[i].permute(1, 2, 0).numpy()  # CHW -> HWC
-        truth, found = (np.repeat((255 * m)[..., None], 3, -1) for m in (test.masks[i], maps[i].numpy()))
-        rows.append(np.concatenate([photo, truth.astype(np.uint8), found.astype(np.uint8)], 1))
+        truth, heat = (np.repeat((255 * m)[..., None], 3, -1) for m in (test.masks[i], maps[i].numpy()))
+        rows.append(np.concatenate([photo, truth.astype(np.uint8), heat.astype(np.uint8)], 1))
     return np.concatenate(rows)
 
 
 def precision_curve(maps: Tensor, test: TestPhotos) -> list[float]:
     """Precision of all pixels at the threshold where recall first reaches 0, 0.01, ... 1 (101 values)."""
-    found = maps.numpy()
-    precision, recall = Ranking.of(found[test.masks], found[~test.masks]).precision_recall()
+    scores = maps.numpy()
+    precision, recall = Ranking.of(scores[test.masks], scores[~test.masks]).precision_recall()
     at = np.searchsorted(recall, np.linspace(0, 1, 101) - 1e-9)
     return [round(float(value), 4) for value in precision[at.clip(max=len(precision) - 1)]]
 
 
 def bootstrap(
-    found: Predictions, test: TestPhotos, resamples: int, seed: int = 0
+    predictions: Predictions, test: TestPhotos, resamples: int, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of every metric over test photos drawn with replacement, defective and normal ones
-    apart, so that both kinds are always there.
+    apart, so that there are always some of both.
     """
     random = np.random.default_rng(seed)
-    pixels = ResampledPixels(list(found.maps.numpy()), list(test.masks))
-    scores, defective = found.scores.numpy(), np.any(test.masks, axis=(1, 2))
-    kinds = [[i for i, d in enumerate(test.defects) if (d is None) == normal] for normal in (False, True)]
-    drawn = []
+    resampled = ResampledPixels(list(predictions.maps.numpy()), list(test.masks))
+    scores, anomalous = predictions.scores.numpy(), np.any(test.masks, axis=(1, 2))
+    normal = [defect is None for defect in test.defects]
+    groups = [[i for i, is_normal in enumerate(normal) if is_normal == wanted] for wanted in (False, True)]
+    draws: list[Metrics] = []
     for _ in range(resamples):
-        rows = [int(i) for kind in kinds for i in random.choice(kind, len(kind))]
-        drawn_pixels = pixels.metrics(np.bincount(rows, minlength=len(scores)))
-        ranking = image_ranking(scores[rows], defective[rows])
-        drawn.append(list(asdict(_localization(drawn_pixels, ranking)).values()))
-    low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
-    names = Localization.__dataclass_fields__
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+        rows = [int(i) for group in groups for i in random.choice(group, len(group))]
+        pixels, regions = resampled.ranked(np.bincount(rows, minlength=len(scores)))
+        draws.append(Rankings(pixels, regions, rank_photos(scores[rows], anomalous[rows])).metrics())
+    values = np.array([list(metrics.values()) for metrics in draws])
+    low, high = np.quantile(values, [0.025, 0.975], axis=0)
+    return {key: (float(a), float(b)) for key, a, b in zip(draws[0], low, high, strict=True)}

@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Raise the number when the same pairs and seed train another network, or are read otherwise: results kept by
+# it are then made again.
+METHOD = "localiser/1"
+OnLoss = Callable[[int, int, float], None]  # step, total, loss
 WIDTHS = (1, 2, 4, 8, 8, 8)  # of the levels, in multiples of the first one's
 CHECKPOINTS = 10
 SCORE_WINDOW = 21  # pixels: the image score is the greatest mean of the map over such a square
@@ -95,7 +99,8 @@ def train_localizer(
     data: LocalizerData,
     config: LocalizerConfig,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    on_step: OnLoss = lambda step, total, loss: None,
+    *,
     on_checkpoint: Callable[[Localizer], None] | None = None,
 ) -> Localizer:
     """Trains a localiser; the same seed gives the same one. Raises ValueError where photos are missing.

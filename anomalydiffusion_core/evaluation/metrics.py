@@ -1,4 +1,4 @@
-"""Exact detection metrics over every threshold: AUROC, average precision, F1-max and PRO.
+"""Exact detection metrics over every threshold: AUROC, average precision, F1-max and PRO; `METRICS` has all.
 
 Only scores of anomalous pixels matter as thresholds: between two of them recall stands still while precision
 falls. So the normal pixels are sorted once, in place, and everything else is looked up in them.
@@ -6,12 +6,14 @@ falls. So the normal pixels are sorted once, in place, and everything else is lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import label
 
+METHOD = "metrics/1"  # raise the number when a metric's figures change: kept results are then measured again
+Metrics = dict[str, float]  # figures by their keys in METRICS
 PRO_LIMIT = 0.3  # false-positive rate up to which PRO is integrated (Bergmann et al., 2020)
 
 
@@ -70,18 +72,72 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class PixelMetrics:
-    """Of all pixels together; PRO is integrated up to a false-positive rate of 0.3."""
+class RegionCoverage:
+    """How falling thresholds cover the marked regions, each region counting alike.
 
-    auroc: float
-    ap: float
-    f1_max: float
-    pro: float
-    threshold: float  # that of F1-max
+    At each threshold the marked pixels newly found are worth `gains` (K,), summed shares of their regions,
+    while the false-positive rate climbs straight from `first` (K,) to `last` (K,); ties make the two differ.
+    """
+
+    gains: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    @classmethod
+    def of(cls, anomalous: np.ndarray, shares: np.ndarray, normal: np.ndarray) -> RegionCoverage:
+        """`anomalous` (N,) are marked pixels' scores with their `shares` (N,), `normal` (M,) the others',
+        sorted.
+        """
+        thresholds, inverse = np.unique(anomalous, return_inverse=True)
+        last = 1 - np.searchsorted(normal, thresholds, "left") / len(normal)
+        first = 1 - np.searchsorted(normal, thresholds, "right") / len(normal)
+        return cls(np.bincount(inverse, shares), first, last)
+
+    def pro(self, limit: float = PRO_LIMIT) -> float:
+        """The mean covered share of all regions, integrated over the false-positive rate up to `limit`, and
+        divided by it (Bergmann et al., 2020; trapezoids, as in anomalib).
+        """
+        inside = np.clip((limit - self.first) / np.maximum(self.last - self.first, 1e-300), 0, 1)
+        climbing = inside * (np.minimum(self.last, limit) - np.minimum(self.first, limit)) / 2
+        area = climbing + np.maximum(limit - self.last, 0)
+        return float(np.dot(self.gains / self.gains.sum(), area) / limit)
 
 
-def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> PixelMetrics:
-    """Anomaly maps (H,W) float and their masks (H,W) bool, one for each test image, normal ones included.
+@dataclass(frozen=True)
+class Rankings:
+    """What every metric of a set of photos is computed from: their pixels, regions and whole photos."""
+
+    pixels: Ranking
+    regions: RegionCoverage
+    photos: Ranking
+
+    def metrics(self) -> Metrics:
+        """Every metric of the table."""
+        return {key: metric.measure(self) for key, metric in METRICS.items()}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of the tables: its title, and how it is measured, in [0,1], more being better."""
+
+    label: str
+    measure: Callable[[Rankings], float]
+
+
+METRICS: dict[str, Metric] = {
+    "pixel_auroc": Metric("pixel AUROC", lambda rankings: rankings.pixels.auroc()),
+    "pixel_ap": Metric("pixel AP", lambda rankings: rankings.pixels.average_precision()),
+    "pixel_f1_max": Metric("pixel F1-max", lambda rankings: rankings.pixels.f1_max()[0]),
+    "pro": Metric("PRO", lambda rankings: rankings.regions.pro()),
+    "image_auroc": Metric("image AUROC", lambda rankings: rankings.photos.auroc()),
+    "image_ap": Metric("image AP", lambda rankings: rankings.photos.average_precision()),
+    "image_f1_max": Metric("image F1-max", lambda rankings: rankings.photos.f1_max()[0]),
+}
+
+
+def rank_pixels(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[Ranking, RegionCoverage]:
+    """All pixels together, from anomaly maps (H,W) float and their masks (H,W) bool, one for each test photo,
+    normal ones included.
 
     Raises ValueError where sizes or counts differ, or pixels of one kind are missing.
     """
@@ -94,10 +150,13 @@ def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Pi
     shares = np.concatenate([region_shares(mask) for mask in masks])
     normal = np.empty(sum(mask.size for mask in masks) - len(anomalous), anomalous.dtype)
     np.concatenate([scores[~mask] for scores, mask in zip(maps, masks, strict=True)], out=normal)
-    ranking = Ranking.of(anomalous, normal)
-    best, threshold = ranking.f1_max()
-    pro = region_overlap(anomalous, shares, normal)
-    return PixelMetrics(ranking.auroc(), ranking.average_precision(), best, pro, threshold)
+    ranking = Ranking.of(anomalous, normal)  # sorts the normal ones
+    return ranking, RegionCoverage.of(anomalous, shares, normal)
+
+
+def rank_photos(scores: np.ndarray, anomalous: np.ndarray) -> Ranking:
+    """Photos' scores (N,) and which photos are anomalous (N,) bool."""
+    return Ranking.of(scores[anomalous], scores[~anomalous])
 
 
 def region_shares(mask: np.ndarray) -> np.ndarray:
@@ -108,31 +167,8 @@ def region_shares(mask: np.ndarray) -> np.ndarray:
     return 1 / np.bincount(marked, minlength=1)[marked] if marked.size else np.empty(0)
 
 
-def region_overlap(
-    anomalous: np.ndarray, shares: np.ndarray, normal: np.ndarray, limit: float = PRO_LIMIT
-) -> float:
-    """PRO: the mean covered share of all regions, integrated over the false-positive rate up to `limit`, and
-    divided by it (Bergmann et al., 2020; trapezoids, as in anomalib).
-
-    `anomalous` (N,) are marked pixels' scores with their `shares` (N,), `normal` (M,) the others', sorted.
-    """
-    thresholds, inverse = np.unique(anomalous, return_inverse=True)
-    last = 1 - np.searchsorted(normal, thresholds, "left") / len(normal)
-    first = 1 - np.searchsorted(normal, thresholds, "right") / len(normal)
-    return _integrated(np.bincount(inverse, shares), first, last, limit)
-
-
-def _integrated(gains: np.ndarray, first: np.ndarray, last: np.ndarray, limit: float) -> float:
-    """Mean area under steps of the height `gains` (K,), each of which climbs straight from the false-positive
-    rate `first` (K,) to `last` (K,), ties making the two differ.
-    """
-    inside = np.clip((limit - first) / np.maximum(last - first, 1e-300), 0, 1)
-    climbing = inside * (np.minimum(last, limit) - np.minimum(first, limit)) / 2
-    return float(np.dot(gains / gains.sum(), climbing + np.maximum(limit - last, 0)) / limit)
-
-
 class ResampledPixels:
-    """Pixels of N photos, sorted once, for the metrics of any of them taken any number of times.
+    """Pixels of N photos, sorted once, to rank any of them taken any number of times.
 
     Maps (H,W) float and masks (H,W) bool, one for each photo.
     """
@@ -150,19 +186,12 @@ class ResampledPixels:
         self.at_or_above = np.searchsorted(falling, -self.thresholds, "right")
         self.above = np.searchsorted(falling, -self.thresholds, "left")
 
-    def metrics(self, counts: np.ndarray) -> PixelMetrics:
-        """Of each photo as often as `counts` (N,) says; exactly `pixel_metrics` of such a list."""
+    def ranked(self, counts: np.ndarray) -> tuple[Ranking, RegionCoverage]:
+        """Of each photo as often as `counts` (N,) says; exactly `rank_pixels` of such a list."""
         size = len(self.thresholds)
         hits = np.cumsum(np.bincount(self.group, counts[self.owner], size))
         alarms = np.concatenate([[0], np.cumsum(counts[self.normal_owner])])
-        found, above, total = alarms[self.at_or_above], alarms[self.above], int(alarms[-1])
-        ranking = Ranking(self.thresholds, hits, found, above, int(hits[-1]), total)
-        best, threshold = ranking.f1_max()
+        at_or_above, above, total = alarms[self.at_or_above], alarms[self.above], int(alarms[-1])
+        ranking = Ranking(self.thresholds, hits, at_or_above, above, int(hits[-1]), total)
         gains = np.bincount(self.group, self.shares * counts[self.owner], size)
-        pro = _integrated(gains, above / total, found / total, PRO_LIMIT)
-        return PixelMetrics(ranking.auroc(), ranking.average_precision(), best, pro, threshold)
-
-
-def image_ranking(scores: np.ndarray, anomalous: np.ndarray) -> Ranking:
-    """Image scores (N,) and which images are anomalous (N,) bool."""
-    return Ranking.of(scores[anomalous], scores[~anomalous])
+        return ranking, RegionCoverage(gains, above / total, at_or_above / total)

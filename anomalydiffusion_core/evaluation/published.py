@@ -19,7 +19,7 @@ def find_generated(root: Path, real: Dataset, defects: list[str] | None = None) 
     in `<category>/<defect>` or `<category>_<defect>` (DFMGAN). Masks may be JPEG; pairs whose mask marks
     nothing, or everything, are left out. Raises ValueError where there are no pairs.
     """
-    found = {}
+    categories = {}
     for name, category in real.categories.items():
         pairs = [
             pair
@@ -29,8 +29,8 @@ def find_generated(root: Path, real: Dataset, defects: list[str] | None = None) 
             for pair in _published(name, defect, folder)
         ]
         if pairs:
-            found[name] = Category(name, (), tuple(filter(_is_usable, pairs)))
-    return Dataset(root, found) if found else find_dataset(root, defects=defects)
+            categories[name] = Category(name, (), tuple(filter(_is_usable, pairs)))
+    return Dataset(root, categories) if categories else find_dataset(root, defects=defects)
 
 
 def _published(category: str, defect: str, folder: Path) -> list[Pair]:

@@ -14,19 +14,13 @@ import numpy as np
 from .. import __version__
 from ..report.page import data_uri, render_page, replace_text
 from .classifier import Classification
-from .comparison import Comparison, ComparisonConfig, ContenderResult
-from .dataset_quality import DatasetQuality
+from .comparison import Comparison
+from .config import ComparisonConfig
+from .metrics import METRICS
+from .results import ContenderResult
 
-METRICS = {
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "pro": "PRO",
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-}
 MEAN = "mean of categories"
+BY_DEFECT = "pixel_ap"  # the metric that each category shows defect by defect
 
 
 @dataclass(frozen=True)
@@ -40,61 +34,60 @@ class Figure:
 
 
 def figures(
-    runs: list[ContenderResult], contender: str, category: str, row: str = "all"
+    results: list[ContenderResult], contender: str, category: str, row: str = "all"
 ) -> dict[str, Figure]:
-    """Each metric of a contender on a category; `row` is a defect, or "all", which has intervals."""
-    chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
-    found = {}
-    for metric in METRICS:
-        values = [getattr(run.metrics[row], metric) for run in chosen]
-        bounds = np.mean([run.intervals[metric] for run in chosen], 0) if row == "all" else (None, None)
-        found[metric] = Figure(float(np.mean(values)), _deviation(values), *_floats(bounds))
-    return found
+    """Each metric of a contender on a category, over the seeds that have it; a metric that no seed has is
+    left out. `row` is a defect, or "all", which has intervals.
+    """
+    chosen = _of(results, contender, category)
+    by_metric = {}
+    for key in METRICS:
+        values = [result.metrics[row][key] for result in chosen if key in result.metrics[row]]
+        bounds = [result.intervals[key] for result in chosen if row == "all" and key in result.intervals]
+        if values:
+            low, high = (float(bound) for bound in np.mean(bounds, 0)) if bounds else (None, None)
+            by_metric[key] = Figure(float(np.mean(values)), _deviation(values), low, high)
+    return by_metric
 
 
-def macro(runs: list[ContenderResult], contender: str) -> dict[str, Figure]:
-    """Each metric's mean over the contender's categories, by seed, then over seeds."""
-    seeds = sorted({run.seed for run in runs})
-    found = {}
-    for metric in METRICS:
-        values = [
-            float(
-                np.mean(
-                    [
-                        getattr(run.metrics["all"], metric)
-                        for run in runs
-                        if (run.contender, run.seed) == (contender, seed)
-                    ]
-                )
-            )
-            for seed in seeds
-        ]
-        found[metric] = Figure(float(np.mean(values)), _deviation(values))
-    return found
+def macro(results: list[ContenderResult], contender: str) -> dict[str, Figure]:
+    """Each metric's mean over the contender's categories, by seed, then over seeds. Seeds that lack it in
+    some category are left out, and so is a metric that no seed has.
+    """
+    by_metric = {}
+    for key in METRICS:
+        values = []
+        for seed in sorted({result.seed for result in results}):
+            chosen = [r.metrics["all"] for r in results if (r.contender, r.seed) == (contender, seed)]
+            if chosen and all(key in metrics for metrics in chosen):
+                values.append(float(np.mean([metrics[key] for metrics in chosen])))
+        if values:
+            by_metric[key] = Figure(float(np.mean(values)), _deviation(values))
+    return by_metric
 
 
-def in_all_categories(runs: list[ContenderResult]) -> list[str]:
+def _of(results: list[ContenderResult], contender: str, category: str) -> list[ContenderResult]:
+    return [result for result in results if (result.contender, result.category) == (contender, category)]
+
+
+def in_all_categories(results: list[ContenderResult]) -> list[str]:
     """Contenders that have every category, whose means over categories can be compared."""
-    found = {
-        name: {r.category for r in runs if r.contender == name}
-        for name in dict.fromkeys(r.contender for r in runs)
+    categories = {
+        name: {r.category for r in results if r.contender == name}
+        for name in dict.fromkeys(r.contender for r in results)
     }
-    return [name for name, categories in found.items() if categories == {run.category for run in runs}]
+    everywhere = {result.category for result in results}
+    return [name for name, evaluated in categories.items() if evaluated == everywhere]
 
 
 def _deviation(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _floats(bounds: Any) -> tuple[float | None, float | None]:
-    low, high = bounds
-    return (None, None) if low is None else (float(low), float(high))
-
-
-def classification(runs: list[ContenderResult], contender: str, category: str) -> Classification | None:
+def classification(results: list[ContenderResult], contender: str, category: str) -> Classification | None:
     """A contender's confusion matrix on a category, all seeds together; None where there is none."""
-    chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
-    matrices = [np.array(run.confusion) for run in chosen if run.confusion]
+    chosen = _of(results, contender, category)
+    matrices = [np.array(result.confusion) for result in chosen if result.confusion]
     if not matrices:
         return None
     return Classification(sorted(set(chosen[0].metrics) - {"all"}), np.sum(matrices, 0))
@@ -102,13 +95,12 @@ def classification(runs: list[ContenderResult], contender: str, category: str) -
 
 def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) -> dict[str, str]:
     """Writes evaluation.json, .csv and .html below `out`, replacing earlier ones; returns their paths."""
-    runs = comparison.runs
-    rows = _rows(runs)
-    result = {
+    rows = _rows(comparison.results)
+    content = {
         "package_version": __version__,
         "config": asdict(config),
         "rows": rows,
-        "runs": [asdict(run) for run in runs],
+        "runs": [asdict(result) for result in comparison.results],
         "quality": [
             {"contender": contender, "category": category, **asdict(quality)}
             for (contender, category), quality in comparison.quality.items()
@@ -118,45 +110,28 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    contents = {
-        "json": json.dumps(result, indent=1) + "\n",
+    texts = {
+        "json": json.dumps(content, indent=1) + "\n",
         "csv": table.getvalue(),
-        "html": _page(runs, comparison.quality, config, out),
+        "html": _page(comparison, config, out),
     }
-    for kind, text in contents.items():
-        replace_text(out / f"evaluation.{kind}", text)
-    return {kind: str(out / f"evaluation.{kind}") for kind in contents}
+    for ending, text in texts.items():
+        replace_text(out / f"evaluation.{ending}", text)
+    return {ending: str(out / f"evaluation.{ending}") for ending in texts}
 
 
-def _rows(runs: list[ContenderResult]) -> list[dict[str, Any]]:
+def _rows(results: list[ContenderResult]) -> list[dict[str, Any]]:
     return [
-        {"contender": contender, "category": category, "defect": row, "metric": metric, **asdict(figure)}
-        for contender, category in dict.fromkeys((run.contender, run.category) for run in runs)
-        for row in next(r for r in runs if (r.contender, r.category) == (contender, category)).metrics
-        for metric, figure in figures(runs, contender, category, row).items()
+        {"contender": contender, "category": category, "defect": row, "metric": key, **asdict(figure)}
+        for contender, category in dict.fromkeys((result.contender, result.category) for result in results)
+        for row in _of(results, contender, category)[0].metrics
+        for key, figure in figures(results, contender, category, row).items()
     ]
 
 
-def _page(
-    runs: list[ContenderResult],
-    quality: dict[tuple[str, str], DatasetQuality],
-    config: ComparisonConfig,
-    out: Path,
-) -> str:
-    categories = list(dict.fromkeys(run.category for run in runs))
-    contenders = list(dict.fromkeys(run.contender for run in runs))
-    columns, tables = list(METRICS.values()), []
-    if len(categories) > 1:
-        tables.append(
-            _table(MEAN, columns, {c: list(macro(runs, c).values()) for c in in_all_categories(runs)})
-        )
-    for category in categories:
-        here = list(dict.fromkeys(run.contender for run in runs if run.category == category))
-        rows = {c: list(figures(runs, c, category).values()) for c in here}
-        tables.append(_table(category, columns, rows))
-        defects = [name for name in next(r for r in runs if r.category == category).metrics if name != "all"]
-        rows = {c: [figures(runs, c, category, d)["pixel_ap"] for d in defects] for c in here}
-        tables.append(_table(f"{category}: pixel AP by defect", defects, rows))
+def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> str:
+    results = comparison.results
+    categories = list(dict.fromkeys(result.category for result in results))
     return render_page(
         "evaluation/evaluation.html.j2",
         title="AnomalyDiffusion evaluation",
@@ -164,63 +139,89 @@ def _page(
         overlap=config.allow_overlap,
         with_real=config.with_real,
         cards=[
-            ("contenders", len(contenders)),
+            ("contenders", len({result.contender for result in results})),
             ("seeds", config.seeds),
             ("pairs per type", config.pairs_per_type),
             ("protocol", config.protocol),
         ],
-        tables=tables,
-        calibrations=_calibrations(runs),
+        tables=_tables(results, categories),
+        calibrations=_calibrations(results),
         classifications=[
-            (contender, category, found)
-            for contender, category in dict.fromkeys((run.contender, run.category) for run in runs)
-            if (found := classification(runs, contender, category))
+            (contender, category, told_apart)
+            for contender, category in dict.fromkeys((r.contender, r.category) for r in results)
+            if (told_apart := classification(results, contender, category))
         ],
-        quality=quality,
+        quality=comparison.quality,
         published=config.published_metrics,
-        curves=[(category, _curves(runs, category)) for category in categories],
-        heat_maps=_heat_maps(runs, out),
+        curves=[(category, _curves(results, category)) for category in categories],
+        heat_maps=_heat_maps(results, out),
         paper=config.protocol == "paper",
         localizer=config.localizer,
-        pairs=list(dict.fromkeys((run.contender, run.category, run.pairs) for run in runs)),
+        pairs=list(dict.fromkeys((r.contender, r.category, r.pairs) for r in results)),
         version=__version__,
     )
 
 
-def _table(title: str, columns: list[str], found: dict[str, list[Figure]]) -> dict[str, Any]:
-    """Rows by contender; the best of each column is marked, equal ones alike."""
-    best = [max(round(row[i].mean, 3) for row in found.values()) for i in range(len(columns))]
-    rows = [
-        (contender, [(figure, round(figure.mean, 3) == top) for figure, top in zip(row, best, strict=True)])
-        for contender, row in found.items()
-    ]
-    return {"title": title, "columns": columns, "rows": rows}
+def _tables(results: list[ContenderResult], categories: list[str]) -> list[dict[str, Any]]:
+    """The means of all categories where there are several; of each, all metrics and one by defect."""
+    labels, tables = {key: metric.label for key, metric in METRICS.items()}, []
+    if len(categories) > 1:
+        tables.append(_table(MEAN, labels, {c: macro(results, c) for c in in_all_categories(results)}))
+    for category in categories:
+        of_category = [result for result in results if result.category == category]
+        contenders = list(dict.fromkeys(result.contender for result in of_category))
+        tables.append(_table(category, labels, {c: figures(results, c, category) for c in contenders}))
+        defects = {name: name for name in of_category[0].metrics if name != "all"}
+        rows = {}
+        for contender in contenders:
+            by_defect = {name: figures(results, contender, category, name) for name in defects}
+            rows[contender] = {name: f[BY_DEFECT] for name, f in by_defect.items() if BY_DEFECT in f}
+        if BY_DEFECT in METRICS:
+            tables.append(_table(f"{category}: {METRICS[BY_DEFECT].label} by defect", defects, rows))
+    return tables
 
 
-def _calibrations(runs: list[ContenderResult]) -> list[tuple[str, list[tuple[str, float, float]]]]:
+def _table(title: str, columns: dict[str, str], rows: dict[str, dict[str, Figure]]) -> dict[str, Any]:
+    """Rows by contender of cells: a figure or None, and whether it is the best of its column; equal ones are
+    all best. `columns` are titles by key.
+    """
+    best = {
+        key: max((round(row[key].mean, 3) for row in rows.values() if key in row), default=None)
+        for key in columns
+    }
+    cells = {
+        contender: [(row.get(key), key in row and round(row[key].mean, 3) == best[key]) for key in columns]
+        for contender, row in rows.items()
+    }
+    return {"title": title, "columns": list(columns.values()), "rows": list(cells.items())}
+
+
+def _calibrations(
+    results: list[ContenderResult],
+) -> list[tuple[str, list[tuple[str, float | None, float | None]]]]:
     """Of each detector and category: F1 of pixels and photos, means over seeds, by what calibrated it."""
-    found = []
-    for contender, category in dict.fromkeys((run.contender, run.category) for run in runs if run.calibrated):
-        chosen = [run for run in runs if (run.contender, run.category) == (contender, category)]
+    tables = []
+    for contender, category in dict.fromkeys((r.contender, r.category) for r in results if r.calibrated):
+        chosen = _of(results, contender, category)
         rows = [
-            (name, *(float(mean) for mean in np.mean([run.calibrated[name] for run in chosen], 0)))
+            (name, *(float(mean) for mean in np.mean([result.calibrated[name] for result in chosen], 0)))
             for name in chosen[0].calibrated
         ]
-        best = figures(runs, contender, category)
-        rows.append(("in hindsight", best["pixel_f1_max"].mean, best["image_f1_max"].mean))
-        found.append((f"{contender}, {category}", rows))
-    return found
+        best = figures(results, contender, category)
+        hindsight = (best[key].mean if key in best else None for key in ("pixel_f1_max", "image_f1_max"))
+        tables.append((f"{contender}, {category}", [*rows, ("in hindsight", *hindsight)]))
+    return tables
 
 
-def _curves(runs: list[ContenderResult], category: str) -> str:
+def _curves(results: list[ContenderResult], category: str) -> str:
     """Precision over recall of pixels, each contender's mean over seeds, as a data URI."""
     from matplotlib.figure import Figure as Plot
 
     plot = Plot(figsize=(6, 4), layout="constrained")
     ax = plot.subplots()
-    for contender in dict.fromkeys(run.contender for run in runs if run.category == category):
-        chosen = [r.precision for r in runs if (r.contender, r.category) == (contender, category)]
-        ax.plot(np.linspace(0, 1, 101), np.mean(chosen, 0), label=contender)
+    for contender in dict.fromkeys(result.contender for result in results if result.category == category):
+        precisions = [result.precision for result in _of(results, contender, category)]
+        ax.plot(np.linspace(0, 1, 101), np.mean(precisions, 0), label=contender)
     ax.set(xlabel="recall of pixels", ylabel="precision", title=category, ylim=(0, 1.02))
     ax.legend(fontsize=8)
     buffer = io.BytesIO()
@@ -228,9 +229,9 @@ def _curves(runs: list[ContenderResult], category: str) -> str:
     return data_uri(buffer.getvalue())
 
 
-def _heat_maps(runs: list[ContenderResult], out: Path) -> list[tuple[str, str]]:
+def _heat_maps(results: list[ContenderResult], out: Path) -> list[tuple[str, str]]:
     return [
-        (f"{run.contender}, {run.category}", data_uri(path.read_bytes()))
-        for run in runs
-        if (path := out / "runs" / f"{run.identity}.png").is_file()
+        (f"{result.contender}, {result.category}", data_uri(path.read_bytes()))
+        for result in results
+        if (path := out / "runs" / f"{result.identity}.png").is_file()
     ]

@@ -137,7 +137,7 @@ def given_masks(request: MaskRequest) -> MaskSource:
 
 def procedural_masks(request: MaskRequest) -> MaskSource:
     """Scratches, cracks, blobs, specks, fibres, without any training."""
-    from ..procedural.defects import DEFECTS, Canvas, apply_defect
+    from ..procedural.defects import DEFECTS, Canvas, Spot, apply_defect
     from ..procedural.materials import Surface
 
     def source(number: int) -> SourcedMask:
@@ -147,8 +147,8 @@ def procedural_masks(request: MaskRequest) -> MaskSource:
         while not shape.any():
             surface = Surface(np.full((CANVAS, CANVAS, 3), 0.5), np.zeros((CANVAS, CANVAS)), 0.0)
             canvas = Canvas(surface, np.ones((CANVAS, CANVAS)))
-            family, middle = str(rng.choice(list(DEFECTS))), (CANVAS / 2, CANVAS / 2)
-            shape = apply_defect(rng, canvas, family, middle, REACH * CANVAS)[0]
+            family, spot = str(rng.choice(list(DEFECTS))), Spot((CANVAS / 2, CANVAS / 2), REACH * CANVAS)
+            shape = apply_defect(rng, canvas, family, spot)[0]
         if request.area is not None:
             shape = place_mask(shape, [Placement(1.0, request.area, None)], shape.shape, generator)
         return SourcedMask(shape, PROCEDURAL)

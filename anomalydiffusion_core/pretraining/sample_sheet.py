@@ -66,7 +66,7 @@ def sheet_prompts() -> list[str]:
 
 
 def sample_sheet(
-    base: LatentDiffusion, size: int, seed: int = 0, guidance: float = 3.0, steps: int = 30
+    base: LatentDiffusion, size: int, seed: int = 0, guidance: float = 3.0, *, steps: int = 30
 ) -> Image.Image:
     """Samples the sheet at `size` pixels a cell; fixed noise, so that two bases compare cell by cell."""
     prompts = sheet_prompts()

@@ -1,7 +1,6 @@
 """Procedural defects: each marks a place of a surface and changes its colour, relief or outline there.
 
-Every family returns the exact region it changed, alpha (n, n) in [0, 1]. `reach` is the half extent in
-pixels.
+Every family returns the exact region it changed, alpha (n, n) in [0, 1].
 """
 
 from __future__ import annotations
@@ -28,7 +27,12 @@ class Canvas:
         return self.alpha.shape[0]
 
 
-Centre = tuple[float, float]
+@dataclass(frozen=True)
+class Spot:
+    """Where a defect goes: its centre (y, x) and its half extent, in pixels."""
+
+    centre: tuple[float, float]
+    reach: float
 
 
 def _paint(canvas: Canvas, alpha: np.ndarray, tint: np.ndarray | float) -> None:
@@ -40,32 +44,32 @@ def _relieve(canvas: Canvas, change: np.ndarray) -> None:
     canvas.surface.height = canvas.surface.height + change
 
 
-def scratch(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
+def scratch(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
     angle, count = rng.uniform(0, np.pi), int(rng.choice([1, 1, 2, 3]))
     paths = [
         wandering_path(
             rng,
-            (centre[0] + rng.normal() * 3 * i, centre[1] + rng.normal() * 3 * i),
-            2 * reach * rng.uniform(0.7, 1),
+            (spot.centre[0] + rng.normal() * 3 * i, spot.centre[1] + rng.normal() * 3 * i),
+            2 * spot.reach * rng.uniform(0.7, 1),
             angle + rng.normal() * 0.1,
-            0.03,
+            wander=0.03,
         )
         for i in range(count)
     ]
-    line = stroke(canvas.n, paths, [rng.uniform(1.0, 1.6) + reach / 28 for _ in paths])
+    line = stroke(canvas.n, paths, [rng.uniform(1.0, 1.6) + spot.reach / 28 for _ in paths])
     _paint(canvas, 0.85 * line, tint)
     _relieve(canvas, -0.8 * line)
     return line
 
 
-def crack(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
+def crack(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
-    trunk = wandering_path(rng, centre, 2 * reach, angle, 0.55)
-    paths, widths = [trunk], [1.2 + reach / 22]
+    trunk = wandering_path(rng, spot.centre, 2 * spot.reach, angle, wander=0.55)
+    paths, widths = [trunk], [1.2 + spot.reach / 22]
     for _ in range(int(rng.integers(1, 4))):
         x, y = trunk[int(rng.integers(len(trunk)))]
         branch = wandering_path(
-            rng, (y, x), reach * 0.8, angle + rng.choice([-1, 1]) * rng.uniform(0.5, 1.2), 0.5
+            rng, (y, x), spot.reach * 0.8, angle + rng.choice([-1, 1]) * rng.uniform(0.5, 1.2), wander=0.5
         )
         shift_x, shift_y = x - branch[0][0], y - branch[0][1]
         paths.append([(px + shift_x, py + shift_y) for px, py in branch])
@@ -76,42 +80,70 @@ def crack(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarr
     return line
 
 
-def dent(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
+def dent(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
     bowl = blob(
-        rng, canvas.n, centre, reach * 0.8, 0.08, rng.uniform(1, 1.6), rng.uniform(0, np.pi), reach * 0.9
+        rng,
+        canvas.n,
+        spot.centre,
+        spot.reach * 0.8,
+        roughness=0.08,
+        aspect=rng.uniform(1, 1.6),
+        angle=rng.uniform(0, np.pi),
+        edge=spot.reach * 0.9,
     )
-    _relieve(canvas, -reach * rng.uniform(0.5, 0.8) * bowl)
+    _relieve(canvas, -spot.reach * rng.uniform(0.5, 0.8) * bowl)
     _paint(canvas, 0.2 * bowl, canvas.surface.albedo * 0.7)
     return smoothstep(bowl, 0.02, 0.12)
 
 
-def hole(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
-    pit = blob(rng, canvas.n, centre, reach * 0.75, 0.12, rng.uniform(1, 1.4), rng.uniform(0, np.pi), 1.5)
+def hole(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    pit = blob(
+        rng,
+        canvas.n,
+        spot.centre,
+        spot.reach * 0.75,
+        roughness=0.12,
+        aspect=rng.uniform(1, 1.4),
+        angle=rng.uniform(0, np.pi),
+        edge=1.5,
+    )
     rim = np.clip(gaussian_filter(pit, 1.3) * 2, 0, 1)
     _relieve(canvas, 1.5 * rim - 2.0 * pit)
     _paint(canvas, pit, 0.03)
     return np.maximum(pit, smoothstep(rim, 0.1, 0.5))
 
 
-def stain(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
-    spot = blob(rng, canvas.n, centre, reach, 0.3, rng.uniform(1, 2), rng.uniform(0, np.pi), reach * 0.35)
-    body = spot * np.clip(rng.uniform(0.65, 0.9) + 0.08 * spectral(rng, canvas.n, 2.0), 0.3, 1)
+def stain(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    blot = blob(
+        rng,
+        canvas.n,
+        spot.centre,
+        spot.reach,
+        roughness=0.3,
+        aspect=rng.uniform(1, 2),
+        angle=rng.uniform(0, np.pi),
+        edge=spot.reach * 0.35,
+    )
+    body = blot * np.clip(rng.uniform(0.65, 0.9) + 0.08 * spectral(rng, canvas.n, 2.0), 0.3, 1)
     _paint(canvas, body, tint)
-    return smoothstep(spot, 0.05, 0.2)
+    return smoothstep(blot, 0.05, 0.2)
 
 
-def contamination(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
+def contamination(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
     specks = np.zeros((canvas.n, canvas.n), np.float32)
     for _ in range(int(rng.integers(4, 9))):
-        where = (centre[0] + rng.normal() * reach * 0.45, centre[1] + rng.normal() * reach * 0.45)
+        where = (
+            spot.centre[0] + rng.normal() * spot.reach * 0.45,
+            spot.centre[1] + rng.normal() * spot.reach * 0.45,
+        )
         speck = blob(
             rng,
             canvas.n,
             where,
-            reach * rng.uniform(0.12, 0.28) + 0.8,
-            0.2,
-            rng.uniform(1, 1.8),
-            rng.uniform(0, np.pi),
+            spot.reach * rng.uniform(0.12, 0.28) + 0.8,
+            roughness=0.2,
+            aspect=rng.uniform(1, 1.8),
+            angle=rng.uniform(0, np.pi),
         )
         specks = np.maximum(specks, speck)
     _paint(canvas, 0.95 * specks, tint)
@@ -119,8 +151,17 @@ def contamination(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: 
     return specks
 
 
-def missing_part(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
-    chip = blob(rng, canvas.n, centre, reach * 0.9, 0.5, rng.uniform(1, 1.8), rng.uniform(0, np.pi), 1.2)
+def missing_part(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    chip = blob(
+        rng,
+        canvas.n,
+        spot.centre,
+        spot.reach * 0.9,
+        roughness=0.5,
+        aspect=rng.uniform(1, 1.8),
+        angle=rng.uniform(0, np.pi),
+        edge=1.2,
+    )
     if canvas.alpha.min() < 0.5:
         bitten = chip * canvas.alpha
         canvas.alpha = canvas.alpha - bitten
@@ -131,9 +172,9 @@ def missing_part(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: n
     return chip
 
 
-def fibre(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarray) -> np.ndarray:
-    path = wandering_path(rng, centre, 3.2 * reach, rng.uniform(0, 2 * np.pi), 0.28)
-    line = stroke(canvas.n, [path], [rng.uniform(1.0, 1.8) + reach / 40])
+def fibre(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    path = wandering_path(rng, spot.centre, 3.2 * spot.reach, rng.uniform(0, 2 * np.pi), wander=0.28)
+    line = stroke(canvas.n, [path], [rng.uniform(1.0, 1.8) + spot.reach / 40])
     shadow = gaussian_filter(np.roll(line, (1, 1), (0, 1)), 0.8)
     _paint(canvas, 0.3 * shadow, canvas.surface.albedo * 0.3)
     _paint(canvas, 0.95 * line, tint)
@@ -142,7 +183,7 @@ def fibre(rng: Rng, canvas: Canvas, centre: Centre, reach: float, tint: np.ndarr
 
 LIGHT_OR_DARK = ("white", "light grey", "black", "dark grey")
 VIVID = ("black", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
-DEFECTS: dict[str, tuple[Callable[[Rng, Canvas, Centre, float, np.ndarray], np.ndarray], tuple[str, ...]]] = {
+DEFECTS: dict[str, tuple[Callable[[Rng, Canvas, Spot, np.ndarray], np.ndarray], tuple[str, ...]]] = {
     "scratch": (scratch, LIGHT_OR_DARK),
     "crack": (crack, ()),
     "dent": (dent, ()),
@@ -154,13 +195,11 @@ DEFECTS: dict[str, tuple[Callable[[Rng, Canvas, Centre, float, np.ndarray], np.n
 }
 
 
-def apply_defect(
-    rng: Rng, canvas: Canvas, family: str, centre: Centre, reach: float
-) -> tuple[np.ndarray, str]:
+def apply_defect(rng: Rng, canvas: Canvas, family: str, spot: Spot) -> tuple[np.ndarray, str]:
     """Draws a defect into `canvas`; returns its region (n, n) bool and its words ("red stain")."""
     draw, colours = DEFECTS[family]
     tint_name = str(rng.choice(colours)) if colours else ""
     tint = colour(rng, tint_name) if tint_name else np.zeros(3, np.float32)
     on_part = canvas.alpha > 0.5
-    region = (draw(rng, canvas, centre, reach, tint) > 0.3) & on_part
+    region = (draw(rng, canvas, spot, tint) > 0.3) & on_part
     return region, f"{tint_name} {family}".strip()

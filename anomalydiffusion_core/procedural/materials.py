@@ -58,8 +58,8 @@ def _tinted(base: np.ndarray, field: np.ndarray) -> np.ndarray:
 
 def brushed_metal(rng: Rng, n: int, scale: float, tint: np.ndarray) -> Surface:
     angle = rng.choice([0.0, np.pi / 2]) + rng.normal() * 0.15
-    streaks = spectral(rng, n, 1.0, angle, 25.0)
-    sheen = spectral(rng, n, 3.0, angle, 4.0)
+    streaks = spectral(rng, n, 1.0, angle, stretch=25.0)
+    sheen = spectral(rng, n, 3.0, angle, stretch=4.0)
     return Surface(_tinted(tint, 0.07 * streaks + 0.06 * sheen), 0.12 * streaks, 0.5)
 
 
@@ -73,9 +73,9 @@ def wood(rng: Rng, n: int, scale: float, tint: np.ndarray) -> Surface:
     angle = rng.choice([0.0, np.pi / 2]) + rng.normal() * 0.1
     y, x = pixel_grid(n)
     across = (y * np.cos(angle) - x * np.sin(angle)) / scale
-    warp = spectral(rng, n, 2.6, angle, 6.0)
+    warp = spectral(rng, n, 2.6, angle, stretch=6.0)
     rings = np.sin(across * np.float32(2 * np.pi / rng.uniform(9, 18)) + 2.5 * warp)
-    fibres = spectral(rng, n, 0.8, angle, 18.0)
+    fibres = spectral(rng, n, 0.8, angle, stretch=18.0)
     return Surface(_tinted(tint, 0.16 * rings + 0.07 * fibres), 0.15 * fibres + 0.15 * rings, 0.15)
 
 

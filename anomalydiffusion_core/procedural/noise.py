@@ -28,7 +28,7 @@ def pixel_grid(n: int) -> tuple[np.ndarray, np.ndarray]:
     return y, x
 
 
-def spectral(rng: Rng, n: int, beta: float = 2.0, angle: float = 0.0, stretch: float = 1.0) -> np.ndarray:
+def spectral(rng: Rng, n: int, beta: float = 2.0, angle: float = 0.0, *, stretch: float = 1.0) -> np.ndarray:
     """Gaussian noise of power spectrum 1/f^beta, unit variance; `stretch` > 1 draws it out along `angle`."""
     fy, fx = _frequencies(n)
     along = fx * np.float32(np.cos(angle)) + fy * np.float32(np.sin(angle))
@@ -37,14 +37,10 @@ def spectral(rng: Rng, n: int, beta: float = 2.0, angle: float = 0.0, stretch: f
     return _shape_noise(rng, n, radius2 ** np.float32(-beta / 4))
 
 
-def band(
-    rng: Rng, n: int, wavelength: float, width: float = 0.35, angle: float = 0.0, stretch: float = 1.0
-) -> np.ndarray:
+def band(rng: Rng, n: int, wavelength: float, width: float = 0.35) -> np.ndarray:
     """Gaussian noise around one wavelength (pixels), unit variance; `width` is relative."""
     fy, fx = _frequencies(n)
-    along = fx * np.float32(np.cos(angle)) + fy * np.float32(np.sin(angle))
-    across = fy * np.float32(np.cos(angle)) - fx * np.float32(np.sin(angle))
-    radius = np.sqrt((along * stretch) ** 2 + across**2)
+    radius = np.sqrt(fx**2 + fy**2)
     centre = 1.0 / wavelength
     return _shape_noise(rng, n, np.exp(-(((radius - centre) / (width * centre)) ** 2)))
 
@@ -67,6 +63,7 @@ def blob(
     n: int,
     centre: tuple[float, float],
     radius: float,
+    *,
     roughness: float = 0.2,
     aspect: float = 1.0,
     angle: float = 0.0,
@@ -85,7 +82,7 @@ def blob(
 
 
 def wandering_path(
-    rng: Rng, start: tuple[float, float], length: float, angle: float, wander: float, step: float = 3.0
+    rng: Rng, start: tuple[float, float], length: float, angle: float, *, wander: float, step: float = 3.0
 ) -> list[tuple[float, float]]:
     """Points (x, y) of a path centred on `start` (y, x) whose direction drifts by `wander` radians a step."""
     points = [(0.0, 0.0)]

@@ -96,7 +96,7 @@ def plate(rng: Rng, n: int) -> Part:
     return _stamped(n, outline, n * rng.uniform(0.02, 0.06))
 
 
-def _turned(
+def _revolved(
     rng: Rng, n: int, half_length: float, half_width: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Part:
     """A part of revolution: `half_width(t, v)` in pixels along the axis, t in [-1, 1]."""
@@ -121,7 +121,7 @@ def screw(rng: Rng, n: int) -> Part:
         tip = np.clip((1 - t) * 6, 0.05, 1)
         return np.where(t < thread_from, head, thread * tip)
 
-    return _turned(rng, n, half_length, half_width)
+    return _revolved(rng, n, half_length, half_width)
 
 
 def bolt(rng: Rng, n: int) -> Part:
@@ -133,7 +133,7 @@ def bolt(rng: Rng, n: int) -> Part:
         thread = shank * (1 + 0.07 * np.sin(t * pitch * np.pi + v / shank * 0.5))
         return np.where(t < head_end, shank * 1.9, thread)
 
-    return _turned(rng, n, half_length, half_width)
+    return _revolved(rng, n, half_length, half_width)
 
 
 def capsule(rng: Rng, n: int) -> Part:
@@ -144,7 +144,7 @@ def capsule(rng: Rng, n: int) -> Part:
         overshoot = np.clip(np.abs(t) * half_length - (half_length - radius), 0, radius)
         return np.sqrt(np.maximum(radius**2 - overshoot**2, 0))
 
-    return _turned(rng, n, half_length, half_width)
+    return _revolved(rng, n, half_length, half_width)
 
 
 OBJECTS: dict[str, Callable[[Rng, int], Part]] = {

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
-from .defects import DEFECTS, Canvas, apply_defect
+from .defects import DEFECTS, Canvas, Spot, apply_defect
 from .materials import COLOURS, MATERIALS, Surface, colour
 from .noise import Rng, pixel_grid, spectral
 from .objects import OBJECTS
@@ -92,13 +92,13 @@ def _draw_texture(rng: Rng, n: int, material: str | None = None) -> tuple[Canvas
 
 
 def _draw_part(rng: Rng, n: int) -> tuple[Canvas, str]:
-    kind = str(rng.choice(list(OBJECTS)))
-    material = "cast metal" if kind in ("screw", "bolt") else str(rng.choice(OBJECT_MATERIALS))
+    name = str(rng.choice(list(OBJECTS)))
+    material = "cast metal" if name in ("screw", "bolt") else str(rng.choice(OBJECT_MATERIALS))
     canvas, words = _draw_texture(rng, n, material)
-    part = OBJECTS[kind](rng, n)
+    part = OBJECTS[name](rng, n)
     canvas.surface.height = 0.4 * canvas.surface.height + part.height
     canvas.alpha = part.alpha
-    return canvas, f"{words} {kind}"
+    return canvas, f"{words} {name}"
 
 
 def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
@@ -111,10 +111,13 @@ def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
         family, size = str(rng.choice(list(DEFECTS))), str(rng.choice(list(SIZES)))
         reach = n * rng.uniform(*SIZES[size])
         ys, xs = np.nonzero(canvas.alpha > 0.5)
-        spot = int(rng.integers(len(ys)))
+        pixel = int(rng.integers(len(ys)))
         margin = min(reach * 0.5, n * 0.1)
-        centre = (float(np.clip(ys[spot], margin, n - margin)), float(np.clip(xs[spot], margin, n - margin)))
-        region, name = apply_defect(rng, canvas, family, centre, reach)
+        centre = (
+            float(np.clip(ys[pixel], margin, n - margin)),
+            float(np.clip(xs[pixel], margin, n - margin)),
+        )
+        region, name = apply_defect(rng, canvas, family, Spot(centre, reach))
         if region.sum() >= 8:
             mask |= region
             name = GENERIC if rng.random() < GENERIC_SHARE else name

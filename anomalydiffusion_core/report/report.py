@@ -8,6 +8,7 @@ import json
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,62 +35,77 @@ SETTINGS = {  # what a row may say of how it was made
 }
 
 
+@dataclass(frozen=True)
+class TypeSheet:
+    """What the page shows of one defect type: its contact sheet, and figures of all its pairs."""
+
+    name: str
+    fills: list[float]
+    areas: list[float]  # of the masks, as shares of the photos
+    changed_outside: int  # pixels outside the masks that differ from the normal photos
+    image: str  # a data URI, as the next ones
+    attention: list[str]
+
+    @property
+    def count(self) -> int:
+        return len(self.fills)
+
+    @property
+    def mean_fill(self) -> str:
+        return f"{np.mean(self.fills):.2f}"
+
+    @property
+    def least_fill(self) -> str:
+        return f"{min(self.fills):.2f}"
+
+    @property
+    def area(self) -> str:
+        return f"{100 * np.mean(self.areas):.3g}%"
+
+
 def write_report(root: Path, out: Path, learned: Learned | None = None) -> dict[str, Any]:
     """Reads a generated dataset's manifest and pictures, writes the page, returns its figures by type.
 
     Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
     """
-    groups, rejected = _read_groups(root), _by_type(root / REJECTED)
-    changed = 0
-    sheets = []
-    for name, pairs in sorted(groups.items()):
-        image, areas, outside = _contact_sheet(root, pairs)
-        changed += outside
-        fills = [row["fill"] for row, _, _ in pairs]
-        sheets.append(
-            {
-                "name": name,
-                "count": len(pairs),
-                "fill": f"{np.mean(fills):.2f}",
-                "least": f"{min(fills):.2f}",
-                "area": f"{100 * np.mean(areas):.3g}%",
-                "image": image,
-                "attention": _attention(root, pairs),
-            }
-        )
-    rows = [row for pairs in groups.values() for row, _, _ in pairs]
-    background = f"{changed} changed pixels in {len(rows)} pairs."
-    mean_fill = float(np.mean([row["fill"] for row in rows]))
+    accepted, rejected = _read_groups(root), _by_type(root / REJECTED)
+    sheets = [_type_sheet(root, name, pairs) for name, pairs in sorted(accepted.items())]
+    rows = [row for pairs in accepted.values() for row, _, _ in pairs]
+    figures = {
+        "pairs": len(rows),
+        "mean_fill": float(np.mean([row["fill"] for row in rows])),
+        "changed_outside": sum(sheet.changed_outside for sheet in sheets),
+        "rejected": sum(map(len, rejected.values())),
+        "by_type": {s.name: {"pairs": s.count, "mean_fill": float(s.mean_fill)} for s in sheets},
+    }
     page = render_page(
         "report/report.html.j2",
         title="AnomalyDiffusion report",
         subtitle=f"Generated dataset {root.resolve().name}",
         sheets=sheets,
         close_up=CLOSE_UP,
-        gate=_gate(groups, rejected),
-        scores=_score_table(groups),
+        gate=_gate(accepted, rejected),
+        scores=_score_table(accepted),
         rejected=_rejected_sheets(root, rejected),
-        cards=[
-            ("accepted pairs", len(rows)),
-            *([("rejected pairs", sum(map(len, rejected.values())))] if rejected else []),
-            ("defect types", len(groups)),
-            ("mean fill", f"{mean_fill:.2f}"),
-            ("pixels changed outside masks", changed),
-        ],
+        cards=_cards(figures),
         noise=f"{np.mean([row['noise'] for row in rows]):.1f}",
-        background=background,
+        background=f"{figures['changed_outside']} changed pixels in {len(rows)} pairs.",
         curve=_loss_curve(learned) if learned else None,
-        improvement=(learned.training.get("improvement") if learned else None),
+        improvement=learned.training.get("improvement") if learned else None,
         settings=_settings(rows, learned),
     )
     replace_text(out, page)
-    return {
-        "pairs": len(rows),
-        "mean_fill": mean_fill,
-        "changed_outside": changed,
-        "rejected": sum(map(len, rejected.values())),
-        "by_type": {s["name"]: {"pairs": s["count"], "mean_fill": float(s["fill"])} for s in sheets},
-    }
+    return figures
+
+
+def _cards(figures: dict[str, Any]) -> list[tuple[str, object]]:
+    return [
+        ("accepted pairs", figures["pairs"]),
+        *([("rejected pairs", figures["rejected"])] if figures["rejected"] else []),
+        ("defect types", len(figures["by_type"])),
+        ("mean fill", f"{figures['mean_fill']:.2f}"),
+        ("pixels changed outside masks", figures["changed_outside"]),
+    ]
 
 
 def _by_type(root: Path) -> dict[str, list[ManifestPair]]:
@@ -116,22 +132,23 @@ def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
     return groups
 
 
-def _contact_sheet(root: Path, pairs: list[ManifestPair]) -> tuple[str, list[float], int]:
-    """The sheet of the first pairs; of all, the masks' areas and how many pixels changed outside."""
-    outside, areas, columns = 0, [], []
+def _type_sheet(root: Path, name: str, pairs: list[ManifestPair]) -> TypeSheet:
+    changed, areas, columns = 0, [], []
     for number, pair in enumerate(pairs):
         shown = read_shown(root, *pair)
-        outside += shown.changed_outside()
+        changed += shown.changed_outside()
         areas.append(float(shown.mask.mean()))
         if number < COLUMNS:
             columns.append(shown.column())
-    return data_uri(png_bytes(sheet(columns))), areas, outside
+    fills = [row["fill"] for row, _, _ in pairs]
+    image = data_uri(png_bytes(sheet(columns)))
+    return TypeSheet(name, fills, areas, changed, image, _attention(root, pairs))
 
 
 def _attention(root: Path, pairs: list[ManifestPair]) -> list[str]:
     paths = (root / ATTENTION / row["category"] / row["defect"] / image.name for row, image, _ in pairs)
-    found = [path for path in paths if path.is_file()]
-    return [data_uri(path.read_bytes()) for path in found[:ATTENTION_SHOWN]]
+    existing = [path for path in paths if path.is_file()]
+    return [data_uri(path.read_bytes()) for path in existing[:ATTENTION_SHOWN]]
 
 
 def _gate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ from ...anomalydiffusion_core.evaluation.localizer import (
     Localizer,
     LocalizerConfig,
     LocalizerData,
+    OnLoss,
     predict,
     train_localizer,
 )
@@ -39,8 +40,6 @@ from .conditioning import binary_masks
 from .gate import canvas_size, made_regions
 from .pixels import pixels_of, to_core
 from .sampling import match_batch
-
-OnStep = Callable[[int, int, float], None]
 
 
 def real_split(dataset: Dataset, category: str, share: float) -> Split:
@@ -52,7 +51,7 @@ def real_split(dataset: Dataset, category: str, share: float) -> Split:
 
 
 @contextmanager
-def training(steps: int) -> Iterator[OnStep]:
+def training(steps: int) -> Iterator[OnLoss]:
     """Gradients, which nodes run without, and a callback that shows progress and obeys Cancel."""
     bar = comfy.utils.ProgressBar(steps)
 
@@ -75,37 +74,35 @@ def train_on_batch(images: Tensor, masks: Tensor, normals: Tensor, config: Local
     )
     with training(config.steps) as on_step:
         # tensors of inference mode cannot be trained on
-        own = LocalizerData(data.images.clone(), data.masks.clone(), data.normals.clone())
-        return train_localizer(own, config, comfy.model_management.get_torch_device(), on_step)
+        trainable = LocalizerData(data.images.clone(), data.masks.clone(), data.normals.clone())
+        return train_localizer(trainable, config, comfy.model_management.get_torch_device(), on_step)
 
 
-def evaluate(
-    network: Localizer, size: int, dataset: Dataset, category: str, share: float
-) -> tuple[str, float, Tensor]:
+def evaluate(network: Localizer, size: int, split: Split) -> tuple[str, float, Tensor]:
     """Figures by defect as text, pixel AP of all, and heat maps (1,H,W,3) in [0,1]."""
-    test = read_test_photos(real_split(dataset, category, share), size)
+    test = read_test_photos(split, size)
     predictions = predict(network, test.images, comfy.model_management.get_torch_device())
-    found = measure_by_defect(predictions, test)
+    by_defect = measure_by_defect(predictions, test)
     lines = [
-        f"{name}: " + ", ".join(f"{metric} {100 * value:.1f}" for metric, value in vars(figures).items())
-        for name, figures in found.items()
+        f"{name}: " + ", ".join(f"{key} {100 * value:.1f}" for key, value in metrics.items())
+        for name, metrics in by_defect.items()
     ]
     picture = torch.from_numpy(predictions_beside_truth(predictions.maps, test)).float()[None] / 255
-    return "\n".join(lines), found["all"].pixel_ap, picture
+    return "\n".join(lines), by_defect["all"]["pixel_ap"], picture
 
 
 def generation_metrics(
-    images: Tensor, masks: Tensor, normals: Tensor, vae: Any, dataset: Dataset, category: str, share: float
+    images: Tensor, masks: Tensor, normals: Tensor, vae: Any, *, split: Split
 ) -> tuple[str, float, float]:
     """Mean fill, change outside and IoU, and the share of copies: as text; fill and copies as numbers."""
     before, shown = match_batch(normals, binary_masks(masks))  # first, so that empty masks are told
     regions = made_regions(images, masks, normals, vae, canvas_size(None, normals, vae))
-    noises = [max(made.noise for made in pair) for pair in regions]
-    made, good, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
-    found = [pair_quality(good[i], made[i], marked[i], noises[i]) for i in range(len(images))]
-    fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in found], 0)
-    known = defect_patches(real_split(dataset, category, share).few_shot_pairs)
-    copies = memorisation_rate([defect_patch(*pair) for pair in zip(made, marked, strict=True)], known)
+    noises = [max(region.noise for region in pair) for pair in regions]
+    photos, clean, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
+    qualities = [pair_quality(clean[i], photos[i], marked[i], noises[i]) for i in range(len(images))]
+    fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in qualities], 0)
+    known = defect_patches(split.few_shot_pairs)
+    copies = memorisation_rate([defect_patch(*pair) for pair in zip(photos, marked, strict=True)], known)
     report = (
         f"{len(images)} pairs\nfill {fill:.2f}\nchange outside {outside:.3f} grey levels\n"
         f"IoU of mask and change {iou:.2f}\ncopies of training defects {copies:.0%}"
@@ -114,10 +111,9 @@ def generation_metrics(
 
 
 def train_and_test_classifier(
-    generated: Dataset, dataset: Dataset, category: str, share: float, config: ClassifierConfig
+    generated: Dataset, split: Split, config: ClassifierConfig
 ) -> tuple[str, float]:
     """Accuracy and confusion matrix as text, and the accuracy. Raises ValueError where types differ."""
-    split = real_split(dataset, category, share)
     pairs = [p for p in generated.pairs if p.category == split.category and p.defect in split.defects]
     missing = sorted(set(split.defects) - {pair.defect for pair in pairs})
     if missing:
@@ -126,10 +122,10 @@ def train_and_test_classifier(
     check_apart(split, photos, [generated.root])
     device = comfy.model_management.get_torch_device()
     with training(config.steps) as on_step:
-        found = train_and_classify(pairs, split, config, device, on_step)
-    width = max(len(name) for name in found.names)
+        result = train_and_classify(pairs, split, config, device, on_step=on_step)
+    width = max(len(name) for name in result.names)
     rows = [
         f"{name:{width}} " + " ".join(f"{count:4d}" for count in row)
-        for name, row in zip(found.names, found.confusion, strict=True)
+        for name, row in zip(result.names, result.confusion, strict=True)
     ]
-    return "\n".join([f"accuracy {found.accuracy:.1%}", *rows]), found.accuracy
+    return "\n".join([f"accuracy {result.accuracy:.1%}", *rows]), result.accuracy

@@ -34,19 +34,21 @@ def test_the_demo_ends_in_a_dataset_and_a_report_and_goes_on_where_it_was(
     comfyui: Path, short_workflow: None, tmp_path: Path
 ) -> None:
     stages: list[str] = []
-    summary = demo.run_demo_in_comfyui(comfyui, tmp_path, 2, 0, lambda stage, *_: stages.append(stage))
+    summary = demo.run_demo_in_comfyui(
+        comfyui, tmp_path, 2, 0, on_stage=lambda stage, *_: stages.append(stage)
+    )
     assert summary["changed_outside"] == 0 and summary["pairs"] == 4 * (3 + demo.SPARE_PAIRS)
     assert sorted(find_dataset(Path(summary["generated"])).by_type()) == TYPES
     assert "data:image/png" in Path(summary["report"]).read_text()
     trained = [stage for stage in dict.fromkeys(stages) if "Train Anomaly" in stage]
     assert trained == ["leather/burn: Train Anomaly"]  # the other types take it from the cache
-    again = demo.run_demo_in_comfyui(comfyui, tmp_path, 2, 0, lambda stage, *_: stages.append(stage))
+    again = demo.run_demo_in_comfyui(comfyui, tmp_path, 2, 0, on_stage=lambda stage, *_: stages.append(stage))
     assert again["pairs"] == summary["pairs"]
 
 
 def test_a_folder_without_comfyui_and_one_that_does_not_start_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no ComfyUI \(no main.py\): give the folder"):
-        demo.run_demo_in_comfyui(tmp_path, tmp_path / "out", 1, 0, lambda *_: None)
+        demo.run_demo_in_comfyui(tmp_path, tmp_path / "out", 1, 0, on_stage=lambda *_: None)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "main.py").write_text("raise SystemExit('no such device')")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -100,3 +101,20 @@ def test_types_are_told_apart_on_real_photos(run: Run, data: Any) -> None:
         run("ADiff_TrainClassifier", generated=burns, dataset=data.dataset, **REAL, **settings)
     with pytest.raises(ValueError, match="trains and .* measures, and they are the same picture"):
         run("ADiff_TrainClassifier", generated=data.dataset, dataset=data.dataset, **REAL, **settings)
+
+
+def test_the_nodes_start_from_the_core_s_quick_configurations(run: Run, pack: Any) -> None:
+    core = f"{pack.__name__}.anomalydiffusion_core.evaluation"
+    quick = importlib.import_module(f"{core}.localizer").QUICK
+    quick_classifier = importlib.import_module(f"{core}.classifier").QUICK_CLASSIFIER
+    defaults = {
+        node_id: {i.id: i.default for i in run.nodes[node_id].GET_SCHEMA().inputs if hasattr(i, "default")}  # type: ignore[attr-defined]
+        for node_id in ("ADiff_TrainLocalizer", "ADiff_TrainClassifier")
+    }
+    localizer = (quick.size, quick.steps, quick.width, quick.rate)
+    assert (
+        tuple(map(defaults["ADiff_TrainLocalizer"].get, ("size", "steps", "width", "learning_rate")))
+        == localizer
+    )
+    classifier = (quick_classifier.size, quick_classifier.steps)
+    assert tuple(map(defaults["ADiff_TrainClassifier"].get, ("size", "steps"))) == classifier

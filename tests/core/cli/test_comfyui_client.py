@@ -238,7 +238,7 @@ def test_a_failing_node_and_a_refusal_carry_the_server_s_words() -> None:
 
 def test_a_server_that_is_not_there_or_goes_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="No ComfyUI answers at http://127.0.0.1:9"):
-        asyncio.run(queue_jobs(PROMPT, "http://127.0.0.1:9", 1, [], None, lambda *_: None))
+        asyncio.run(queue_jobs(PROMPT, "http://127.0.0.1:9", 1, [], out=None, on_stage=lambda *_: None))
     monkeypatch.setattr(comfyui_jobs, "TRIES", 2)
     broken = FakeComfyUI([])
     broken.broken = True

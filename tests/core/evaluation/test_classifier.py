@@ -1,4 +1,4 @@
-"""The classifier: it learns what can be told apart, and its figures are those of its confusion matrix."""
+"""Guards evaluation/classifier.py: it learns what differs; its figures follow from its confusion matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""anomalib's detectors on our split, with the real package; their backbones here have random weights."""
+"""Guards evaluation/detectors.py with the real anomalib; the backbones here have random weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from anomalydiffusion_core.dataset.layout import Pair, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo
 from anomalydiffusion_core.evaluation import comparison, detectors
 from anomalydiffusion_core.evaluation.baselines import generate_baseline
-from anomalydiffusion_core.evaluation.comparison import ComparisonConfig, compare
+from anomalydiffusion_core.evaluation.comparison import compare
+from anomalydiffusion_core.evaluation.config import ComparisonConfig, ComparisonRun
+from anomalydiffusion_core.evaluation.contenders import REAL
 from anomalydiffusion_core.evaluation.detectors import Thresholds, calibrated_f1, detect, new_detector
 from anomalydiffusion_core.evaluation.localization import read_test_photos
 from anomalydiffusion_core.evaluation.localizer import LocalizerConfig, Predictions
@@ -58,7 +60,7 @@ def split(real: Path) -> Split:
 def test_the_exported_tree_loads_in_anomalib_unchanged(split: Split, tmp_path: Path) -> None:
     from anomalib.data.datasets.image import MVTecADDataset
 
-    generate_baseline("prn", split, 3, tmp_path / "out", 0)
+    generate_baseline("prn", split, 3, tmp_path / "out", seed=0)
     pairs = find_dataset(tmp_path / "out").pairs
     loaded = MVTecADDataset(tmp_path / "out", category="thing", split="test")
     masks = {str(p.image.resolve()): read_mask(p.mask) for p in pairs}
@@ -99,7 +101,7 @@ def test_what_trains_calibrates_and_measures_are_different_photos(
         return write(folder, normals, pairs)
 
     monkeypatch.setattr(detectors, "_photos", spy)
-    detect(untrained, split, read_test_photos(split, 32), {"few": split.few_shot_pairs}, 5, 0)
+    detect(untrained, split, read_test_photos(split, 32), {"few": split.few_shot_pairs}, steps=5, seed=0)
     (train, no_pairs), (test, test_pairs), (held, calibration) = written
     assert train and held and train | held == set(split.normals) and not train & held
     assert test == set(split.test_normals) and test_pairs == list(split.test_pairs)
@@ -142,7 +144,7 @@ def test_f1_at_thresholds_by_hand(split: Split) -> None:
 def test_detectors_stand_in_the_tables_beside_the_localisers(
     real: Path, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate_baseline("prn", split, 2, tmp_path / "generated", 5)
+    generate_baseline("prn", split, 2, tmp_path / "generated", seed=5)
     monkeypatch.setattr(comparison, "new_detector", untrained)
     config = ComparisonConfig(
         LocalizerConfig(size=32, width=2, steps=3, batch_size=4),
@@ -152,14 +154,15 @@ def test_detectors_stand_in_the_tables_beside_the_localisers(
         detectors=("padim",),
         resamples=3,
     )
-    first = compare({"ours": tmp_path / "generated"}, real, [], tmp_path / "out", config)
-    run = first.runs[-1]
+    comparison_run = ComparisonRun(config, tmp_path / "out")
+    first = compare({"ours": tmp_path / "generated"}, real, [], comparison_run)
+    run = first.results[-1]
     assert (run.contender, run.pairs) == ("padim (anomalib)", 0)
-    assert set(run.calibrated) == {"ours", comparison.REAL} and not first.runs[0].calibrated
+    assert set(run.calibrated) == {"ours", REAL} and not first.results[0].calibrated
     page = Path(write_tables(first, config, tmp_path / "out")["html"]).read_text()
     assert "padim (anomalib), thing" in page and "in hindsight" in page
     monkeypatch.setattr(comparison, "detect", None)  # a finished run is read, not repeated
-    assert compare({"ours": tmp_path / "generated"}, real, [], tmp_path / "out", config) == first
+    assert compare({"ours": tmp_path / "generated"}, real, [], comparison_run) == first
 
 
 def test_what_a_detector_lacks_is_told(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,4 +177,4 @@ def test_what_a_detector_lacks_is_told(split: Split, monkeypatch: pytest.MonkeyP
         new_detector("patchcore")
     single = replace(split, normals=split.normals[:1])
     with pytest.raises(ValueError, match="need two normal photos in train/good"):
-        detect(untrained, single, read_test_photos(split, 32), {}, 1, 0)
+        detect(untrained, single, read_test_photos(split, 32), {}, steps=1, seed=0)

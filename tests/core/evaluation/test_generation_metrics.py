@@ -1,4 +1,4 @@
-"""Generation metrics: the field's formulas with a small network in place of Inception, ours by hand."""
+"""Guards evaluation/generation_metrics.py: formulas of the field with a small network, ours by hand."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Metrics against values computed by hand, scikit-learn, and literal loops over every threshold."""
+"""Guards evaluation/metrics.py by values computed by hand, scikit-learn, and loops over every threshold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,20 +15,31 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from anomalydiffusion_core.evaluation.metrics import (
     PRO_LIMIT,
     Ranking,
+    RegionCoverage,
     ResampledPixels,
-    image_ranking,
-    pixel_metrics,
+    rank_photos,
+    rank_pixels,
     region_shares,
 )
 
 
+def figures(pixels: Ranking, regions: RegionCoverage) -> SimpleNamespace:
+    best, threshold = pixels.f1_max()
+    named = {"auroc": pixels.auroc(), "ap": pixels.average_precision(), "f1_max": best, "pro": regions.pro()}
+    return SimpleNamespace(**named, threshold=threshold)
+
+
+def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> SimpleNamespace:
+    return figures(*rank_pixels(maps, masks))
+
+
 def test_four_samples_by_hand() -> None:
     scores, anomalous = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
-    ranking = image_ranking(scores, anomalous)
+    ranking = rank_photos(scores, anomalous)
     assert ranking.auroc() == 3 / 4  # of four pairs, one is the wrong way round
     assert ranking.average_precision() == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
     assert ranking.f1_max() == (pytest.approx(2 * 2 / (3 + 2)), 0.7)
-    swapped = image_ranking(scores, ~anomalous)
+    swapped = rank_photos(scores, ~anomalous)
     assert swapped.auroc() == 1 / 4 and swapped.average_precision() == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
@@ -46,7 +58,7 @@ def test_ties_count_half() -> None:
 @settings(max_examples=200, deadline=None)
 def test_rankings_agree_with_scikit_learn(rows: list[tuple[int, bool]]) -> None:
     scores, anomalous = np.array([s / 8 for s, _ in rows], np.float32), np.array([f for _, f in rows])
-    ranking = image_ranking(scores, anomalous)
+    ranking = rank_photos(scores, anomalous)
     assert ranking.auroc() == pytest.approx(roc_auc_score(anomalous, scores), abs=1e-9)
     assert ranking.average_precision() == pytest.approx(average_precision_score(anomalous, scores), abs=1e-9)
     precision, recall, _ = precision_recall_curve(anomalous, scores)
@@ -113,7 +125,7 @@ def test_resampled_pixels_measure_exactly_as_the_photos_repeated(decimals: int) 
     for counts in ([1, 1, 1, 1, 1], [0, 2, 1, 0, 0], [3, 0, 0, 2, 1], [0, 0, 0, 4, 1]):
         rows = [i for i, count in enumerate(counts) for _ in range(count)]
         expected = pixel_metrics([maps[i] for i in rows], [masks[i] for i in rows])
-        assert vars(pixels.metrics(np.array(counts))) == pytest.approx(vars(expected), rel=1e-12)
+        assert vars(figures(*pixels.ranked(np.array(counts)))) == pytest.approx(vars(expected), rel=1e-12)
 
 
 def test_pro_gives_every_region_the_same_say() -> None:

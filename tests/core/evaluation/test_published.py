@@ -1,4 +1,4 @@
-"""Other methods' pairs are found in the folders that they publish."""
+"""Guards evaluation/published.py: other methods' pairs are found in the folders that they publish."""
 
 from __future__ import annotations
 

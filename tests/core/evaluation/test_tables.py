@@ -1,25 +1,27 @@
-"""Tables: figures are means over seeds, the best of each column is bold, and files replace one another."""
+"""Guards evaluation/tables.py: figures are means over seeds, the best of each column is bold, files replace
+one another.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run as command
+from comparisons import CONFIG
 from PIL import Image
 
-from anomalydiffusion_core.evaluation.comparison import (
-    Comparison,
-    ComparisonConfig,
-    ContenderResult,
-    named_datasets,
-)
+from anomalydiffusion_core.evaluation.comparison import Comparison, compare
+from anomalydiffusion_core.evaluation.config import ComparisonConfig, ComparisonRun
+from anomalydiffusion_core.evaluation.contenders import REAL
 from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
-from anomalydiffusion_core.evaluation.localization import Localization
+from anomalydiffusion_core.evaluation.metrics import METRICS, Metric, Metrics, Rankings
+from anomalydiffusion_core.evaluation.results import ContenderResult
 from anomalydiffusion_core.evaluation.tables import (
-    METRICS,
     classification,
     figures,
     in_all_categories,
@@ -29,8 +31,8 @@ from anomalydiffusion_core.evaluation.tables import (
 
 
 def run(contender: str, category: str, seed: int, value: float) -> ContenderResult:
-    def of(figure: float) -> Localization:
-        return Localization(*[figure] * len(METRICS))
+    def of(figure: float) -> Metrics:
+        return dict.fromkeys(METRICS, figure)
 
     intervals = dict.fromkeys(METRICS, (value - 0.1, value + 0.05))
     metrics = {"cut": of(value / 2), "all": of(value)}
@@ -52,6 +54,7 @@ RUNS = [
     run("draem", "screw", 1, 0.1),
 ]
 
+LABELLED = tuple(METRICS)  # as the table stands before a test changes it
 QUALITY = {
     ("ours", "leather"): DatasetQuality(0.91, 0.0, 0.88, 0.25),
     ("draem", "screw"): DatasetQuality(None, None, None, 0.0),
@@ -113,12 +116,50 @@ def test_confusion_matrices_add_up_over_seeds() -> None:
     assert classification(RUNS, "draem", "leather") is None
 
 
-def test_datasets_are_named_by_their_folder_or_as_asked(tmp_path: Path) -> None:
-    found = named_datasets([str(tmp_path / "made"), "plain=made/without aar"])
-    assert found == {"made": tmp_path / "made", "plain": Path("made/without aar")}
-    with pytest.raises(ValueError, match="'made' is taken: give each dataset its own"):
-        named_datasets(["a/made", "b/made"])
-    with pytest.raises(ValueError, match="'real few shots' is taken"):
-        named_datasets(["real few shots=a"])
-    (tmp_path / "lr=0.1").mkdir()
-    assert named_datasets([str(tmp_path / "lr=0.1")]) == {"lr=0.1": tmp_path / "lr=0.1"}
+def defective_share(rankings: Rankings) -> float:
+    return rankings.photos.anomalous / (rankings.photos.anomalous + rankings.photos.normal)
+
+
+def test_a_metric_that_is_added_to_the_table_is_measured_and_stands_everywhere(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "defective_share", Metric("share of defective photos", defective_share))
+    out, options = tmp_path / "out", ["--quick", "--steps", 1, "--count", 2, "--seeds", 1, "--share", 0.5]
+    told = command("evaluate", f"ours={generated}", "--real", real, "--out", out, *options)
+    assert told.exit_code == 0 and "image_f1_max" in told.stdout, told.output
+    lines = [line for line in told.stdout.splitlines() if "defective_share 66.7" in line]
+    assert [line.partition(":")[0] for line in lines] == ["ours", REAL]
+    with open(out / "evaluation.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "defective_share"]
+    # two photos of each defect, two normal ones
+    shares = {(row["defect"], round(float(row["mean"]), 6), row["low"] != "") for row in rows}
+    assert shares == {("scratch", 0.5, False), ("stain", 0.5, False), ("all", round(4 / 6, 6), True)}
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert stored["runs"][0]["intervals"]["defective_share"] == pytest.approx([4 / 6, 4 / 6])
+    assert "<th>share of defective photos</th>" in (out / "evaluation.html").read_text()
+
+
+def test_results_of_before_a_metric_was_added_or_after_one_was_removed_are_shown_as_they_are(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison_run = ComparisonRun(CONFIG, tmp_path / "out")
+    before = compare({"ours": generated}, real, [], comparison_run)
+    monkeypatch.setitem(METRICS, "defective_share", Metric("share of defective photos", defective_share))
+    monkeypatch.delitem(METRICS, "pro")
+    found = compare({"ours": generated}, real, [], comparison_run)
+    assert found == before  # read, not measured again
+    assert list(figures(found.results, "ours", "thing")) == [key for key in METRICS if key in LABELLED]
+    assert "defective_share" not in macro(found.results, "ours")
+    page = Path(write_tables(found, CONFIG, tmp_path / "out")["html"]).read_text()
+    table = page[page.index("<h2>thing</h2>") : page.index("<h2>thing: pixel AP")]
+    assert "<th>share of defective photos</th>" in table and "PRO" not in table
+    assert table.count('<td class="n"></td>') == 2  # of our pairs and of the real ones
+
+
+def test_seeds_that_lack_a_metric_are_left_out_of_its_means() -> None:
+    lacking = replace(RUNS[0], metrics={row: {"pixel_ap": 0.9} for row in ("cut", "all")}, intervals={})
+    runs = [lacking, *RUNS[1:]]
+    pro, ap = (figures(runs, "ours", "leather")[key] for key in ("pro", "pixel_ap"))
+    assert (pro.mean, pro.deviation, pro.low) == pytest.approx((0.8, 0, 0.7))
+    assert (ap.mean, ap.low) == pytest.approx(((0.9 + 0.8) / 2, 0.7))
+    assert macro(runs, "ours")["pro"].mean == pytest.approx((0.8 + 0.3) / 2)  # of the second seed alone
