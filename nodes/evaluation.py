@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -10,7 +10,12 @@ from .inputs import seed_input
 from .sockets import FewShotDataset, Localizer
 
 if TYPE_CHECKING:
+    from comfy.sd import VAE
+    from torch import Tensor
+
+    from ..anomalydiffusion_core.dataset.layout import Dataset
     from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig
+    from ..anomalydiffusion_core.evaluation.localizer import Localizer as LocalizerNetwork
     from ..anomalydiffusion_core.evaluation.localizer import LocalizerConfig
 
 CATEGORY = "AnomalyDiffusion/evaluation"
@@ -73,7 +78,14 @@ class GenerationMetrics(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Any, masks: Any, normals: Any, vae: Any, dataset: Any, category: str, share: float
+        cls,
+        images: Tensor,
+        masks: Tensor,
+        normals: Tensor,
+        vae: VAE,
+        dataset: Dataset,
+        category: str,
+        share: float,
     ) -> io.NodeOutput:
         from .host.evaluation import generation_metrics, real_split
 
@@ -119,7 +131,7 @@ class TrainLocalizer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Any, masks: Any, normals: Any, size: int, steps: int, seed: int, width: int,
+        cls, images: Tensor, masks: Tensor, normals: Tensor, size: int, steps: int, seed: int, width: int,
         learning_rate: float,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.localizer import LocalizerConfig
@@ -152,7 +164,9 @@ class EvaluateLocalizer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, localizer: Any, dataset: Any, category: str, share: float) -> io.NodeOutput:
+    def execute(
+        cls, localizer: tuple[LocalizerNetwork, int], dataset: Dataset, category: str, share: float
+    ) -> io.NodeOutput:
         from .host.evaluation import evaluate, real_split
 
         report, pixel_ap, picture = evaluate(*localizer, real_split(dataset, category, share))
@@ -191,8 +205,8 @@ class TrainClassifier(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, generated: Any, dataset: Any, category: str, share: float, size: int, steps: int, seed: int,
-        pretrained: bool,
+        cls, generated: Dataset, dataset: Dataset, category: str, share: float, size: int, steps: int,
+        seed: int, pretrained: bool,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig
         from .host.evaluation import real_split, train_and_test_classifier

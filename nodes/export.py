@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
 from .inputs import type_input
 from .sockets import AnomalyEmbedding, FewShotDataset, PairScores
+
+if TYPE_CHECKING:
+    from comfy.sd import VAE
+    from torch import Tensor
+
+    from ..anomalydiffusion_core.dataset.layout import Dataset
+    from ..anomalydiffusion_core.method.embeddings import Learned
 
 CATEGORY = "AnomalyDiffusion/export"
 
@@ -59,8 +66,8 @@ class QualityGate(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Any, masks: Any, normals: Any, vae: Any, smallest_fill: float, dataset: Any = None,
-        embeddings: Any = None, defect_type: str = "", **checks: bool,
+        cls, images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, smallest_fill: float,
+        dataset: Dataset | None = None, embeddings: Learned | None = None, defect_type: str = "", **checks: bool,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
@@ -143,8 +150,8 @@ class SaveDataset(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Any, masks: Any, defect_type: str, folder: str, normals: Any = None,
-        scores: Any = None, embeddings: Any = None,
+        cls, images: Tensor, masks: Tensor, defect_type: str, folder: str, normals: Tensor | None = None,
+        scores: list[dict[str, Any]] | None = None, embeddings: Learned | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from .host.dataset_writer import save_pairs
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
 from .host.conditioning import chosen_type
 from .inputs import base_inputs, sampler_inputs, seed_input, type_input
 from .sockets import AnomalyEmbedding, FewShotDataset
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+    from torch import Tensor
+
+    from ..anomalydiffusion_core.dataset.layout import Dataset
+    from ..anomalydiffusion_core.masks.placement import PlacementMode
+    from ..anomalydiffusion_core.method.embeddings import Learned
 
 CATEGORY = "AnomalyDiffusion/masks"
 MIXED = {"generated": 1.0, "real": 1.0, "drawn": 0.0, "procedural": 0.0}  # weights, by their inputs in graphs
@@ -37,7 +46,14 @@ class GenerateMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, embeddings: Any, defect_type: str, count: int, **sampler: Any
+        cls,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        embeddings: Learned,
+        defect_type: str,
+        count: int,
+        **sampler: Any,
     ) -> io.NodeOutput:
         from .host.mask_invention import invented_masks
         from .host.sampling import SamplerSettings
@@ -76,7 +92,12 @@ class BinarizeMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Any, threshold: float, embeddings: Any = None, defect_type: str = "", seed: int = 0
+        cls,
+        images: Tensor,
+        threshold: float,
+        embeddings: Learned | None = None,
+        defect_type: str = "",
+        seed: int = 0,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.masks.invention import MaskConfig, masks_from_pictures
         from ..anomalydiffusion_core.masks.placement import placer_of
@@ -156,10 +177,10 @@ class MixMasks(io.ComfyNode):
         height: int,
         seed: int,
         defect_type: str = "",
-        generated_masks: Any = None,
-        drawn_masks: Any = None,
-        few_shot: Any = None,
-        embeddings: Any = None,
+        generated_masks: Tensor | None = None,
+        drawn_masks: Tensor | None = None,
+        few_shot: Dataset | None = None,
+        embeddings: Learned | None = None,
         **weights: float,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.photos import read_mask
@@ -223,7 +244,13 @@ class PlaceMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, masks: Any, normals: Any, mode: Any, seed: int, embeddings: Any = None, defect_type: str = ""
+        cls,
+        masks: Tensor,
+        normals: Tensor,
+        mode: PlacementMode,
+        seed: int,
+        embeddings: Learned | None = None,
+        defect_type: str = "",
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.masks.placement import lay_on_photos
         from .host.pixels import pixels_of
@@ -234,7 +261,7 @@ class PlaceMasks(io.ComfyNode):
         return _masks_output(lay_on_photos(_marked(masks), photos, placements, seed, name, mode))
 
 
-def _marked(masks: Any) -> list[Any]:
+def _marked(masks: Tensor) -> list[Any]:
     """MASK (B,H,W) -> (H,W) bool each."""
     return list(masks.cpu().numpy() > 0.5)
 

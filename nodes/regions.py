@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io, ui
 
 from .sockets import AnomalyEmbedding, Regions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..anomalydiffusion_core.method.embeddings import Learned
+    from .host.regions import CroppedRegions
 
 CATEGORY = "AnomalyDiffusion/regions"
 
@@ -43,7 +49,9 @@ class CropRegions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Any, masks: Any, canvas: int, embeddings: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, images: Tensor, masks: Tensor, canvas: int, embeddings: Learned | None = None
+    ) -> io.NodeOutput:
         from .host.regions import cropped, find_regions
 
         regions = find_regions(images, masks, canvas, embeddings)
@@ -81,7 +89,7 @@ class StitchRegions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, crops: Any, regions: Any, feather: float) -> io.NodeOutput:
+    def execute(cls, crops: Tensor, regions: CroppedRegions, feather: float) -> io.NodeOutput:
         from .host.regions import stitched_photos
 
         images = stitched_photos(crops, regions, feather)

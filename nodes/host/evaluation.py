@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import numpy as np
 import torch
+from comfy.sd import VAE
 from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.augmentation import resize_mask
@@ -92,7 +92,7 @@ def evaluate(network: Localizer, size: int, split: Split) -> tuple[str, float, T
 
 
 def generation_metrics(
-    images: Tensor, masks: Tensor, normals: Tensor, vae: Any, *, split: Split
+    images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, *, split: Split
 ) -> tuple[str, float, float]:
     """Mean fill, change outside and IoU, and the share of copies: as text; fill and copies as numbers."""
     before, shown = match_batch(normals, binary_masks(masks))  # first, so that empty masks are told

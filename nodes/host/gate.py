@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import numpy as np
+from comfy.sd import VAE
 from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
@@ -21,8 +22,8 @@ from ...anomalydiffusion_core.generation.regions import autoencoder_noise, on_ca
 from ...anomalydiffusion_core.generation.runs import training_pairs
 from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import Fingerprint
-from .conditioning import LEARNED, binary_masks, chosen_type
-from .pixels import from_core, to_core
+from .conditioning import LEARNED, Conditioning, binary_masks, chosen_type
+from .pixels import from_core, latent_factor, to_core
 from .sampling import Outlines, match_batch
 
 UNKNOWN = "connected"  # the base family of a VAE that comes without embeddings
@@ -42,7 +43,7 @@ def judge_batch(
     images: Tensor,
     masks: Tensor,
     normals: Tensor,
-    vae: Any,
+    vae: VAE,
     config: GateConfig,
     dataset: Dataset | None,
     learned: Learned | None,
@@ -65,7 +66,9 @@ def judge_batch(
     return pairs, _report(gate, calibration, pairs)
 
 
-def outlines_of(positive: Any, dataset: Dataset | None, image: Tensor, vae: Any, feather: float) -> Outlines:
+def outlines_of(
+    positive: Conditioning, dataset: Dataset | None, image: Tensor, vae: VAE, feather: float
+) -> Outlines:
     """How a defect of the type in `positive` fades in: with a dataset as softly as in its real pairs."""
     learned, name = next((options[LEARNED] for _, options in positive if LEARNED in options), (None, ""))
     size = canvas_size(learned, image, vae)
@@ -75,18 +78,18 @@ def outlines_of(positive: Any, dataset: Dataset | None, image: Tensor, vae: Any,
     return Outlines(feather, size, gate.usual_seam)
 
 
-def canvas_size(learned: Learned | None, normals: Tensor, vae: Any) -> int:
+def canvas_size(learned: Learned | None, normals: Tensor, vae: VAE) -> int:
     """Pixels per side at which pairs are looked at: those of the training, or else the photos' own, in whole
     latent cells, up to `LARGEST_CANVAS`.
     """
     if learned is not None:
         return learned.image_size
-    factor = int(vae.spacial_compression_decode())
+    factor = latent_factor(vae)
     return min(LARGEST_CANVAS, -(-max(normals.shape[1:3]) // factor) * factor)
 
 
 def made_regions(
-    images: Tensor, masks: Tensor, normals: Tensor, vae: Any, size: int
+    images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, size: int
 ) -> list[list[ChangedRegion]]:
     """The regions of each pair in their windows: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
 
@@ -113,7 +116,7 @@ def made_regions(
     return pairs
 
 
-def _reconstruction(pixels: np.ndarray, vae: Any, size: int) -> np.ndarray:
+def _reconstruction(pixels: np.ndarray, vae: VAE, size: int) -> np.ndarray:
     """A window (side,side,3) in [0,255] through the autoencoder at the canvas's size."""
     canvas = from_core(to_image(pixels, size)[None])
     return to_pixels(to_core(vae.decode(vae.encode(canvas)))[0].cpu(), (len(pixels), len(pixels)))
@@ -124,7 +127,7 @@ def _gate_of(
     learned: Learned | None,
     defect_type: str,
     config: GateConfig,
-    vae: Any,
+    vae: VAE,
     size: int,
 ) -> tuple[Gate, str]:
     """The gate of a type, and in words what it is calibrated on; without a dataset on nothing."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.utils
 import numpy as np
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
 from torch import Tensor
 
 from ...anomalydiffusion_core.masks.invention import (
@@ -28,9 +28,9 @@ from .sampling import SamplerSettings, sample_images
 
 
 def invented_masks(
-    model: Any,
-    clip: Any,
-    vae: Any,
+    model: ModelPatcher,
+    clip: CLIP,
+    vae: VAE,
     learned: Learned,
     defect_type: str,
     count: int,
