@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
 from ..method.templates import MASK_TEMPLATES
 from ..procedural.scenes import caption_words, draw_scene
-from ..training.places import PLACE_FROM, PLACES, WORDS
+from ..training.config import EncoderTrainingConfig, PlacesConfig, WordsConfig
+from ..training.places import PLACE_FROM
 from .sample_sheet import sample_sheet
 
 log = logging.getLogger(__name__)
@@ -230,14 +231,17 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     """Trains the spatial encoder of `out/tiny_base.safetensors`, learns the demo's embeddings on it, and
     draws loss curve and sample sheet beside it.
     """
-    from ..training.jobs import train_encoder
+    from ..training.places import train_encoder
     from .demo import demo_embeddings
 
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.location_minutes:
-        config = replace(PLACES, steps=10**6, minutes=recipe.location_minutes, seed=recipe.seed + 100)
-        outcome = train_encoder(base, config, WORDS.steps, recipe.location_scenes)
+        minutes, seed = recipe.location_minutes, recipe.seed + 100
+        words = WordsConfig(minutes=minutes, seed=seed)
+        places = PlacesConfig(steps=10**6, minutes=minutes, seed=seed)
+        config = EncoderTrainingConfig(words, places, recipe.location_scenes)
+        outcome = train_encoder(base, config)
         outcome.end.check()
         record: Any = outcome.learned.training["places"]
         log.info("location: %d steps, loss %.4f", record["steps"], np.mean(record["loss"][-100:]))

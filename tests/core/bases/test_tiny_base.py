@@ -1,5 +1,7 @@
 """The embedded base: its generator, autoencoder, pre-training loop, and the committed weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from anomalydiffusion_core.procedural import few_shot
 from anomalydiffusion_core.procedural.defects import DEFECTS, Canvas, apply_defect
 from anomalydiffusion_core.procedural.materials import MATERIALS, colour
 from anomalydiffusion_core.procedural.scenes import caption_words, draw_scene, place_in_words
+from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig
 from anomalydiffusion_core.training.places import PLACE
 
 needs_weights = pytest.mark.skipif(
@@ -123,10 +126,8 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
         autoencoder_scenes=32, autoencoder_steps=4,
     )  # fmt: skip
     monkeypatch.setattr(pretraining, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
-    monkeypatch.setattr(
-        demo, "TRAINING", demo.TrainingConfig(steps=2, image_size=demo.SIZE, views_per_pair=1)
-    )
-    monkeypatch.setattr(demo, "MASK_STEPS", 2)
+    defects, masks = DefectConfig(steps=2, views_per_pair=1), MaskEmbeddingConfig(steps=2, views_per_pair=1)
+    monkeypatch.setattr(demo, "DEMO", replace(demo.DEMO, defects=defects, masks=masks))
     path = pretraining.pretrain(recipe, tmp_path / "a", bf16=False)
     first = architecture.load_tiny_base(path)
     resumed = pretraining.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)
