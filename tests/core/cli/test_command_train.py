@@ -52,6 +52,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
     assert load_artifact(cut).training["anomaly"]["steps"] == 2  # type: ignore[index]
     refused(train_quickly(dataset, cut), "holds a training that was cut off: add --resume")
     refused(train_quickly(dataset, cut, "--resume", "--batch", 3), "was begun with batch_size 4, not 3")
+    refused(train_quickly(dataset, cut, "--resume", "--size", 128), "was begun with image_size 64, not 128")
     assert train_quickly(dataset, cut, "--resume").exit_code == 0
     assert not (tmp_path / "cut.training").exists()
     assert learned_hash(load_artifact(cut)) == learned_hash(load_artifact(whole))

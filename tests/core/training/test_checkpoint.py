@@ -259,7 +259,7 @@ def test_a_longer_time_and_more_patience_are_no_other_training(
     assert len(fit(task, config, keeper=Checkpoints(tmp_path).stage("anomaly", ORIGIN)).loss) == 12
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "other"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "other", "older"])
 def test_a_damaged_checkpoint_is_named(fake_base: LatentDiffusion, tmp_path: Path, damage: str) -> None:
     keeper = interrupted(fake_base, tmp_path)
     if damage == "cut":
@@ -267,7 +267,8 @@ def test_a_damaged_checkpoint_is_named(fake_base: LatentDiffusion, tmp_path: Pat
     elif damage == "noise":
         keeper.path.write_bytes(b"nothing of the kind")
     else:
-        save_file({"a": torch.zeros(1)}, keeper.path, metadata={"format": '"else"'})
+        name = {"other": '"else"', "older": '"anomalydiffusion-checkpoint/1"'}[damage]
+        save_file({"a": torch.zeros(1)}, keeper.path, metadata={"format": name})
     with pytest.raises(ValueError, match="anomaly.safetensors is (damaged|no checkpoint)"):
         fit(make_task(fake_base, CONFIG), CONFIG, keeper=keeper)
 
