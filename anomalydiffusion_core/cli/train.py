@@ -172,14 +172,14 @@ def train(
         if not resume:
             check_new(files.artifact)
             check_new(files.lora)
-        pairs = find_dataset(dataset, category, defect)
+        few_shot = find_dataset(dataset, category, defect)
         model = base_to_train_on(base, processes.local_device(device), precision, checkpointing)
         if compiled:
             model.compile()
         extends = load_onto(model, extend) if extend else None
         start = load_artifact(encoder, model.fingerprint) if encoder else None
         log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None
-        return TrainingJob(model, pairs, config, extends, start), log
+        return TrainingJob(model, few_shot, config, extends, start), log
 
     def command() -> dict[str, Any]:
         config = configure()
@@ -192,7 +192,7 @@ def train(
             files.save(outcome, processes)
         if outcome.end.finished:
             processes.first(files.checkpoints.remove)
-        return {"artifact": str(files.artifact), "pairs": counts, **_told(files, outcome)}
+        return {"artifact": str(files.artifact), "pairs": counts, **_announce(files, outcome)}
 
     with launched(device) as processes:
         code = run_command(command, json, processes)
@@ -212,8 +212,8 @@ def _run(
     return outcome
 
 
-def _told(files: TrainingFiles, outcome: TrainingOutcome) -> dict[str, Any]:
-    """Says how a training ended; the same for the summary."""
+def _announce(files: TrainingFiles, outcome: TrainingOutcome) -> dict[str, Any]:
+    """Says how a training ended; returns the same for the summary."""
     say(f"Artifact: {files.artifact}")
     summary: dict[str, Any] = {"interrupted": outcome.end.interrupted, "shortfall": outcome.end.problem}
     if outcome.learned.adapter:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,11 @@ def test_every_field_changes_what_an_encoder_is_taught(
     if task_class not in unchanged:
         unchanged[task_class] = taught(config)
     assert taught(replace(config, **{name: value})) != unchanged[task_class]
+
+
+def test_configurations_are_read_without_torch() -> None:
+    script = "import sys, anomalydiffusion_core.training.config; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 def test_words_are_imitated_with_four_masks_for_each_scene() -> None:
