@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_bas
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.views import make_normal_views
 from anomalydiffusion_core.training.adaptation import AdaptationTask, adapt_to_normals
-from anomalydiffusion_core.training.defects import TrainingConfig
-from anomalydiffusion_core.training.fitting import Validation
-from anomalydiffusion_core.training.jobs import paired_improvement, train_anomaly
+from anomalydiffusion_core.training.config import AdaptationConfig, DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.jobs import TrainingJob
 from anomalydiffusion_core.training.stage import Stage
+from anomalydiffusion_core.training.validation import Validation, paired_improvement
 
 VIEWS = 8  # of each photo of `test/good`
 
@@ -40,38 +39,39 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = find_dataset(arguments.dataset)
     for seed in arguments.seeds:
-        config = TrainingConfig(steps=arguments.steps, image_size=arguments.size, seed=seed)
+        defects = DefectConfig(steps=arguments.steps, seed=seed)
+        config = TrainingConfig(arguments.size, arguments.share, defects, masks=None)
         losses: dict[str, tuple[Tensor, Tensor]] = {}
         for variant in ("plain", "adapted"):
             base = load_base(arguments.base, arguments.device)
             if variant == "adapted":
-                adapt(base, dataset, replace(config, steps=arguments.adapt_steps))
+                adapt(base, dataset, AdaptationConfig(steps=arguments.adapt_steps, seed=seed), arguments.size)
             start, stage = time.monotonic(), Stage("anomaly")
-            outcome = train_anomaly(base, dataset, config, arguments.share, stage)
+            outcome = TrainingJob(base, dataset, config).train_defects(stage)
             if outcome.improvement is None:
                 parser.error(f"--share {arguments.share} holds no pairs out: give less")
             measured = [losses for _, losses in stage.monitor.history.validation]
             losses[variant] = measured[0], measured[-1]
-            tell(variant, seed, losses["plain"][0], measured[-1], time.monotonic() - start)
+            tell(variant, seed, losses["plain"][0], measured[-1], seconds=time.monotonic() - start)
             keep(outcome.learned, arguments.save, f"{variant}-{seed}")
         tell("adapted_to_plain", seed, losses["plain"][1], losses["adapted"][1])
 
 
-def adapt(base: DiffusersModel, dataset: Dataset, config: TrainingConfig) -> None:
+def adapt(base: DiffusersModel, dataset: Dataset, config: AdaptationConfig, size: int) -> None:
     """Adapts a base, and tells what that does to photos that it was not adapted to."""
     photos = {name: c.test_normals for name, c in dataset.categories.items() if c.test_normals}
-    views = make_normal_views(base, photos, VIEWS, config.image_size, torch.Generator().manual_seed(1))
+    views = make_normal_views(base, photos, VIEWS, size, torch.Generator().manual_seed(1))
     validation, task = Validation(views), AdaptationTask(base, views, {})
     before, start = validation.measure(task), time.monotonic()
-    adapt_to_normals(base, dataset, config)
+    adapt_to_normals(base, dataset, config, size)
     seconds = time.monotonic() - start
     # a row for each photo, since its views are much alike
     rows = [losses.reshape(len(views) // VIEWS, -1) for losses in (before, validation.measure(task))]
     tell("normals", config.seed, *rows, seconds=seconds)
 
 
-def tell(what: str, seed: int, before: Tensor, after: Tensor, seconds: float | None = None) -> None:
-    """Prints how losses (N, draws) changed."""
+def tell(what: str, seed: int, before: Tensor, after: Tensor, *, seconds: float | None = None) -> None:
+    """Prints how losses (N, repeats) changed."""
     change = paired_improvement(before.numpy(), after.numpy())
     row = {
         "what": what,

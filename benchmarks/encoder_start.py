@@ -19,8 +19,9 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training.defects import TrainingConfig
-from anomalydiffusion_core.training.jobs import train_anomaly, untrained_encoders
+from anomalydiffusion_core.training.config import DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.encoders import untrained_encoders
+from anomalydiffusion_core.training.jobs import TrainingJob
 
 
 def main() -> None:
@@ -30,13 +31,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
-    config = TrainingConfig(steps=arguments.steps, image_size=arguments.size)
+    config = TrainingConfig(arguments.size, arguments.share, DefectConfig(steps=arguments.steps), masks=None)
     untrained = Learned(base.fingerprint, arguments.size, PHOTO_TEMPLATES)
-    untrained.spatial_encoders = untrained_encoders(base, config.seed)
+    untrained.spatial_encoders = untrained_encoders(base, config.defects.seed)
     starts = {"untrained": untrained}
     starts |= {path.stem: load_artifact(path, base.fingerprint) for path in arguments.encoders}
     for name, start in {**starts, **({"own": None} if base.spatial_encoders else {})}.items():
-        outcome = train_anomaly(base, dataset, config, arguments.share, start=start)
+        outcome = TrainingJob(base, dataset, config, start=start).run()
         change = outcome.improvement
         if change is None:
             parser.error(f"--share {arguments.share} holds no pairs out: give less")

@@ -35,12 +35,13 @@ SIZE, STEPS, MASK_STEPS = 128, 40, 20
 CHECKPOINT_MINUTES = 0.005  # a third of a second: some kills hit the writing itself
 DIVERGING = """
 import sys, torch
-from anomalydiffusion_core import training
-loss, calls = training.masked_loss, []
-def diverging(*arguments):
+from anomalydiffusion_core.training import defects
+loss, calls = defects.masked_loss, []
+def diverging(*arguments, **options):
     calls.append(1)
-    return loss(*arguments) * (float("nan") if torch.is_grad_enabled() and len(calls) > 20 else 1.0)
-training.masked_loss = diverging
+    diverged = torch.is_grad_enabled() and len(calls) > 20
+    return loss(*arguments, **options) * (float("nan") if diverged else 1.0)
+defects.masked_loss = diverging
 from anomalydiffusion_core.cli import app
 app(sys.argv[1:])
 """

@@ -25,8 +25,9 @@ from anomalydiffusion_core.generation.regions import regions_on_canvas
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.pretraining.demo import SIZE, TRAIN_SHARE
+from anomalydiffusion_core.pretraining.demo import SIZE
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
+from anomalydiffusion_core.training.config import DEMO
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def _few_shot(folder: Path, seed: int) -> Dataset:
 def _gates(base: LatentDiffusion, category: Category) -> dict[str, Gate]:
     types = dict.fromkeys(pair.defect_type for pair in category.pairs)
     real = {
-        name: split_pairs([pair for pair in category.pairs if pair.defect_type == name], TRAIN_SHARE)[0]
+        name: split_pairs([pair for pair in category.pairs if pair.defect_type == name], DEMO.share)[0]
         for name in types
     }
     learned = Learned(base.fingerprint, SIZE, PHOTO_TEMPLATES)

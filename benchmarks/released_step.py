@@ -19,7 +19,9 @@ from anomalydiffusion_core.dataset.augmentation import random_view
 from anomalydiffusion_core.dataset.layout import Pair
 from anomalydiffusion_core.dataset.views import ViewPool, read_pair
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
-from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.config import TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask
+from anomalydiffusion_core.training.task import Batch
 
 LEARNING_RATE = 2e-2  # 5e-3 for each of the batch's four
 
@@ -37,10 +39,12 @@ class ReleasedStep:
         self.base, self.config = base, config
         self.pairs = [(number, pair) for number, group in enumerate(pairs.values()) for pair in group]
         self.names = list(pairs)
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(config.defects.seed)
         self.encode = sampling_encoder(base)
-        self.task = AnomalyTask(base, self._views(), cast(dict[str, SpatialEncoder], encoders), config)
-        parameters = [p for group in self.task.parameter_groups(config) for p in group["params"]]
+        self.task = AnomalyTask(
+            base, self._views(), cast(dict[str, SpatialEncoder], encoders), config.defects
+        )
+        parameters = [p for group in self.task.parameter_groups() for p in group["params"]]
         self.optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
 
     def step(self) -> float:
@@ -49,14 +53,15 @@ class ReleasedStep:
         device = self.base.device
         t = torch.randint(0, self.base.schedule.steps, (len(views),), device=device)
         noise = torch.randn(views.latents.shape, device=device)
-        loss = self.task.loss(views, torch.arange(len(views)), t, noise, random.randrange(1 << 16)).mean()
+        batch = Batch(torch.arange(len(views)), t, noise, random.randrange(1 << 16))
+        loss = self.task.loss(views, batch).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return loss.item()
 
     def _views(self) -> ViewPool:
-        chosen = random.choices(self.pairs, k=self.config.batch_size)
+        chosen = random.choices(self.pairs, k=self.config.defects.batch_size)
         images, masks = [], []
         for _, pair in chosen:
             photo, mask = read_pair(pair)

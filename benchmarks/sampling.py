@@ -46,7 +46,7 @@ from anomalydiffusion_core.method.sampling import (
     sample_into,
 )
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.config import DefectConfig
 
 SPATIAL_TOKENS = 4
 PLAIN, TINY = "plain", "paper_tiny"
@@ -95,7 +95,7 @@ def make_workload(options: Options, tiny_decoder: Path | None = None) -> Workloa
     centre = 0.25 + 0.5 * torch.rand((options.batch, 2, 1, 1), generator=generator)
     radius = 0.08 + 0.12 * torch.rand((options.batch, 1, 1), generator=generator)
     masks = ((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < radius**2).float()[:, None]
-    count = TrainingConfig().anomaly_tokens + SPATIAL_TOKENS
+    count = DefectConfig.tokens + SPATIAL_TOKENS
     words = {name: v.mean(0, keepdim=True) for name, v in base.word_vectors("scratch stain hole").items()}
     inserted = {name: v.expand(options.batch, count, -1) for name, v in words.items()}
     context = base.encode_prompts([PHOTO_TEMPLATES[0]] * options.batch, inserted)

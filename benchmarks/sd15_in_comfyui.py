@@ -62,8 +62,11 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     from adiff_pack.anomalydiffusion_core.procedural.few_shot import (  # type: ignore[import-not-found]
         write_few_shot_dataset,
     )
-    from adiff_pack.anomalydiffusion_core.training.defects import TrainingConfig  # type: ignore[import-not-found]
-    from adiff_pack.anomalydiffusion_core.training.jobs import train_anomaly  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.training.config import (  # type: ignore[import-not-found]
+        DefectConfig,
+        TrainingConfig,
+    )
+    from adiff_pack.anomalydiffusion_core.training.jobs import TrainingJob  # type: ignore[import-not-found]
     from adiff_pack.nodes import conditioning, sampling  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.base_model import ComfyModel, trainable  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.pixels import photo_batch  # type: ignore[import-not-found]
@@ -75,11 +78,13 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     write_few_shot_dataset(base_folder / "data", 128, pairs=2, normals=1)
     dataset = find_dataset(base_folder / "data", "leather", ["burn"])
     normals = photo_batch(dataset.categories["leather"].normals, 1)
-    base = ComfyModel(model, clip, vae, low_memory)
+    base = ComfyModel(model, clip, vae)
+    if low_memory:
+        base.save_memory()
     # one view, nothing held out: on a CPU the autoencoder alone would take minutes more
-    config = TrainingConfig(STEPS, batch_size=batch, image_size=SIZE, views_per_pair=1)
+    config = TrainingConfig(SIZE, 1.0, DefectConfig(STEPS, batch, views_per_pair=1), None)
     with LiveTensors() as live, trainable(base):
-        learned = train_anomaly(base, dataset, config, share=1.0).learned
+        learned = TrainingJob(base, dataset, config).run().learned
     clock.append(time.monotonic())
     photo = torch.nn.functional.interpolate(normals.movedim(-1, 1), (SIZE, SIZE)).movedim(1, -1)
     mask = torch.zeros(1, SIZE, SIZE)

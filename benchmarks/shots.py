@@ -16,8 +16,8 @@ from training_steps import keep, study_parser
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset, split_pairs
-from anomalydiffusion_core.training.defects import TrainingConfig
-from anomalydiffusion_core.training.jobs import train_model
+from anomalydiffusion_core.training.config import DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.jobs import TrainingJob
 
 
 def subset(dataset: Dataset, shots: int, measured: int) -> Dataset:
@@ -40,10 +40,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
-    config = TrainingConfig(steps=arguments.steps, image_size=arguments.size)
+    defects = DefectConfig(steps=arguments.steps)
     for shots in arguments.shots:
         part = subset(dataset, shots, arguments.measured)
-        outcome = train_model(base, part, config, 0, shots / (shots + arguments.measured))
+        share = shots / (shots + arguments.measured)
+        config = TrainingConfig(arguments.size, share, defects, masks=None)
+        outcome = TrainingJob(base, part, config).run()
         change = outcome.improvement
         assert change is not None
         row = {

@@ -73,7 +73,9 @@ def sampling_encoder(base: DiffusersModel) -> Callable[[Tensor], Tensor]:
 class TextualInversion:
     """The example's training loop, one `step` at a time; takes over the base's text encoder and tokenizer."""
 
-    def __init__(self, base: DiffusersModel, files: list[Path], batch: int, size: int, tokens: int) -> None:
+    def __init__(
+        self, base: DiffusersModel, files: list[Path], batch: int, size: int, *, tokens: int
+    ) -> None:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self.base, self.device = base, base.device

@@ -12,6 +12,7 @@ The loss is always measured on even timesteps. Prints a JSON line each.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,9 +21,12 @@ from training_steps import study_parser
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import ViewPool, make_views
-from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
-from anomalydiffusion_core.training.fitting import Validation, fit
-from anomalydiffusion_core.training.jobs import paired_improvement, starting_encoders
+from anomalydiffusion_core.training.config import DefectConfig
+from anomalydiffusion_core.training.defects import AnomalyTask
+from anomalydiffusion_core.training.encoders import starting_encoders
+from anomalydiffusion_core.training.fitting import fit
+from anomalydiffusion_core.training.task import Batch
+from anomalydiffusion_core.training.validation import Validation, paired_improvement
 
 TENTHS = 10
 
@@ -32,10 +36,10 @@ class Skewed(AnomalyTask):
 
     power = 1.0
 
-    def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
+    def loss(self, pool: ViewPool, batch: Batch) -> Tensor:
         if torch.is_grad_enabled():
-            t = (1000 * ((t + 0.5) / 1000) ** self.power).long()
-        return super().loss(pool, rows, t, noise, template)
+            batch = replace(batch, t=(1000 * ((batch.t + 0.5) / 1000) ** self.power).long())
+        return super().loss(pool, batch)
 
 
 def gradients(task: AnomalyTask, views: int) -> list[float]:
@@ -49,7 +53,7 @@ def gradients(task: AnomalyTask, views: int) -> list[float]:
             t = ((tenth + torch.rand(1, generator=generator)) * 1000 / TENTHS).long()
             noise = torch.randn((1, *task.pool.latents.shape[1:]), generator=generator)
             device = task.base.device
-            loss = task.loss(task.pool, row[None], t.to(device), noise.to(device), 0).mean()
+            loss = task.loss(task.pool, Batch(row[None], t.to(device), noise.to(device))).mean()
             squares.append(sum(float(g.square().sum()) for g in torch.autograd.grad(loss, tokens)))
         result.append((sum(squares) / len(squares)) ** 0.5)
     return result
@@ -66,7 +70,7 @@ def tell_gradients(when: str, rms: list[float]) -> None:
     print(json.dumps(row), flush=True)
 
 
-def make_task(base: DiffusersModel, pool: ViewPool, config: TrainingConfig, power: float) -> Skewed:
+def make_task(base: DiffusersModel, pool: ViewPool, config: DefectConfig, power: float) -> Skewed:
     task = Skewed(base, pool, starting_encoders(base), config)
     task.power = power
     return task
@@ -80,7 +84,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=24, help="for the gradients")
     arguments = parser.parse_args()
     base = load_base(arguments.base, arguments.device)
-    config = TrainingConfig(steps=arguments.steps, image_size=arguments.size)
+    config = DefectConfig(steps=arguments.steps)
     groups = find_dataset(arguments.dataset).by_type()
     parts = {name: split_pairs(pairs, arguments.share) for name, pairs in groups.items()}
 
@@ -89,7 +93,7 @@ def main() -> None:
             {name: group[part] for name, group in parts.items()},
             torch.Generator().manual_seed(0),
         )
-        return make_views(base, pairs, each, config.image_size, generator)
+        return make_views(base, pairs, each, arguments.size, generator)
 
     pool, validation = views(0, config.views_per_pair), Validation(views(1, 1))
     for power in arguments.powers:

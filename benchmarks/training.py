@@ -44,9 +44,10 @@ from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.views import make_views
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
-from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.config import DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask
+from anomalydiffusion_core.training.encoders import starting_encoders
 from anomalydiffusion_core.training.fitting import fit
-from anomalydiffusion_core.training.jobs import starting_encoders
 
 OURS = "ours"
 WARM_UP = 2  # steps of each
@@ -56,18 +57,17 @@ SPATIAL_TOKENS = 4
 
 def make_task(base: DiffusersModel, photos: Path, config: TrainingConfig) -> AnomalyTask:
     """Anomaly embeddings and spatial encoder on a pool of views, encoded here and not in the step."""
-    generator = torch.Generator().manual_seed(config.seed)
-    pool = make_views(
-        base, find_dataset(photos).by_type(), config.views_per_pair, config.image_size, generator
-    )
-    return AnomalyTask(base, pool, starting_encoders(base), config)
+    defects, pairs = config.defects, find_dataset(photos).by_type()
+    generator = torch.Generator().manual_seed(defects.seed)
+    pool = make_views(base, pairs, defects.views_per_pair, config.image_size, generator)
+    return AnomalyTask(base, pool, starting_encoders(base), defects)
 
 
 def make_textual_inversion(base: DiffusersModel, photos: Path, config: TrainingConfig) -> TextualInversion:
     """The example's loop on the same photos; it takes over the text encoder and tokenizer of `base`."""
     files = [pair.image for pair in find_dataset(photos).pairs]
-    count = config.anomaly_tokens + SPATIAL_TOKENS
-    return TextualInversion(base, files, config.batch_size, config.image_size, count)
+    count = config.defects.tokens + SPATIAL_TOKENS
+    return TextualInversion(base, files, config.defects.batch_size, config.image_size, tokens=count)
 
 
 def make_released(base: DiffusersModel, photos: Path, config: TrainingConfig) -> ReleasedStep:
@@ -87,7 +87,7 @@ def make_released_with_our_encoder(
 def _released(
     base: DiffusersModel, photos: Path, config: TrainingConfig, encoders: Mapping[str, nn.Module]
 ) -> ReleasedStep:
-    config = replace(config, normalisation="released")
+    config = replace(config, defects=replace(config.defects, normalisation="released"))
     return ReleasedStep(base, find_dataset(photos).by_type(), dict(encoders), config)
 
 
@@ -112,18 +112,18 @@ class Job:
     def base(self) -> DiffusersModel:
         """The base, loaded anew, on the CPU."""
         base = load_base_or_random(self.options.base, "cpu")
-        base.economise(self.bf16, self.checkpointing)
+        base.save_memory(self.bf16, self.checkpointing)
         return base
 
     def config(self, base: DiffusersModel, steps: int) -> TrainingConfig:
         """A training of so many steps."""
-        return TrainingConfig(
+        defects = DefectConfig(
             steps=steps,
             batch_size=self.options.batch,
-            image_size=self.options.size or base.native_size,
             views_per_pair=VIEWS_PER_PAIR,
             checkpointing=self.checkpointing,
         )
+        return TrainingConfig(self.options.size or base.native_size, defects=defects)
 
 
 def measure_seconds(job: Job) -> dict[str, list[float]]:
@@ -152,7 +152,7 @@ def measure_seconds(job: Job) -> dict[str, list[float]]:
         start = now
 
     start = busy_seconds(options.device)
-    fit(task, config, on_step=take_turns)
+    fit(task, config.defects, on_step=take_turns)
     return {name: _by_round(values[WARM_UP:], options.steps) for name, values in steps.items()}
 
 
@@ -168,7 +168,7 @@ def measure_peaks(job: Job) -> dict[str, float]:
         base.release_codec()
         if device == "cpu":  # where it would still be counted
             del base.codec
-        fit(task, config)
+        fit(task, config.defects)
 
     def reference(name: str, base: DiffusersModel) -> None:
         base.to(device)

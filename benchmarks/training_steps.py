@@ -20,8 +20,8 @@ from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import save_artifact
 from anomalydiffusion_core.method.embeddings import Learned
-from anomalydiffusion_core.training.defects import TrainingConfig
-from anomalydiffusion_core.training.jobs import train_model
+from anomalydiffusion_core.training.config import DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.jobs import TrainingJob
 
 
 def study_parser(description: str) -> argparse.ArgumentParser:
@@ -49,22 +49,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", required=True)
     parser.add_argument("--averaging", type=float, nargs="+", default=[0.0])
     parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
-    parser.add_argument("--views", type=int, default=TrainingConfig.views_per_pair, help="of each pair")
-    parser.add_argument("--refresh-every", type=int, default=0, help="steps after which views are drawn anew")
+    parser.add_argument("--views", type=int, default=DefectConfig.views_per_pair, help="of each pair")
+    parser.add_argument("--refresh-every", type=int, default=0, help="steps after which other views are made")
     arguments = parser.parse_args()
     base, dataset = load_base(arguments.base, arguments.device), find_dataset(arguments.dataset)
     changes: dict[tuple[int, float], float] = {}
     for steps in sorted(arguments.steps, reverse=True):
         for averaging in arguments.averaging:
-            config = TrainingConfig(
+            defects = DefectConfig(
                 steps=steps,
-                image_size=arguments.size,
                 averaging=averaging,
                 views_per_pair=arguments.views,
                 refresh_every=arguments.refresh_every,
             )
+            config = TrainingConfig(arguments.size, arguments.share, defects, masks=None)
             start = time.monotonic()
-            outcome = train_model(base, dataset, config, 0, arguments.share)
+            outcome = TrainingJob(base, dataset, config).run()
             if outcome.improvement is None:
                 parser.error(f"--share {arguments.share} holds no pairs out: give less")
             change = changes[steps, averaging] = outcome.improvement.relative

@@ -67,7 +67,7 @@ def main() -> None:
     touched = latent_mask(scenes.masks, base.factor)
     large = touched.mean((1, 2, 3)) > LARGE
     off_centre = torch.tensor([exchanged(place) != place for place in scenes.places])
-    pictured = torch.tensor([kind == "mask picture" for kind in scenes.kinds])
+    pictured = torch.tensor([name == "mask picture" for name in scenes.types])
     for name, chosen, earliest in (("pictures", pictured, 950), ("photos", ~pictured, 500)):
         rows = torch.nonzero(large & off_centre & chosen)[:, 0][: arguments.scenes]
         right, wrong = (

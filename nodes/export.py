@@ -67,7 +67,8 @@ class QualityGate(io.ComfyNode):
     @classmethod
     def execute(
         cls, images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, smallest_fill: float,
-        dataset: Dataset | None = None, embeddings: Learned | None = None, defect_type: str = "", **checks: bool,
+        dataset: Dataset | None = None, embeddings: Learned | None = None, defect_type: str = "",
+        **checks: bool,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 

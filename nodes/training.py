@@ -6,6 +6,14 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..anomalydiffusion_core.training.config import (
+    CHECKPOINT_MINUTES,
+    DEMO,
+    DefectConfig,
+    EmbeddingConfig,
+    MaskEmbeddingConfig,
+    TrainingConfig,
+)
 from .inputs import base_inputs, seed_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
@@ -21,14 +29,14 @@ def data_inputs() -> list[io.Input]:
     ]
 
 
-def schedule_inputs(steps: int) -> list[io.Input]:
+def schedule_inputs(defaults: type[EmbeddingConfig]) -> list[io.Input]:
     """Steps, batch, share and seed."""
     return [
-        io.Int.Input("steps", default=steps, min=1, max=1_000_000, tooltip="Training steps."),
-        io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="Views per step."),
+        io.Int.Input("steps", default=defaults.steps, min=1, max=1_000_000, tooltip="Training steps."),
+        io.Int.Input("batch_size", default=defaults.batch_size, min=1, max=64, tooltip="Views per step."),
         io.Float.Input(
             "share",
-            default=0.6,
+            default=DEMO.share,
             min=0.01,
             max=1.0,
             step=0.01,
@@ -63,7 +71,7 @@ def stopping_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "checkpoint_minutes",
-            default=2.0,
+            default=CHECKPOINT_MINUTES,
             min=0.0,
             max=600.0,
             step=0.5,
@@ -74,12 +82,12 @@ def stopping_inputs() -> list[io.Input]:
     ]
 
 
-def memory_inputs() -> list[io.Input]:
+def memory_inputs(defaults: type[EmbeddingConfig]) -> list[io.Input]:
     """How a training fits a small card."""
     return [
         io.Int.Input(
             "accumulate",
-            default=1,
+            default=defaults.accumulate,
             min=1,
             max=64,
             optional=True,
@@ -109,7 +117,7 @@ class TrainAnomaly(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *data_inputs(),
-                *schedule_inputs(500),
+                *schedule_inputs(DefectConfig),
                 io.Int.Input(
                     "size",
                     default=0,
@@ -119,10 +127,16 @@ class TrainAnomaly(io.ComfyNode):
                     tooltip="Pixels per side of the training views. 0 = what the base was made for (tiny "
                     "128, SD 1.x 512, SDXL 1024).",
                 ),
-                io.Int.Input("tokens", default=8, min=1, max=32, tooltip="Vectors per anomaly embedding."),
+                io.Int.Input(
+                    "tokens",
+                    default=DefectConfig.tokens,
+                    min=1,
+                    max=32,
+                    tooltip="Vectors per anomaly embedding.",
+                ),
                 preview_input(),
                 *stopping_inputs(),
-                *memory_inputs(),
+                *memory_inputs(DefectConfig),
                 AnomalyEmbedding.Input(
                     "extend",
                     optional=True,
@@ -146,33 +160,29 @@ class TrainAnomaly(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, learned: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
-        checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False, extend: Any = None,
-        start: Any = None,
+        checkpoint_minutes: float = CHECKPOINT_MINUTES, accumulate: int = DefectConfig.accumulate,
+        low_memory: bool = False, extend: Any = None, start: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..anomalydiffusion_core.training.defects import TrainingConfig
-        from ..anomalydiffusion_core.training.jobs import train_anomaly
+        from ..anomalydiffusion_core.training.jobs import TrainingJob
         from .host.base_model import ComfyModel, trainable
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
-        base = ComfyModel(learned, clip, vae, low_memory)
-        config = TrainingConfig(
-            steps=steps,
-            batch_size=batch_size,
-            image_size=size or (extend.image_size if extend else base.native_size),
-            anomaly_tokens=tokens,
-            accumulate=accumulate,
-            seed=seed,
+        base = ComfyModel(model, clip, vae)
+        if low_memory:
+            base.save_memory()
+        image_size = size or (extend.image_size if extend else base.native_size)
+        defects = DefectConfig(
+            steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
         )
+        job = TrainingJob(base, dataset, TrainingConfig(image_size, share, defects, None), extend, start)
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        kept, stage = kept_training(
-            "anomaly", base, dataset, config, share, checkpoint_minutes, preview, extend, start
-        )
-        with trainable(base), kept.alone():
-            outcome = train_anomaly(base, dataset, config, share, stage, extend, start)
-        stopped = ended(outcome.end, kept, when_stopped == BEST)
+        checkpoints, stage = kept_training("anomaly", job, checkpoint_minutes, preview)
+        with trainable(base), checkpoints.alone():
+            outcome = job.train_defects(stage)
+        stopped = ended(outcome.end, checkpoints, when_stopped == BEST)
         text = "Nothing was held out, so that nothing says how well it carries over."
         if outcome.improvement:
             change = outcome.improvement
@@ -196,44 +206,45 @@ class TrainMasks(io.ComfyNode):
             inputs=[
                 *data_inputs(),
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly, with the same size."),
-                *schedule_inputs(300),
-                io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors per mask embedding."),
+                *schedule_inputs(MaskEmbeddingConfig),
+                io.Int.Input(
+                    "tokens",
+                    default=MaskEmbeddingConfig.tokens,
+                    min=1,
+                    max=32,
+                    tooltip="Vectors per mask embedding.",
+                ),
                 preview_input(),
                 *stopping_inputs(),
-                *memory_inputs(),
+                *memory_inputs(MaskEmbeddingConfig),
             ],
             outputs=[AnomalyEmbedding.Output("trained", display_name="embeddings")],
         )
 
     @classmethod
     def execute(
-        cls, learned: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
         share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
-        checkpoint_minutes: float = 2.0, accumulate: int = 1, low_memory: bool = False,
+        checkpoint_minutes: float = CHECKPOINT_MINUTES, accumulate: int = MaskEmbeddingConfig.accumulate,
+        low_memory: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..anomalydiffusion_core.training.defects import TrainingConfig
-        from ..anomalydiffusion_core.training.jobs import train_masks
+        from ..anomalydiffusion_core.training.jobs import TrainingJob
         from .host.base_model import ComfyModel, trainable
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
-        config = TrainingConfig(
-            steps=steps,
-            batch_size=batch_size,
-            image_size=embeddings.image_size,
-            mask_tokens=tokens,
-            accumulate=accumulate,
-            seed=seed,
+        base = ComfyModel(model, clip, vae)
+        if low_memory:
+            base.save_memory()
+        masks = MaskEmbeddingConfig(
+            steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
         )
-        base = ComfyModel(learned, clip, vae, low_memory)
+        config = TrainingConfig(embeddings.image_size, share, masks=masks)
+        job = TrainingJob.of_masks(base, dataset, config, embeddings)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        known = embeddings.mask if set(dataset.by_type()) - set(embeddings.mask) else {}
-        extended = embeddings if known else None
-        kept, stage = kept_training(
-            "masks", base, dataset, config, share, checkpoint_minutes, preview, extended
-        )
-        with trainable(base), kept.alone():
-            end = train_masks(base, dataset, trained, config, share, stage, known)
-        text = ended(end, kept, when_stopped == BEST)
+        checkpoints, stage = kept_training("masks", job, checkpoint_minutes, preview)
+        with trainable(base), checkpoints.alone():
+            end = job.train_masks(trained, stage)
+        text = ended(end, checkpoints, when_stopped == BEST)
         return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result(text)))

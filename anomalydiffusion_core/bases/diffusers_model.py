@@ -78,10 +78,10 @@ class DiffusersModel:
     def dtype(self) -> torch.dtype:
         return self.unet.dtype
 
-    def economise(self, bf16: bool = False, checkpointing: bool = False) -> None:
-        """To train in less memory: U-Net and text encoder in bfloat16, weights and activations; the U-Net's
-        activations computed again for the gradient instead of kept. Best before `to`, since whole weights
-        take more room on the device than a training does.
+    def save_memory(self, bf16: bool = False, checkpointing: bool = False) -> None:
+        """To be trained on in less memory: U-Net and text encoder in bfloat16, weights and activations; the
+        U-Net's activations computed again for the gradient instead of kept. Best before `to`, since whole
+        weights take more room on the device than a training does.
         """
         if bf16:
             nn.Module.to(self.unet, torch.bfloat16)  # diffusers' own `to` warns here, of nothing

@@ -140,7 +140,7 @@ def run_command(
     the first alone speaks and writes, and all end with its exit code.
     """
     with silence() if processes.index else nullcontext():
-        return processes.agree(_exit_code(command, json_path, processes))
+        return processes.broadcast(_exit_code(command, json_path, processes))
 
 
 def _exit_code(command: Callable[[], dict[str, Any]], json_path: Path | None, processes: Processes) -> int:

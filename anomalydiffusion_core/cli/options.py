@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from ..bases.diffusers_model import DiffusersModel
+    from ..method.embeddings import Learned
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write a machine-readable summary to this file.")]
 Base = Annotated[
@@ -54,17 +58,19 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def base_to_train_on(base: str | None, device: str | None, precision: str, checkpointing: bool) -> Any:
-    """The base model, as economical as asked for before it moves to the device; ValueError as `load_base`."""
+def base_to_train_on(
+    base: str | None, device: str | None, precision: str, checkpointing: bool
+) -> DiffusersModel:
+    """The base model, made to save memory before it moves to the device; raises ValueError as `load_base`."""
     from ..bases.diffusers_model import load_base
 
     place, model = device_of(device), load_base(base or "tiny")
-    model.economise(bf16=precision == "bf16", checkpointing=checkpointing)
+    model.save_memory(bf16=precision == "bf16", checkpointing=checkpointing)
     model.to(place)
     return model
 
 
-def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[Any, Any]:
+def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[DiffusersModel, Learned]:
     """The base model, and the artifact on it; raises ValueError where they do not fit."""
     from ..bases.diffusers_model import load_base, load_onto
     from ..method.artifact import load_artifact

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..training.config import WORDS_BATCH, EncoderTrainingConfig, PlacesConfig, WordsConfig
 from .console import check_new, interrupted_between, progress, run_command, say
 from .options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
 
@@ -14,22 +15,26 @@ from .options import Base, Checkpointing, Device, Json, Precision, Seed, base_to
 def pretrain_encoder(
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors); must not exist yet.")],
     base: Base = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps for making the base follow masks.")] = 2000,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps for making the base follow masks.")
+    ] = PlacesConfig.steps,
     words_steps: Annotated[
         int, typer.Option(min=0, help="Steps, before, for imitating the base's words for places.")
-    ] = 600,
+    ] = WordsConfig.steps,
     minutes: Annotated[
         float | None, typer.Option(help="Stop each of the two trainings after this long.")
-    ] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="Procedural scenes, drawn at first.")] = 2000,
-    batch: Annotated[int, typer.Option(min=1, help="Scenes at a time.")] = 12,
+    ] = PlacesConfig.minutes,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="Procedural scenes, drawn at first.")
+    ] = EncoderTrainingConfig.scenes,
+    batch: Annotated[int, typer.Option(min=1, help="Scenes at a time.")] = PlacesConfig.batch_size,
     precision: Precision = "fp32",
     checkpointing: Checkpointing = False,
     tensorboard: Annotated[
         Path | None,
-        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, scenes drawn anew."),
+        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, previews."),
     ] = None,
-    seed: Seed = 0,
+    seed: Seed = PlacesConfig.seed,
     device: Device = None,
     json: Json = None,
 ) -> None:
@@ -38,28 +43,20 @@ def pretrain_encoder(
 
     Ctrl-C keeps what was learned so far.
     """
-    from dataclasses import replace
-
     from ..method.artifact import save_artifact
-    from ..training.jobs import train_encoder
-    from ..training.places import PLACES
+    from ..training.places import train_encoder
     from ..training.stage import TrainingRun
     from ..training.tensorboard import TensorBoardLog
 
     def command() -> dict[str, Any]:
         check_new(out)
-        learned = base_to_train_on(base, device, precision, checkpointing)
-        config = replace(
-            PLACES,
-            steps=steps,
-            batch_size=batch,
-            image_size=learned.native_size,
-            minutes=minutes,
-            seed=seed,
-        )
-        log = TensorBoardLog(tensorboard, learned) if tensorboard else None
+        model = base_to_train_on(base, device, precision, checkpointing)
+        words = WordsConfig(steps=words_steps, batch_size=WORDS_BATCH * batch, minutes=minutes, seed=seed)
+        places = PlacesConfig(steps=steps, batch_size=batch, minutes=minutes, seed=seed)
+        log = TensorBoardLog(tensorboard, model) if tensorboard else None
         with progress() as on_stage, interrupted_between(on_stage) as on_stage:
-            outcome = train_encoder(learned, config, words_steps, scenes, TrainingRun(on_stage, log=log))
+            config = EncoderTrainingConfig(words, places, scenes)
+            outcome = train_encoder(model, config, TrainingRun(on_stage, log=log))
         if log:
             log.close()
         save_artifact(outcome.learned, out)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..training.processes import launched
+from ..training.config import (
+    CHECKPOINT_MINUTES,
+    AdaptationConfig,
+    DefectConfig,
+    MaskEmbeddingConfig,
+    Normalisation,
+    TrainingConfig,
+)
+from ..training.processes import Processes, launched
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
 from .options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
+
+if TYPE_CHECKING:
+    from ..training.files import TrainingFiles
+    from ..training.jobs import TrainingJob
+    from ..training.stage import TrainingOutcome
+    from ..training.tensorboard import TensorBoardLog
 
 
 def train(
@@ -22,22 +36,28 @@ def train(
     defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")
-    ] = 500,
-    mask_steps: Annotated[int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")] = 300,
-    minutes: Annotated[float | None, typer.Option(help="Stop each of the trainings after this long.")] = None,
-    size: Annotated[int, typer.Option(min=64, help="Pixels per side of the training views.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Views at a time, in each process.")] = 4,
+    ] = DefectConfig.steps,
+    mask_steps: Annotated[
+        int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")
+    ] = MaskEmbeddingConfig.steps,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop each of the trainings after this long.")
+    ] = DefectConfig.minutes,
+    size: Annotated[
+        int, typer.Option(min=64, help="Pixels per side of the training views.")
+    ] = TrainingConfig.image_size,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Views at a time, in each process.")
+    ] = DefectConfig.batch_size,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches per step: as a larger batch, in the memory of one.")
-    ] = 1,
+    ] = DefectConfig.accumulate,
     refresh_every: Annotated[
         int,
-        typer.Option(
-            min=0, help="Steps after which other views of the pairs are drawn meanwhile; 0 = never."
-        ),
-    ] = 0,
+        typer.Option(min=0, help="Steps after which other views of the pairs are made meanwhile; 0 = never."),
+    ] = DefectConfig.refresh_every,
     precision: Precision = "fp32",
-    checkpointing: Checkpointing = False,
+    checkpointing: Checkpointing = DefectConfig.checkpointing,
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the U-Net: minutes at first, then faster steps on a GPU."),
@@ -49,14 +69,14 @@ def train(
             max=1.0,
             help="Share of each type's pairs that trains, lowest ids first; the rest measures. 1 = all.",
         ),
-    ] = 1 / 3,
+    ] = TrainingConfig.share,
     loss: Annotated[
-        Literal["mask", "released", "unmasked"],
+        Normalisation,
         typer.Option(help="mask: Eq. 5; released: as the authors' code; unmasked: plain textual inversion."),
-    ] = "mask",
+    ] = DefectConfig.normalisation,
     spatial_encoder: Annotated[
         bool, typer.Option(help="Learn where defects are; without it, how they look alone.")
-    ] = True,
+    ] = DefectConfig.spatial_encoder,
     validate_every: Annotated[
         int,
         typer.Option(
@@ -64,14 +84,14 @@ def train(
             help="Steps between measurements on held-out pairs, the best of which is kept. 0 = only before "
             "and after.",
         ),
-    ] = 0,
+    ] = DefectConfig.validate_every,
     patience: Annotated[
         int,
         typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
-    ] = 0,
+    ] = DefectConfig.patience,
     tensorboard: Annotated[
         Path | None,
-        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, views drawn anew."),
+        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, previews."),
     ] = None,
     adapt: Annotated[
         Literal["normals"] | None,
@@ -80,7 +100,9 @@ def train(
             "artifact, and beside it as .lora.safetensors for ComfyUI."
         ),
     ] = None,
-    adapt_steps: Annotated[int, typer.Option(min=1, help="Steps of that adaptation.")] = 300,
+    adapt_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of that adaptation.")
+    ] = AdaptationConfig.steps,
     extend: Annotated[
         Path | None,
         typer.Option(
@@ -97,8 +119,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0.0, help="Minutes between two checkpoints, beside the artifact.")
-    ] = 2.0,
-    seed: Seed = 0,
+    ] = CHECKPOINT_MINUTES,
+    seed: Seed = DefectConfig.seed,
     device: Device = None,
     json: Json = None,
 ) -> None:
@@ -107,97 +129,101 @@ def train(
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
     Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
-    from ..bases.diffusers_model import DiffusersModel, load_onto
-    from ..dataset.layout import Dataset, find_dataset
-    from ..method.artifact import export_lora, load_artifact, save_artifact
-    from ..method.embeddings import Learned
-    from ..training.adaptation import train_adapted
-    from ..training.checkpoint import Checkpoints
-    from ..training.defects import TrainingConfig
-    from ..training.jobs import train_model
-    from ..training.stage import TrainingRun
+    from ..bases.diffusers_model import load_onto
+    from ..dataset.layout import find_dataset
+    from ..method.artifact import load_artifact
+    from ..training.files import TrainingFiles
+    from ..training.jobs import TrainingJob
     from ..training.tensorboard import TensorBoardLog
 
-    checkpoints = Checkpoints(out.with_suffix(".training"), checkpoint_minutes)
-    lora = out.with_suffix(".lora.safetensors")
+    files = TrainingFiles(out, checkpoint_minutes)
 
-    def prepare() -> tuple[Dataset, DiffusersModel, Learned | None, Learned | None, TensorBoardLog | None]:
-        if adapt and extend:
-            raise ValueError(
-                "--adapt and --extend exclude each other: what is extended stays on the base that it was "
-                "trained on, adapted or not; leave --adapt out."
-            )
-        checkpoints.check(resume)
-        if resume and bool(adapt) != checkpoints.has("normals"):
-            how = "without" if adapt else "with"
-            raise ValueError(
-                f"The training in {checkpoints.folder} was begun {how} --adapt: give the same again, or "
-                "train to another name."
-            )
-        if not resume:
-            check_new(out)
-            check_new(lora)
-        found = find_dataset(dataset, category, defect)
-        model = base_to_train_on(base, processes.own_device(device), precision, checkpointing)
-        if compiled:
-            model.compile()
-        known = load_onto(model, extend) if extend else None
-        start = load_artifact(encoder, model.fingerprint) if encoder else None
-        log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None
-        return found, model, known, start, log
-
-    def command() -> dict[str, Any]:
-        config = TrainingConfig(
+    def configure() -> TrainingConfig:
+        defects = DefectConfig(
             steps=steps,
             batch_size=batch,
-            image_size=size,
             accumulate=accumulate,
-            refresh_every=refresh_every,
-            checkpointing=checkpointing,
-            normalisation=loss,
-            spatial_encoder=spatial_encoder,
-            validate_every=validate_every,
-            patience=patience,
             minutes=minutes,
             seed=seed,
+            checkpointing=checkpointing,
+            spatial_encoder=spatial_encoder,
+            normalisation=loss,
+            refresh_every=refresh_every,
+            validate_every=validate_every,
+            patience=patience,
         )
-        processes.first(lambda: check_writable(out))
-        with processes.held(checkpoints.alone()):
-            found, model, known, start, log = processes.together(prepare)
-            counts = {name: len(pairs) for name, pairs in found.by_type().items()}
+        masks = MaskEmbeddingConfig(
+            steps=mask_steps,
+            batch_size=batch,
+            accumulate=accumulate,
+            minutes=minutes,
+            seed=seed,
+            checkpointing=checkpointing,
+        )
+        adaptation = AdaptationConfig(
+            steps=adapt_steps, batch_size=batch, accumulate=accumulate, minutes=minutes, seed=seed
+        )
+        return TrainingConfig(
+            size, share, defects, masks if mask_steps else None, adaptation if adapt else None
+        )
+
+    def prepare(config: TrainingConfig) -> tuple[TrainingJob, TensorBoardLog | None]:
+        files.check(config, extend is not None, resume)
+        if not resume:
+            check_new(files.artifact)
+            check_new(files.lora)
+        few_shot = find_dataset(dataset, category, defect)
+        model = base_to_train_on(base, processes.local_device(device), precision, checkpointing)
+        if compiled:
+            model.compile()
+        extends = load_onto(model, extend) if extend else None
+        start = load_artifact(encoder, model.fingerprint) if encoder else None
+        log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None
+        return TrainingJob(model, few_shot, config, extends, start), log
+
+    def command() -> dict[str, Any]:
+        config = configure()
+        processes.first(lambda: check_writable(files.artifact))
+        with processes.held(files.checkpoints.alone()):
+            job, log = processes.together(lambda: prepare(config))
+            counts = {name: len(pairs) for name, pairs in job.dataset.by_type().items()}
             say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-            with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
-                run = TrainingRun(on_stage, checkpoints, log, processes)
-                if adapt:
-                    outcome = train_adapted(model, found, config, mask_steps, share, adapt_steps, run, start)
-                else:
-                    outcome = train_model(model, found, config, mask_steps, share, run, known, start)
-            if log:
-                log.close()
-            processes.first(lambda: save_artifact(outcome.learned, out))
-            if outcome.learned.adapter:
-                processes.first(lambda: export_lora(outcome.learned, lora))
+            outcome = _run(job, files, log, processes)
+            files.save(outcome, processes)
         if outcome.end.finished:
-            processes.first(checkpoints.remove)
-        say(f"Artifact: {out}")
-        summary: dict[str, Any] = {
-            "artifact": str(out),
-            "pairs": counts,
-            "interrupted": outcome.end.interrupted,
-            "shortfall": outcome.end.problem,
-        }
-        if outcome.learned.adapter:
-            say(f"LoRA for ComfyUI: {lora}")
-            summary["lora"] = str(lora)
-        if outcome.improvement:
-            i = outcome.improvement
-            say(
-                f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, "
-                f"{100 * i.relative:+.1f} % (95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
-            )
-            summary["improvement"] = vars(i)
-        return summary
+            processes.first(files.checkpoints.remove)
+        return {"artifact": str(files.artifact), "pairs": counts, **_announce(files, outcome)}
 
     with launched(device) as processes:
         code = run_command(command, json, processes)
     raise typer.Exit(code)
+
+
+def _run(
+    job: TrainingJob, files: TrainingFiles, log: TensorBoardLog | None, processes: Processes
+) -> TrainingOutcome:
+    """Runs the job with a progress bar, so that Ctrl-C ends it between two steps."""
+    from ..training.stage import TrainingRun
+
+    with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
+        outcome = job.run(TrainingRun(on_stage, files.checkpoints, log, processes))
+    if log:
+        log.close()
+    return outcome
+
+
+def _announce(files: TrainingFiles, outcome: TrainingOutcome) -> dict[str, Any]:
+    """Says how a training ended; returns the same for the summary."""
+    say(f"Artifact: {files.artifact}")
+    summary: dict[str, Any] = {"interrupted": outcome.end.interrupted, "shortfall": outcome.end.problem}
+    if outcome.learned.adapter:
+        say(f"LoRA for ComfyUI: {files.lora}")
+        summary["lora"] = str(files.lora)
+    if outcome.improvement:
+        i = outcome.improvement
+        say(
+            f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, "
+            f"{100 * i.relative:+.1f} % (95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
+        )
+        summary["improvement"] = vars(i)
+    return summary

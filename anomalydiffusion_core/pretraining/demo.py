@@ -10,19 +10,16 @@ from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage
 from ..procedural.few_shot import write_few_shot_dataset
-from ..training.defects import TrainingConfig
-from ..training.jobs import TrainingOutcome, train_model
-from ..training.stage import TrainingRun
+from ..training.config import DEMO
+from ..training.jobs import TrainingJob
+from ..training.stage import TrainingOutcome, TrainingRun
 
-SIZE = 128  # pixels per side
-TRAIN_SHARE = 0.6  # of ten pairs per defect: six train, four measure
-TRAINING = TrainingConfig(image_size=SIZE)
-MASK_STEPS = 300
+SIZE = DEMO.image_size
 
 
 def train_demo(base: LatentDiffusion, few_shot: Path, on_stage: OnStage = lambda *_: None) -> TrainingOutcome:
     """Learns the demo's four defect types from its few-shot dataset."""
-    return train_model(base, find_dataset(few_shot), TRAINING, MASK_STEPS, TRAIN_SHARE, TrainingRun(on_stage))
+    return TrainingJob(base, find_dataset(few_shot), DEMO).run(TrainingRun(on_stage))
 
 
 def demo_embeddings(base: LatentDiffusion) -> Learned:

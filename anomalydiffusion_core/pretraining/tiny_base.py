@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
 from ..procedural.scenes import caption_words
-from ..training.places import PLACES, WORDS
+from ..training.config import EncoderTrainingConfig, PlacesConfig, WordsConfig
 from .recipe import Recipe
 from .sample_sheet import sample_sheet
 from .scene_pool import Pool, SceneEncoder, caption_vocabulary, make_pool, scene_batches
@@ -86,14 +86,17 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
     """Trains the spatial encoder of `out/tiny_base.safetensors`, learns the demo's embeddings on it, and
     draws loss curve and sample sheet beside it.
     """
-    from ..training.jobs import train_encoder
+    from ..training.places import train_encoder
     from .demo import demo_embeddings
 
     path = out / "tiny_base.safetensors"
     base = load_base(str(path), device)
     if recipe.place_minutes:
-        config = replace(PLACES, steps=10**6, minutes=recipe.place_minutes, seed=recipe.seed + 100)
-        outcome = train_encoder(base, config, WORDS.steps, recipe.place_scenes)
+        minutes, seed = recipe.place_minutes, recipe.seed + 100
+        words = WordsConfig(minutes=minutes, seed=seed)
+        places = PlacesConfig(steps=10**6, minutes=minutes, seed=seed)
+        config = EncoderTrainingConfig(words, places, recipe.place_scenes)
+        outcome = train_encoder(base, config)
         outcome.end.check()
         record: Any = outcome.learned.training["places"]
         log.info("places: %d steps, loss %.4f", record["steps"], np.mean(record["loss"][-100:]))

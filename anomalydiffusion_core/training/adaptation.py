@@ -5,7 +5,6 @@ learned by the base's own loss on views of them, before defects are learned on t
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,16 +14,12 @@ from ..bases.diffusers_model import DiffusersModel
 from ..dataset.layout import Dataset
 from ..dataset.photos import file_hash
 from ..dataset.views import ViewPool, make_normal_views
-from ..method.embeddings import Learned
 from ..method.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from ..method.templates import PHOTO_TEMPLATES
-from .defects import TrainingConfig, drawn_from_noise, unmasked_loss
-from .fitting import training_record
-from .jobs import TrainingOutcome, empty_model, origin_of, train_model
-from .stage import End, Stage, TrainingRun
-
-RANK = 8
-RATE = 1e-3  # 3e-3 learns no more of leather in 100 steps
+from .config import AdaptationConfig
+from .defects import unmasked_loss
+from .stage import End, Stage
+from .task import Batch, sampled_from_noise
 
 
 class AdaptationTask:
@@ -33,22 +28,29 @@ class AdaptationTask:
     Half of the prompts are empty, so that the unconditional branch of guidance is adapted, too.
     """
 
-    def __init__(self, base: LatentDiffusion, pool: ViewPool, adapter: dict[str, nn.Parameter]) -> None:
-        self.base, self.pool, self.adapter = base, pool, adapter
+    def __init__(
+        self,
+        base: LatentDiffusion,
+        pool: ViewPool,
+        adapter: dict[str, nn.Parameter],
+        config: AdaptationConfig = AdaptationConfig(),
+    ) -> None:
+        self.base, self.pool, self.adapter, self.config = base, pool, adapter, config
 
-    def parameter_groups(self, config: TrainingConfig) -> list[dict]:
-        return [{"params": list(self.adapter.values()), "lr": RATE}]
+    def parameter_groups(self) -> list[dict]:
+        return [{"params": list(self.adapter.values()), "lr": self.config.rate}]
 
-    def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
-        prompts = ["" if (template + row) % 2 else _prompt(pool, row, template // 2) for row in rows.tolist()]
-        latents = pool.latents[rows].to(self.base.device)
-        return unmasked_loss(self.base, latents, t, noise, self.base.encode_prompts(prompts))
+    def loss(self, pool: ViewPool, batch: Batch) -> Tensor:
+        number, rows = batch.template, batch.rows.tolist()
+        prompts = ["" if (number + row) % 2 else _prompt(pool, row, number // 2) for row in rows]
+        latents = pool.latents[batch.rows].to(self.base.device)
+        return unmasked_loss(self.base, latents, batch, self.base.encode_prompts(prompts))
 
     @torch.no_grad()
-    def redraw(self, rows: Tensor) -> Tensor:
+    def preview(self, rows: Tensor) -> Tensor:
         """Normal photos invented from noise, of the categories of `rows`."""
         context = self.base.encode_prompts([_prompt(self.pool, row, 0) for row in rows.tolist()])
-        return drawn_from_noise(self.base, context, self.pool)
+        return sampled_from_noise(self.base, context, self.pool)
 
 
 def _prompt(pool: ViewPool, row: int, template: int) -> str:
@@ -56,52 +58,30 @@ def _prompt(pool: ViewPool, row: int, template: int) -> str:
     return PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)].replace(PLACEHOLDER, category)
 
 
-def train_adapted(
-    base: DiffusersModel,
-    dataset: Dataset,
-    config: TrainingConfig,
-    mask_steps: int,
-    share: float,
-    adapt_steps: int,
-    run: TrainingRun = TrainingRun(),
-    start: Learned | None = None,
-) -> TrainingOutcome:
-    """Adapts the base to the dataset's normal photos by `adapt_steps` steps, then learns on it as
-    `train_model` does; the outcome holds the adapter.
-
-    Interrupts and problems of the adaptation end the whole, as they do there.
-    """
-    origin = origin_of(base, dataset, share, run.processes)
-    origin["normals"] = _fingerprint(training_normals(dataset))
-    adaptation, stage = replace(config, steps=adapt_steps), run.stage("normals", origin)
-    end = adapt_to_normals(base, dataset, adaptation, stage)
-    outcome = TrainingOutcome(empty_model(base, dataset, config), None, end)
-    try:
-        if end.finished:
-            outcome = train_model(base, dataset, config, mask_steps, share, run, start=start)
-    except KeyboardInterrupt:  # between two trainings
-        outcome.end = End(interrupted=True)
-    outcome.learned.training["normals"] = training_record(adaptation, stage.monitor.history)
-    return outcome
-
-
 def adapt_to_normals(
-    base: DiffusersModel,
+    base: LatentDiffusion,
     dataset: Dataset,
-    config: TrainingConfig,
+    config: AdaptationConfig,
+    image_size: int,
+    *,
     stage: Stage | None = None,
 ) -> End:
-    """Adapts the base, for good, to the training normals of all categories together.
+    """Adapts the base, for good, to the training normals of all categories together, seen in views of
+    `image_size` pixels.
 
-    Raises ValueError where there are none in `train/good`, and where the base is adapted already.
+    Raises ValueError where there are none in `train/good`, where the base is adapted already, and where it is
+    of a kind that cannot be.
     """
+    if not isinstance(base, DiffusersModel):
+        raise ValueError(
+            "This base cannot be adapted to normal photos: give one of load_base, or do not adapt it."
+        )
     photos, stage = training_normals(dataset), stage or Stage("normals")
     stage.tell("reading normal photos and making views")
     generator = torch.Generator().manual_seed(config.seed)
-    pool = make_normal_views(base, photos, _views_per_photo(config, photos), config.image_size, generator)
-    with base.adapting(RANK, generator) as parameters:
-        task = AdaptationTask(base, pool, parameters)
-        end = stage.train(task, config)
+    pool = make_normal_views(base, photos, _views_per_photo(config, photos), image_size, generator)
+    with base.adapting(config.rank, generator) as parameters:
+        end = stage.train(AdaptationTask(base, pool, parameters, config), config)
         adapter = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
     base.adapt(adapter)
     return end
@@ -122,12 +102,14 @@ def training_normals(dataset: Dataset) -> dict[str, tuple[Path, ...]]:
     return photos
 
 
-def _views_per_photo(config: TrainingConfig, photos: dict[str, tuple[Path, ...]]) -> int:
-    """No more than the steps can use."""
-    used = config.steps * config.batch_size * config.accumulate
-    return max(1, min(config.views_per_pair, used // sum(map(len, photos.values()))))
-
-
-def _fingerprint(photos: dict[str, tuple[Path, ...]]) -> str:
+def normals_fingerprint(dataset: Dataset) -> str:
+    """A hash of the files that the base would be adapted to."""
+    photos = training_normals(dataset)
     lines = [f"{name} {file_hash(path)}" for name, paths in photos.items() for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _views_per_photo(config: AdaptationConfig, photos: dict[str, tuple[Path, ...]]) -> int:
+    """No more than the steps can use."""
+    used = config.steps * config.batch_size * config.accumulate
+    return max(1, min(config.views_per_photo, used // sum(map(len, photos.values()))))

@@ -20,17 +20,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..method.artifact import write_atomically
-from .defects import TrainingConfig
+from .config import CHECKPOINT_MINUTES, FitConfig
 from .fitting import Fitting
 
-FORMAT = "anomalydiffusion-checkpoint/1"
+FORMAT = "anomalydiffusion-checkpoint/2"  # raised when what a checkpoint holds changes
 MAY_DIFFER = ("minutes", "patience")  # of a configuration; they only say when to stop
 
 
 class Checkpoints:
     """Keeps the trainings of one artifact in `folder`, at most every `minutes`."""
 
-    def __init__(self, folder: Path, minutes: float = 2.0) -> None:
+    def __init__(self, folder: Path, minutes: float = CHECKPOINT_MINUTES) -> None:
         self.folder, self.minutes = folder, minutes
 
     def stage(self, name: str, origin: dict[str, Any]) -> StageKeeper:
@@ -48,19 +48,19 @@ class Checkpoints:
 
     def check(self, resume: bool) -> None:
         """Raises ValueError where there is nothing to resume, or something is and nobody asked for it."""
-        there = self._kept()
-        if there and not resume:
+        kept = self._kept()
+        if kept and not resume:
             raise ValueError(
                 f"{self.folder} holds a training that was cut off: add --resume to go on with it, or delete "
                 "that folder."
             )
-        if resume and not there:
+        if resume and not kept:
             raise ValueError(f"There is no training to resume in {self.folder}: leave --resume out.")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Holds the lock; raises ValueError where another training has it."""
-        made = [place for place in self.folder.parents if not place.exists()]
+        new_folders = [folder for folder in self.folder.parents if not folder.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock", timeout=0)
         try:
@@ -75,9 +75,9 @@ class Checkpoints:
             lock.release()
             if not self._kept():
                 self.remove()
-                for place in made:  # which nothing was written to
-                    if not any(place.iterdir()):
-                        place.rmdir()
+                for folder in new_folders:
+                    if not any(folder.iterdir()):  # nothing was written to it
+                        folder.rmdir()
 
     def _kept(self) -> bool:
         return any(self.folder.glob("*.safetensors"))
@@ -129,7 +129,7 @@ class StageKeeper:
             raise ValueError(f"{self.path} is no checkpoint of this version: delete it and train again.")
         return tensors, record
 
-    def _check(self, record: dict[str, Any], config: TrainingConfig) -> None:
+    def _check(self, record: dict[str, Any], config: FitConfig) -> None:
         then = {**record["origin"], **record["config"]}
         now = json.loads(json.dumps({**self.origin, **asdict(config)}))
         changed = [key for key in now if key not in MAY_DIFFER and then.get(key) != now[key]]

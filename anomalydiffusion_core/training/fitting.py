@@ -7,40 +7,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..dataset.views import RefreshedPool, ViewPool
-from .defects import Task, TrainingConfig
+from .config import FitConfig
+from .history import History
 from .processes import ALONE, Processes
+from .task import Task, sample_batch
+from .validation import Validation
 
 BETAS = (0.8, 0.99)  # of AdamW; with 0.9 for the first, tokens learn a little more slowly (docs/results.md)
 EXPLODED = 10.0  # times the loss of the first steps
-SETTLED = 20  # steps whose mean loss is compared
+COMPARED = 20  # steps whose mean loss is compared, first ones and last ones
 
 
 class TrainingStopped(ValueError):
     """A training that cannot go on; what was best before stays in the task."""
-
-
-@dataclass
-class History:
-    """By step: loss, norm of the gradient before it is clipped, learning rate; and (N, draws) losses of the
-    held-out pairs where measured.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    gradient: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)  # as a share of each group's peak
-    validation: list[tuple[int, Tensor]] = field(default_factory=list)
-
-    def best(self) -> int | None:
-        """Index of the measurement with the least mean loss since the start, None where there is none."""
-        means = {i: float(losses.mean()) for i, (step, losses) in enumerate(self.validation) if step}
-        return min(means, key=means.__getitem__) if means else None
 
 
 class Keeper(Protocol):
@@ -59,28 +44,29 @@ class Fitting:
     def __init__(
         self,
         task: Task,
-        config: TrainingConfig,
+        config: FitConfig,
         validation: Validation | None,
         history: History,
+        *,
         processes: Processes = ALONE,
         pools: RefreshedPool | None = None,
     ) -> None:
         self.task, self.config, self.validation, self.history = task, config, validation, history
         self.processes, self.pools = processes, pools
-        self.optimizer = torch.optim.AdamW(task.parameter_groups(config), betas=BETAS, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(task.parameter_groups(), betas=BETAS, weight_decay=0.0)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.put(processes.agree([p.detach().cpu() for p in self.parameters]))
+        self.set_parameters(processes.broadcast([p.detach().cpu() for p in self.parameters]))
         # of decay 0, the parameters themselves
-        self.average = self.values() if config.averaging else [p.detach() for p in self.parameters]
+        self.average = self.copied_parameters() if config.averaging else [p.detach() for p in self.parameters]
         self.best: list[Tensor] | None = None  # the average at the best measurement
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
         self.elapsed, self._since = 0.0, time.monotonic()  # seconds before this process, and its start
         self.whole = True  # not in the middle of a step
 
-    def values(self) -> list[Tensor]:
-        """Copies of the parameters."""
+    def copied_parameters(self) -> list[Tensor]:
+        """The parameters' values, which later steps leave alone."""
         return [p.detach().clone() for p in self.parameters]
 
     @property
@@ -92,21 +78,14 @@ class Fitting:
     def progress(self) -> float:
         """By steps or by `config.minutes`, on the first process's clock, whichever is further; 1 = done."""
         minutes = self.config.minutes
-        by_time = self.processes.agree(self.seconds) / (60 * minutes) if minutes else 0.0
+        by_time = self.processes.broadcast(self.seconds) / (60 * minutes) if minutes else 0.0
         return max(self.step / self.config.steps if self.config.steps else 1.0, by_time)
-
-    @property
-    def due(self) -> bool:
-        """Whether a measurement is."""
-        every = self.config.validate_every
-        return self.step % every == 0 if every else self.step == 0
 
     @property
     def done(self) -> bool:
         """Whether steps, minutes or patience are at an end."""
-        best = self.history.best()
-        waited = 0 if best is None else len(self.history.validation) - 1 - best
-        return self.progress >= 1 or 0 < self.config.patience <= waited
+        gave_up = self.validation is not None and self.validation.gave_up(self.history)
+        return self.progress >= 1 or gave_up
 
     def take_step(self) -> None:
         """One step of AdamW on `config.accumulate` batches of every process; raises TrainingStopped where the
@@ -134,16 +113,16 @@ class Fitting:
         self.whole = True
 
     def _backward(self) -> float:
-        """The loss of this process's part of the batches, which all processes draw alike."""
-        pool, device, size, value = self._pool(), self.task.base.device, self.config.batch_size, 0.0
-        own = slice(self.processes.index * size, (self.processes.index + 1) * size)
+        """The loss of this process's part of the batches, which are alike in all processes."""
+        pool, size, total = self._pool(), self.config.batch_size, 0.0
+        local_rows = slice(self.processes.index * size, (self.processes.index + 1) * size)
         for _ in range(self.config.accumulate):
-            rows, t, noise, template = draw(pool, self.processes.count * size, self.generator)
-            loss = self.task.loss(pool, rows[own], t[own].to(device), noise[own].to(device), template).mean()
+            batch = sample_batch(pool, self.processes.count * size, self.generator)
+            loss = self.task.loss(pool, batch.part(local_rows, self.task.base.device)).mean()
             loss = loss / self.config.accumulate
             loss.backward()
-            value += float(loss.detach())
-        return value
+            total += float(loss.detach())
+        return total
 
     def _pool(self) -> ViewPool:
         try:
@@ -157,7 +136,7 @@ class Fitting:
             raise TrainingStopped(
                 f"The loss became {loss} at step {self.step + 1}: lower the learning rates."
             )
-        if len(losses) > 2 * SETTLED and sum(losses[-SETTLED:]) > EXPLODED * sum(losses[:SETTLED]):
+        if len(losses) > 2 * COMPARED and sum(losses[-COMPARED:]) > EXPLODED * sum(losses[:COMPARED]):
             raise TrainingStopped(
                 f"The loss grew to {EXPLODED:g} times that of the first steps by step {self.step + 1}: lower "
                 "the learning rates."
@@ -179,19 +158,19 @@ class Fitting:
         measured = self.history.validation
         if not self.validation or (measured and measured[-1][0] == self.step):
             return
-        own = self.values()
+        current = self.copied_parameters()
         try:
-            self.put(self.average)
-            measured.append((self.step, self.processes.agree(self.validation.measure(self.task))))
+            self.set_parameters(self.average)
+            measured.append((self.step, self.processes.broadcast(self.validation.measure(self.task))))
         finally:
-            self.put(own)
+            self.set_parameters(current)
         if self.history.best() == len(measured) - 1:
             self.best = [mean.clone() for mean in self.average]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on: tensors by name, and the rest, fit for JSON."""
         tensors = {
-            **_numbered("parameter", self.values()),
+            **_numbered("parameter", self.copied_parameters()),
             **_numbered("average", self.average),
             **_numbered("best", self.best or []),
             **_numbered("validation", [losses for _, losses in self.history.validation]),
@@ -212,15 +191,15 @@ class Fitting:
 
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Brings a fresh training of the same task to a `state`."""
-        self.put(_taken("parameter", tensors))
-        for mean, value in zip(self.average, _taken("average", tensors), strict=True):
+        self.set_parameters(_unnumbered("parameter", tensors))
+        for mean, value in zip(self.average, _unnumbered("average", tensors), strict=True):
             mean.copy_(value)
-        self.best = _taken("best", tensors) or None
+        self.best = _unnumbered("best", tensors) or None
         self.generator.set_state(tensors["generator"])
         self.step, self.elapsed, self._since = record["step"], record["seconds"], time.monotonic()
         history = self.history
         history.loss, history.gradient, history.rate = record["loss"], record["gradient"], record["rate"]
-        history.validation = list(zip(record["validated"], _taken("validation", tensors), strict=True))
+        history.validation = list(zip(record["validated"], _unnumbered("validation", tensors), strict=True))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer/"):
@@ -229,22 +208,23 @@ class Fitting:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def settle(self) -> None:
-        """Puts the best that was measured into the task, or the average where nothing was."""
-        self.put(self.best or self.average)
+    def keep_best(self) -> None:
+        """Sets the parameters to the best that was measured, or to the average where nothing was."""
+        self.set_parameters(self.best or self.average)
 
     @torch.no_grad()
-    def put(self, values: list[Tensor]) -> None:
-        """Sets the parameters."""
+    def set_parameters(self, values: list[Tensor]) -> None:
+        """Copies values into the parameters."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
 
 def fit(
     task: Task,
-    config: TrainingConfig,
+    config: FitConfig,
     validation: Validation | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    *,
     history: History | None = None,
     keeper: Keeper | None = None,
     processes: Processes = ALONE,
@@ -252,20 +232,19 @@ def fit(
 ) -> History:
     """Trains a task, on its pool or on `pools`; returns (and, for interrupts, fills in place) its history.
 
-    It ends with `config.steps`, `config.minutes` or `config.patience`, whichever comes first, and leaves in
-    the task the average of the best measurement, or the last one. `on_step(step, total, loss)` may raise to
-    stop. With a keeper it goes on where that one's training was cut off, and is kept there, by the first of
-    several processes, in all of which `fit` is called alike. Raises TrainingStopped where the loss is no
-    number any more or explodes.
+    It ends with `config.steps`, `config.minutes` or the validation's patience, whichever comes first, and
+    leaves in the task the average of the best measurement, or the last one. `on_step(step, total, loss)` may
+    raise to stop. With a keeper it goes on where the training kept there was cut off, and is kept there in
+    turn. Several processes call `fit` alike, and the first of them keeps it. Raises TrainingStopped where the
+    loss is no number any more or explodes.
     """
-    fitting = Fitting(
-        task, config, validation, history if history is not None else History(), processes, pools
-    )
+    history = History() if history is None else history
+    fitting = Fitting(task, config, validation, history, processes=processes, pools=pools)
     if keeper:
         processes.together(lambda: keeper.restore(fitting))
     try:
         while True:
-            if fitting.due:
+            if validation and validation.due(fitting.step):
                 fitting.measure()
             if fitting.done:
                 break
@@ -283,67 +262,15 @@ def fit(
             processes.first(lambda: keeper.keep(fitting))
         raise
     finally:
-        fitting.settle()
+        fitting.keep_best()
     return fitting.history
-
-
-def draw(pool: ViewPool, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Rows of as many types as there are in `batch`, timesteps one in each of `batch` equal strata, noise, a
-    template number.
-    """
-    types = torch.randperm(len(pool.names), generator=generator)
-    rows = [_any_row(pool, int(types[i % len(types)]), generator) for i in range(batch)]
-    t = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch * 1000
-    noise = torch.randn((batch, *pool.latents.shape[1:]), generator=generator)
-    template = int(torch.randint(1 << 16, (), generator=generator))
-    return torch.tensor(rows), t.long(), noise, template
-
-
-def _any_row(pool: ViewPool, kind: int, generator: torch.Generator) -> int:
-    rows = (pool.types == kind).nonzero()[:, 0]
-    return int(rows[torch.randint(len(rows), (), generator=generator)])
-
-
-class Validation:
-    """Losses on held-out pairs at fixed timesteps and noise, so that two measurements pair up."""
-
-    def __init__(self, pool: ViewPool, draws: int = 4, seed: int = 1234) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.pool, self.draws = pool, draws
-        self.rows = torch.arange(len(pool)).repeat_interleave(draws)
-        strata = torch.arange(draws).repeat(len(pool))
-        self.t = ((strata + torch.rand(len(self.rows), generator=generator)) / draws * 1000).long()
-        self.noise = torch.randn((len(self.rows), *pool.latents.shape[1:]), generator=generator)
-
-    @torch.no_grad()
-    def measure(self, task: Task) -> Tensor:
-        """Loss of every pair at each of its timesteps, (N, draws)."""
-        device = task.base.device
-        parts = [
-            task.loss(self.pool, self.rows[part], self.t[part].to(device), self.noise[part].to(device), 0)
-            for part in torch.arange(len(self.rows)).split(8)
-        ]
-        return torch.cat(parts).cpu().view(-1, self.draws)
-
-
-def training_record(config: TrainingConfig, history: History, processes: int = 1) -> dict[str, object]:
-    """What an artifact remembers of a training run."""
-    return {
-        "config": asdict(config),
-        "processes": processes,
-        "steps": len(history.loss),
-        "loss": [round(x, 5) for x in history.loss],
-        "gradient": [round(x, 5) for x in history.gradient],
-        "validation": [(step, float(losses.mean())) for step, losses in history.validation],
-        **({} if (best := history.best()) is None else {"kept_step": history.validation[best][0]}),
-    }
 
 
 def _numbered(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
     return {f"{name}/{i}": tensor for i, tensor in enumerate(tensors)}
 
 
-def _taken(name: str, tensors: dict[str, Tensor]) -> list[Tensor]:
+def _unnumbered(name: str, tensors: dict[str, Tensor]) -> list[Tensor]:
     """What `_numbered` numbered."""
     count = sum(key.startswith(f"{name}/") for key in tensors)
     return [tensors[f"{name}/{i}"] for i in range(count)]

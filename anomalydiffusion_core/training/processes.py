@@ -18,7 +18,7 @@ class Processes:
 
     index, count = 0, 1
 
-    def own_device(self, name: str | None) -> str | None:
+    def local_device(self, name: str | None) -> str | None:
         """This process's device, where all are given the same name; raises ValueError where it has none."""
         return name
 
@@ -30,7 +30,7 @@ class Processes:
         """The values of all processes, by index."""
         return [value]
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The value of the first process."""
         return value
 
@@ -73,7 +73,7 @@ class LaunchedProcesses(Processes):
         self.state = PartialState(cpu=device == "cpu" or self.gpus < self.here)
         self.index, self.count = self.state.process_index, self.state.num_processes
 
-    def own_device(self, name: str | None) -> str | None:
+    def local_device(self, name: str | None) -> str | None:
         if name not in (None, "cpu", "cuda"):
             raise ValueError(f"{self.count} processes cannot share device {name!r}: give cpu, cuda or none.")
         if name == "cpu" or (name is None and not self.gpus):
@@ -97,7 +97,7 @@ class LaunchedProcesses(Processes):
 
         return gather_object([value])
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]

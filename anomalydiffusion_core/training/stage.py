@@ -12,24 +12,27 @@ import torch
 from torch import Tensor
 
 from ..dataset.views import RefreshedPool
+from ..method.embeddings import Learned
 from ..method.progress import OnStage
 from .checkpoint import Checkpoints
-from .defects import Task, TrainingConfig
-from .fitting import History, Keeper, TrainingStopped, Validation, fit
+from .config import FitConfig
+from .fitting import Keeper, TrainingStopped, fit
+from .history import History
 from .processes import ALONE, Processes
+from .task import Task
 from .tensorboard import PREVIEW_EVERY, TensorBoardLog
+from .validation import Improvement, Validation
 
 
 @dataclass
 class Monitor:
     """Looks on at a training: `history` fills step by step, and every `every` steps (0: never) `show` is
-    given latents (N,C,h,w) of one view of each of the first types, and of the same drawn anew; a `log` has
-    all of it.
+    given latents (N,C,h,w) of one view of each of the first types, and its preview; a `log` has all of it.
     """
 
     history: History = field(default_factory=History)
     every: int = 0
-    show: Callable[[Tensor, Tensor], None] = lambda real, redrawn: None
+    show: Callable[[Tensor, Tensor], None] = lambda real, sampled: None
     types: int = 4  # at most
     log: TensorBoardLog | None = None
 
@@ -41,10 +44,10 @@ class Monitor:
             return
         first = [int((task.pool.types == i).nonzero()[0]) for i in range(len(task.pool.names))]
         rows = torch.tensor(first[: self.types])
-        real, redrawn = task.pool.latents[rows].to(task.base.device), task.redraw(rows)
-        self.show(real, redrawn)
+        real, sampled = task.pool.latents[rows].to(task.base.device), task.preview(rows)
+        self.show(real, sampled)
         if self.log:
-            self.log.show(stage, step, real, redrawn)
+            self.log.show(stage, step, real, sampled)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,15 @@ class End:
 
 
 @dataclass
+class TrainingOutcome:
+    """What a training job hands back: the best of what was learned, however it ended."""
+
+    learned: Learned
+    improvement: Improvement | None
+    end: End
+
+
+@dataclass
 class Stage:
     """One training of a job."""
 
@@ -82,7 +94,7 @@ class Stage:
     def train(
         self,
         task: Task,
-        config: TrainingConfig,
+        config: FitConfig,
         validation: Validation | None = None,
         pools: RefreshedPool | None = None,
     ) -> End:
@@ -98,7 +110,16 @@ class Stage:
         if not pools:
             task.base.release_codec()  # its views are made
         try:
-            fit(task, config, validation, on_step, history, self.keeper, self.processes, pools)
+            fit(
+                task,
+                config,
+                validation,
+                on_step,
+                history=history,
+                keeper=self.keeper,
+                processes=self.processes,
+                pools=pools,
+            )
             if self.monitor.log:
                 self.monitor.log.measured(self.name, history)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A training to look at in TensorBoard while it runs: losses, gradients, rates, and views drawn anew."""
+"""A training to look at in TensorBoard while it runs: losses, gradients, rates, and previews."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..method.latent_diffusion import LatentDiffusion
-from .fitting import History
+from .history import History
 
 PREVIEW_EVERY = 50  # steps
 
@@ -37,9 +37,9 @@ class TensorBoardLog:
         self.known[stage] = len(history.validation)
 
     @torch.no_grad()
-    def show(self, stage: str, step: int, real: Tensor, redrawn: Tensor) -> None:
-        """Views (N,C,h,w) and the same drawn anew, above each other."""
-        rows = [self.base.decode(latents).clamp(-1, 1) / 2 + 0.5 for latents in (real, redrawn)]
+    def show(self, stage: str, step: int, real: Tensor, sampled: Tensor) -> None:
+        """Latents (N,C,h,w) of views, and their previews below."""
+        rows = [self.base.decode(latents).clamp(-1, 1) / 2 + 0.5 for latents in (real, sampled)]
         self.writer.add_images(f"{stage}/real_above_drawn", torch.cat(rows, 2).float().cpu(), step)
 
     def close(self) -> None:

@@ -47,14 +47,10 @@ PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 
 
 class ComfyModel:
-    """A `LatentDiffusion` on what ComfyUI's loaders give. Use `trainable` around anything with gradients;
-    with `low_memory` these keep less.
-    """
+    """A `LatentDiffusion` on what ComfyUI's loaders give. Use `trainable` around anything with gradients."""
 
-    def __init__(
-        self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, low_memory: bool = False
-    ) -> None:
-        self.model, self.clip, self.vae, self.low_memory = model, clip, vae, low_memory
+    def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
+        self.model, self.clip, self.vae, self.checkpointing = model, clip, vae, False
         unet = model.model.diffusion_model
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
             raise ValueError(
@@ -83,14 +79,20 @@ class ComfyModel:
         self.device = model.load_device
         half = (model.model.manual_cast_dtype or unet.dtype) == torch.float16
         self.dtype = torch.float32 if half else unet.dtype  # as `trainable` has it
-        if low_memory and comfy.model_management.should_use_bf16(self.device):
-            self.dtype = torch.bfloat16
         family = family_of(list(self.token_widths.values()))
         self.native_size = native_size(family, self.schedule.prediction)
         states = (self._text_state(encoder) for encoder in self.text_encoders.values())
         self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
         self.adapter: dict[str, Tensor] = {}  # LoRA is laid on by the graph
         self._options: dict[str, Any] = {}
+
+    def save_memory(self) -> None:
+        """To be trained on in less memory: the U-Net in bfloat16 where the card does that well, its
+        activations computed again for the gradient instead of kept.
+        """
+        self.checkpointing = True
+        if comfy.model_management.should_use_bf16(self.device):
+            self.dtype = torch.bfloat16
 
     @property
     def spatial_encoders(self) -> dict[str, SpatialEncoder]:
@@ -221,7 +223,7 @@ def trainable(base: ComfyModel) -> Iterator[None]:
     """While active, gradients flow through MODEL and CLIP, loaded in full, in float32 or bfloat16.
 
     Weights are replaced by equal copies for good, since those made in inference mode cannot be trained
-    through; half-precision weights are float32 meanwhile, with `low_memory` bfloat16.
+    through; half-precision weights are float32 meanwhile, or bfloat16 to save memory.
     Raises ValueError for quantised weights.
     """
     unet, text = base.model.model.diffusion_model, base.clip.cond_stage_model
@@ -240,7 +242,7 @@ def trainable(base: ComfyModel) -> Iterator[None]:
                 originals = {name: p.detach().cpu() for name, p in unet.named_parameters()}
             _copy_weights(unet, base.dtype if originals else None)
             unet.dtype = base.dtype
-            if base.low_memory:
+            if base.checkpointing:
                 stack.enter_context(_recomputed_blocks(unet))
             yield
         finally:

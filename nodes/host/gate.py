@@ -133,7 +133,8 @@ def _gate_of(
     """The gate of a type, and in words what it is calibrated on; without a dataset on nothing."""
     device = str(comfy.model_management.get_torch_device())
     family = learned.base.family if learned is not None else UNKNOWN
-    backbone = find_backbone(lambda image: vae.encode(from_core(image)), family, device)
+    encode: Any = vae.encode
+    backbone = find_backbone(lambda image: encode(from_core(image)), family, device)
     plain = Gate([], [], backbone, config)
     if dataset is None:
         return plain, "not calibrated: connect the dataset that the embeddings were trained on"

@@ -9,34 +9,22 @@ from pathlib import Path
 
 import folder_paths
 
-from ...anomalydiffusion_core.dataset.layout import Dataset
-from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.training.checkpoint import Checkpoints
-from ...anomalydiffusion_core.training.defects import TrainingConfig
-from ...anomalydiffusion_core.training.jobs import origin_of
+from ...anomalydiffusion_core.training.jobs import TrainingJob
 from ...anomalydiffusion_core.training.stage import End, Stage
-from .base_model import ComfyModel
 from .training_preview import TrainingPreview
 
 FOLDER = Path("anomalydiffusion") / "training"  # below ComfyUI's output folder
 
 
 def kept_training(
-    name: str,
-    base: ComfyModel,
-    dataset: Dataset,
-    config: TrainingConfig,
-    share: float,
-    minutes: float,
-    preview: TrainingPreview,
-    known: Learned | None = None,
-    start: Learned | None = None,
+    name: str, job: TrainingJob, minutes: float, preview: TrainingPreview
 ) -> tuple[Checkpoints, Stage]:
-    """A training that `preview` shows, and where it is kept: queued again with just these settings, it goes
-    on from there.
+    """One training of a job, which `preview` shows, and where it is kept: queued again with just these
+    settings, it goes on from there.
     """
-    origin = origin_of(base, dataset, share, known=known, start=start)
-    settings = json.dumps([name, origin, asdict(config)], sort_keys=True)
+    origin = job.origin()
+    settings = json.dumps([name, origin, asdict(job.config)], sort_keys=True)
     folder = hashlib.sha256(settings.encode()).hexdigest()[:16]
     checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / folder, minutes)
     return checkpoints, Stage(name, preview.on_stage, preview.monitor, checkpoints.stage(name, origin))

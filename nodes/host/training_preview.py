@@ -1,4 +1,4 @@
-"""What a training shows in its node: the loss so far, and real views above the same drawn anew."""
+"""What a training shows in its node: the loss so far, and real views above previews of what was learned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ...anomalydiffusion_core.training.fitting import History
+from ...anomalydiffusion_core.training.history import History
 from ...anomalydiffusion_core.training.stage import Monitor
 from .base_model import ComfyModel
 from .pixels import from_core
@@ -45,17 +45,17 @@ class TrainingPreview:
             picture = ("JPEG", stacked(loss_curve(self.monitor.history, total), self.strip), WIDTH)
         self.bar.update_absolute(done, total, picture)
 
-    def _show(self, real: Tensor, redrawn: Tensor) -> None:
+    def _show(self, real: Tensor, sampled: Tensor) -> None:
         # the VAE would push the model that is being trained off a small GPU: colours do for now
         form = self.base.model.model.latent_format
         previewer = latent_preview.Latent2RGBPreviewer(
             form.latent_rgb_factors, getattr(form, "latent_rgb_factors_bias", None)
         )
         rows = [
-            torch.cat(list(self.base.model.model.process_latent_out(x)), -1)[None] for x in (real, redrawn)
+            torch.cat(list(self.base.model.model.process_latent_out(x)), -1)[None] for x in (real, sampled)
         ]
         coloured = previewer.decode_latent_to_preview(torch.cat(rows, -2))
-        self.latents, self.strip = (real, redrawn), wide(coloured, Image.Resampling.NEAREST)
+        self.latents, self.strip = (real, sampled), wide(coloured, Image.Resampling.NEAREST)
 
     def result(self, text: str = "") -> Tensor:
         """The last picture (1,H,W,3) in [0,1], its views decoded by the VAE, with a line of `text`."""

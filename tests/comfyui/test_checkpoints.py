@@ -138,7 +138,7 @@ def generated(checkpoint: Any, run: Any, mask: Tensor, mode: str) -> tuple[Tenso
         Learned,
         starting_tokens,
     )
-    from adiff_pack.anomalydiffusion_core.training.jobs import starting_encoders  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.training.encoders import starting_encoders  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
 
     base = ComfyModel(checkpoint.model, checkpoint.clip, checkpoint.vae)

@@ -37,8 +37,8 @@ def test_every_node_explains_itself_and_every_input(run: Run) -> None:
 
 
 def test_trainings_are_as_long_by_default_as_the_demo_s(run: Run, pack: Any) -> None:
-    demo = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.pretraining.demo")
-    for node_id, steps in (("TrainAnomaly", demo.TRAINING.steps), ("TrainMasks", demo.MASK_STEPS)):
+    demo = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.training.config").DEMO
+    for node_id, steps in (("TrainAnomaly", demo.defects.steps), ("TrainMasks", demo.masks.steps)):
         schema = run.nodes[f"ADiff_{node_id}"].GET_SCHEMA()  # type: ignore[attr-defined]
         assert [entry.default for entry in schema.inputs if entry.id == "steps"] == [steps]
 

@@ -249,7 +249,7 @@ def training_loss(host: Any, hosts: Any, vectors: Tensor) -> Tensor:
     context = host.encode_prompts([PROMPT] * 2, {"clip_l": vectors})
     eps = host.predict_noise(host.schedule.add_noise(latents, hosts.noise, t), t, context)
     weight = host.schedule.loss_weight(t)
-    return masked_loss(eps, hosts.noise, F.max_pool2d(hosts.masks, 8), weight, "mask").mean()
+    return masked_loss(eps, hosts.noise, F.max_pool2d(hosts.masks, 8), weight, normalisation="mask").mean()
 
 
 def test_a_training_step_has_the_same_loss_and_the_same_gradient(hosts: Any) -> None:
@@ -268,7 +268,9 @@ def test_a_training_step_has_the_same_loss_and_the_same_gradient(hosts: Any) -> 
 def frugal(hosts: Any) -> Any:
     """The same model, trained through in low memory."""
     whole = hosts.comfy
-    return type(whole)(whole.model, whole.clip, whole.vae, low_memory=True)
+    base = type(whole)(whole.model, whole.clip, whole.vae)
+    base.save_memory()
+    return base
 
 
 def test_in_low_memory_a_step_keeps_less_and_has_the_same_gradient(hosts: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,8 +64,8 @@ class FakeBase:
             config = SpatialEncoderConfig(self.WIDTH, 4, "resnet10", mask_size=64, pyramid_channels=8, grid=4)
             self.spatial_encoders = {"clip_l": SpatialEncoder(config).eval()}
 
-    def economise(self, **how: bool) -> None:
-        self.economised = how
+    def save_memory(self, **how: bool) -> None:
+        self.memory_saved = how
 
     def to(self, device: str) -> None:
         assert device == "cpu"
@@ -310,3 +311,12 @@ def small_base() -> DiffusersModel:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         schedule = NoiseSchedule((1 - betas).cumprod(0).float(), "epsilon")
         return DiffusersModel("small", unet, text_encoder, load_tokenizer(), codec, schedule, 64)
+
+
+@pytest.fixture
+def lora_base(small_base: DiffusersModel) -> DiffusersModel:
+    """A copy of the small base, in float32, to be adapted."""
+    base = copy.deepcopy(small_base)
+    base.unet.float().disable_gradient_checkpointing()
+    base.fingerprint = Fingerprint("tiny", "0123456789abcdef")
+    return base

@@ -7,7 +7,8 @@ import torch
 from anomalydiffusion_core.dataset.views import ViewPool
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
-from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
+from anomalydiffusion_core.training.config import DefectConfig
+from anomalydiffusion_core.training.defects import AnomalyTask
 
 
 def make_pool(base: LatentDiffusion, count: int = 4) -> ViewPool:
@@ -29,5 +30,5 @@ def small_encoder() -> dict[str, SpatialEncoder]:
         return {"clip_l": SpatialEncoder(config)}
 
 
-def make_task(base: LatentDiffusion, config: TrainingConfig) -> AnomalyTask:
+def make_task(base: LatentDiffusion, config: DefectConfig) -> AnomalyTask:
     return AnomalyTask(base, make_pool(base), small_encoder(), config)

@@ -23,7 +23,10 @@ from anomalydiffusion_core.cli import app
 from anomalydiffusion_core.method import artifact as artifact_module
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 
-COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore
+COMMANDS = sorted(
+    command.name or command.callback.__name__.replace("_", "-")  # type: ignore[union-attr]
+    for command in app.registered_commands
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

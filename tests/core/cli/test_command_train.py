@@ -16,18 +16,18 @@ import torch
 from commands import refused, train_quickly
 from safetensors import safe_open
 
-from anomalydiffusion_core.cli import demo
 from anomalydiffusion_core.cli.train import train
 from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
 from anomalydiffusion_core.training import stage as training_run
 from anomalydiffusion_core.training.checkpoint import Checkpoints
-from anomalydiffusion_core.training.defects import TrainingConfig
+from anomalydiffusion_core.training.config import DEMO, TrainingConfig
 
 
 def test_the_command_trains_as_long_by_default_as_the_library_and_the_demo() -> None:
-    options = inspect.signature(train).parameters
-    assert options["steps"].default == TrainingConfig().steps == demo.TRAINING.steps
-    assert options["mask_steps"].default == demo.MASK_STEPS
+    options, config = inspect.signature(train).parameters, TrainingConfig()
+    assert options["steps"].default == config.defects.steps == DEMO.defects.steps == 500
+    assert config.masks and DEMO.masks
+    assert options["mask_steps"].default == config.masks.steps == DEMO.masks.steps == 300
 
 
 def test_an_interrupted_training_goes_on_where_it_was(
@@ -52,6 +52,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
     assert load_artifact(cut).training["anomaly"]["steps"] == 2  # type: ignore[index]
     refused(train_quickly(dataset, cut), "holds a training that was cut off: add --resume")
     refused(train_quickly(dataset, cut, "--resume", "--batch", 3), "was begun with batch_size 4, not 3")
+    refused(train_quickly(dataset, cut, "--resume", "--size", 128), "was begun with image_size 64, not 128")
     assert train_quickly(dataset, cut, "--resume").exit_code == 0
     assert not (tmp_path / "cut.training").exists()
     assert learned_hash(load_artifact(cut)) == learned_hash(load_artifact(whole))
@@ -88,7 +89,7 @@ def test_precision_checkpointing_and_accumulation_are_passed_on(
     out = tmp_path / "a.safetensors"
     options = ("--precision", "bf16", "--checkpointing", "--accumulate", 2)
     assert train_quickly(dataset, out, *options).exit_code == 0
-    assert base.economised == {"bf16": True, "checkpointing": True}
+    assert base.memory_saved == {"bf16": True, "checkpointing": True}
     config: Any = load_artifact(out).training["anomaly"]["config"]
     assert config["accumulate"] == 2
 

@@ -15,12 +15,13 @@ from anomalydiffusion_core.masks.invention import MaskConfig
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.pretraining import demo as demo_training
+from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig
 
 
 @pytest.fixture(autouse=True)
 def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_training, "TRAINING", replace(demo_training.TRAINING, steps=2, views_per_pair=2))
-    monkeypatch.setattr(demo_training, "MASK_STEPS", 1)
+    defects, masks = DefectConfig(steps=2, views_per_pair=2), MaskEmbeddingConfig(steps=1, views_per_pair=2)
+    monkeypatch.setattr(demo_training, "DEMO", replace(demo_training.DEMO, defects=defects, masks=masks))
     quick = SamplingConfig(steps=6)
     masks = MaskConfig(replace(quick, guidance=3.0), largest=0.9, border=1.0)
     lenient = partial(GenerationConfig, quick, masks, gate=GateConfig((), 0.0), tries_per_pair=30)

@@ -33,12 +33,15 @@ from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training.defects import TrainingConfig
-from anomalydiffusion_core.training.jobs import train_model
+from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig, TrainingConfig
+from anomalydiffusion_core.training.jobs import TrainingJob
 
 CONFIG = GenerationConfig(sampling=SamplingConfig(steps=2), gate=GateConfig(("fill",), 0.0))
 TRAINING = TrainingConfig(
-    steps=2, batch_size=2, image_size=64, views_per_pair=1, anomaly_tokens=2, mask_tokens=2
+    64,
+    0.5,
+    DefectConfig(steps=2, batch_size=2, views_per_pair=1, tokens=2),
+    MaskEmbeddingConfig(steps=1, batch_size=2, views_per_pair=1, tokens=2),
 )
 
 
@@ -75,9 +78,7 @@ def dataset(dataset: Path) -> Path:
 @pytest.fixture
 def artifact(fake_base: LatentDiffusion, dataset: Path, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_artifact(
-        train_model(fake_base, find_dataset(dataset), TRAINING, mask_steps=1, share=0.5).learned, path
-    )
+    save_artifact(TrainingJob(fake_base, find_dataset(dataset), TRAINING).run().learned, path)
     return path
 
 
@@ -141,8 +142,9 @@ def test_a_trained_model_generates_the_asked_number_of_pairs_with_a_manifest_row
 def test_what_was_learned_without_a_spatial_encoder_generates_too(
     fake_base: LatentDiffusion, dataset: Path, tmp_path: Path
 ) -> None:
-    config = replace(TRAINING, spatial_encoder=False, normalisation="unmasked")
-    learned = train_model(fake_base, find_dataset(dataset), config, mask_steps=0, share=0.5).learned
+    plain = replace(TRAINING.defects, spatial_encoder=False, normalisation="unmasked")
+    config = replace(TRAINING, defects=plain, masks=None)
+    learned = TrainingJob(fake_base, find_dataset(dataset), config).run().learned
     assert not learned.spatial_encoders
     save_artifact(learned, tmp_path / "plain.safetensors")
     learned = load_artifact(tmp_path / "plain.safetensors", fake_base.fingerprint)

@@ -1,5 +1,7 @@
 """Guards pretraining/tiny_base.py: a whole pre-training, shortened."""
 
+from dataclasses import replace
+
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -9,6 +11,7 @@ from anomalydiffusion_core.bases.tiny import architecture
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.pretraining import demo, tiny_base
 from anomalydiffusion_core.pretraining.recipe import Recipe
+from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig
 
 
 def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_encoder(tmp_path, monkeypatch):
@@ -17,10 +20,8 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
         autoencoder_scenes=32, autoencoder_steps=4,
     )  # fmt: skip
     monkeypatch.setattr(tiny_base, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
-    monkeypatch.setattr(
-        demo, "TRAINING", demo.TrainingConfig(steps=2, image_size=demo.SIZE, views_per_pair=1)
-    )
-    monkeypatch.setattr(demo, "MASK_STEPS", 2)
+    defects, masks = DefectConfig(steps=2, views_per_pair=1), MaskEmbeddingConfig(steps=2, views_per_pair=1)
+    monkeypatch.setattr(demo, "DEMO", replace(demo.DEMO, defects=defects, masks=masks))
     path = tiny_base.pretrain(recipe, tmp_path / "a", bf16=False)
     first = architecture.load_tiny_base(path)
     resumed = tiny_base.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)

@@ -21,23 +21,26 @@ from anomalydiffusion_core.method import artifact
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.training.checkpoint import Checkpoints
-from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
-from anomalydiffusion_core.training.fitting import Fitting, History, TrainingStopped, Validation, fit
-from anomalydiffusion_core.training.jobs import origin_of, train_model
+from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask
+from anomalydiffusion_core.training.fitting import Fitting, TrainingStopped, fit
+from anomalydiffusion_core.training.history import History
+from anomalydiffusion_core.training.jobs import TrainingJob
 from anomalydiffusion_core.training.stage import TrainingRun
+from anomalydiffusion_core.training.task import Batch
+from anomalydiffusion_core.training.validation import Validation
 
-CONFIG = TrainingConfig(
+CONFIG = DefectConfig(
     steps=12,
     batch_size=2,
-    image_size=64,
     views_per_pair=2,
-    anomaly_tokens=3,
-    mask_tokens=2,
+    tokens=3,
     warmup_steps=2,
     averaging=0.9,
     validate_every=4,
     encoder_rate=1e-3,
 )
+MASKS = MaskEmbeddingConfig(steps=6, batch_size=2, views_per_pair=2, tokens=2, warmup_steps=2, averaging=0.9)
 ORIGIN = {"dataset": "d", "base": "b"}
 
 
@@ -60,16 +63,21 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def in_parts(base: LatentDiffusion, folder: Path, stops: list[int], config: TrainingConfig = CONFIG) -> Any:
+def every_four(task: AnomalyTask) -> Validation:
+    """Measurements as CONFIG has them."""
+    return Validation(task.pool, every=4)
+
+
+def in_parts(base: LatentDiffusion, folder: Path, stops: list[int], config: DefectConfig = CONFIG) -> Any:
     """What a training learns that is cut off after each of these steps; and its history."""
     for step in stops:
         task = make_task(base, config)
         keeper = Checkpoints(folder).stage("anomaly", ORIGIN)
         with pytest.raises(KeyboardInterrupt):
-            fit(task, config, Validation(task.pool), stop_at(step), keeper=keeper)
+            fit(task, config, every_four(task), stop_at(step), keeper=keeper)
     task = make_task(base, config)
     keeper = Checkpoints(folder).stage("anomaly", ORIGIN)
-    history = fit(task, config, Validation(task.pool), keeper=keeper)
+    history = fit(task, config, every_four(task), keeper=keeper)
     return learned(task), history
 
 
@@ -81,7 +89,7 @@ def test_a_training_in_parts_learns_the_same_to_the_last_bit(
     fake_base: LatentDiffusion, tmp_path: Path, stops: list[int]
 ) -> None:
     whole = make_task(fake_base, CONFIG)
-    history = fit(whole, CONFIG, Validation(whole.pool))
+    history = fit(whole, CONFIG, every_four(whole))
     values, other = in_parts(fake_base, tmp_path, stops)
     assert same(values, learned(whole))
     assert (other.loss, other.gradient, other.rate) == (history.loss, history.gradient, history.rate)
@@ -110,7 +118,7 @@ def test_each_part_of_a_checkpoint_counts(fake_base: LatentDiffusion, tmp_path: 
 def test_a_whole_job_goes_on_in_either_of_its_trainings(
     fake_base: LatentDiffusion, dataset: Path, tmp_path: Path, refresh_every: int
 ) -> None:
-    config = replace(CONFIG, refresh_every=refresh_every)
+    config = TrainingConfig(64, 0.5, replace(CONFIG, refresh_every=refresh_every), MASKS)
 
     def run(folder: str, *stops: tuple[str, int]) -> Learned:
         for stage, step in stops:
@@ -120,14 +128,10 @@ def test_a_whole_job_goes_on_in_either_of_its_trainings(
                     raise KeyboardInterrupt
 
             checkpoints = Checkpoints(tmp_path / folder)
-            assert train_model(
-                fake_base, found, config, 6, 0.5, TrainingRun(stop, checkpoints)
-            ).end.interrupted
-        return train_model(
-            fake_base, found, config, 6, 0.5, TrainingRun(checkpoints=Checkpoints(tmp_path / folder))
-        ).learned
+            assert job.run(TrainingRun(stop, checkpoints)).end.interrupted
+        return job.run(TrainingRun(checkpoints=Checkpoints(tmp_path / folder))).learned
 
-    found = find_dataset(dataset)
+    job = TrainingJob(fake_base, find_dataset(dataset), config)
     whole, parts = run("whole"), run("parts", ("anomaly", 7), ("masks", 2))
     assert artifact.learned_hash(whole) == artifact.learned_hash(parts)
     assert whole.training == parts.training
@@ -141,7 +145,7 @@ def test_the_best_measured_average_is_kept(fake_base: LatentDiffusion) -> None:
         """Says that step 4 was best, and notes what it was shown."""
 
         def __init__(self, pool: ViewPool) -> None:
-            super().__init__(pool)
+            super().__init__(pool, every=4)
             self.shown: list[list[Tensor]] = []
 
         def measure(self, task: Any) -> Tensor:
@@ -163,23 +167,25 @@ def test_patience_ends_a_training_that_no_longer_gains(fake_base: LatentDiffusio
             self.measured += 1
             return torch.tensor([[float(self.measured)]])
 
-    config = replace(CONFIG, steps=100, patience=2)
+    config = replace(CONFIG, steps=100)
     task, short = make_task(fake_base, config), make_task(fake_base, config)
-    history = fit(task, config, Worsening(task.pool))
+    history = fit(task, config, Worsening(task.pool, every=4, patience=2))
     assert len(history.loss) == 12  # best at 4, then 8 and 12
     with pytest.raises(KeyboardInterrupt):
-        fit(short, config, Worsening(short.pool), stop_at(4))
+        fit(short, config, Worsening(short.pool, every=4, patience=2), stop_at(4))
     assert same(learned(task), learned(short))
 
 
 def test_the_average_follows_its_definition(fake_base: LatentDiffusion) -> None:
     task = make_task(fake_base, CONFIG)
     fitting = Fitting(task, replace(CONFIG, averaging=0.3), None, History())
-    expected = fitting.values()
+    expected = fitting.copied_parameters()
     for step in range(1, 7):
         fitting.take_step()
         decay = min(0.3, step / (step + 10))
-        expected = [decay * a + (1 - decay) * b for a, b in zip(expected, fitting.values(), strict=True)]
+        expected = [
+            decay * a + (1 - decay) * b for a, b in zip(expected, fitting.copied_parameters(), strict=True)
+        ]
     for mean, by_hand in zip(fitting.average, expected, strict=True):
         torch.testing.assert_close(mean, by_hand)
 
@@ -187,22 +193,22 @@ def test_the_average_follows_its_definition(fake_base: LatentDiffusion) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_leaves_what_was_best(fake_base: LatentDiffusion, value: float) -> None:
     class Diverging(AnomalyTask):
-        def loss(self, pool: ViewPool, rows: Tensor, *rest: Any) -> Tensor:
+        def loss(self, pool: ViewPool, batch: Batch) -> Tensor:
             bad = torch.is_grad_enabled() and len(history.loss) == 9
-            return super().loss(pool, rows, *rest) * (value if bad else 1.0)
+            return super().loss(pool, batch) * (value if bad else 1.0)
 
     history = History()
     good = make_task(fake_base, CONFIG)
     task = Diverging(fake_base, good.pool, good.encoders, CONFIG)
     with pytest.raises(TrainingStopped, match=f"became {value} at step 10: lower the learning rates"):
-        fit(task, CONFIG, Validation(task.pool), history=history)
+        fit(task, CONFIG, every_four(task), history=history)
     assert len(history.loss) == 9 and all(v.isfinite().all() for v in learned(task))
 
 
 def test_a_loss_that_explodes_stops(fake_base: LatentDiffusion) -> None:
     class Growing(AnomalyTask):
-        def loss(self, pool: ViewPool, *rest: Any) -> Tensor:
-            return super().loss(pool, *rest) * (1.0 if len(history.loss) < 30 else 100.0)
+        def loss(self, pool: ViewPool, batch: Batch) -> Tensor:
+            return super().loss(pool, batch) * (1.0 if len(history.loss) < 30 else 100.0)
 
     history, config = History(), replace(CONFIG, steps=80, validate_every=0)
     good = make_task(fake_base, config)
@@ -230,7 +236,7 @@ def interrupted(base: LatentDiffusion, folder: Path) -> Any:
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(
-    fake_base: LatentDiffusion, tmp_path: Path, origin: Any, config: TrainingConfig, message: str
+    fake_base: LatentDiffusion, tmp_path: Path, origin: Any, config: DefectConfig, message: str
 ) -> None:
     interrupted(fake_base, tmp_path)
     with pytest.raises(ValueError, match=message):
@@ -238,10 +244,10 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 
 def test_the_precision_belongs_to_a_training(small_base: DiffusersModel, dataset: Path) -> None:
-    found = find_dataset(dataset)
-    assert origin_of(small_base, found, 0.5)["precision"] == "float32"
-    small_base.economise(bf16=True)
-    assert origin_of(small_base, found, 0.5)["precision"] == "bfloat16"
+    job = TrainingJob(small_base, find_dataset(dataset))
+    assert job.origin()["precision"] == "float32"
+    small_base.save_memory(bf16=True)
+    assert job.origin()["precision"] == "bfloat16"
 
 
 def test_a_longer_time_and_more_patience_are_no_other_training(
@@ -253,7 +259,7 @@ def test_a_longer_time_and_more_patience_are_no_other_training(
     assert len(fit(task, config, keeper=Checkpoints(tmp_path).stage("anomaly", ORIGIN)).loss) == 12
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "other"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "other", "older"])
 def test_a_damaged_checkpoint_is_named(fake_base: LatentDiffusion, tmp_path: Path, damage: str) -> None:
     keeper = interrupted(fake_base, tmp_path)
     if damage == "cut":
@@ -261,7 +267,8 @@ def test_a_damaged_checkpoint_is_named(fake_base: LatentDiffusion, tmp_path: Pat
     elif damage == "noise":
         keeper.path.write_bytes(b"nothing of the kind")
     else:
-        save_file({"a": torch.zeros(1)}, keeper.path, metadata={"format": '"else"'})
+        name = {"other": '"else"', "older": '"anomalydiffusion-checkpoint/1"'}[damage]
+        save_file({"a": torch.zeros(1)}, keeper.path, metadata={"format": name})
     with pytest.raises(ValueError, match="anomaly.safetensors is (damaged|no checkpoint)"):
         fit(make_task(fake_base, CONFIG), CONFIG, keeper=keeper)
 

@@ -22,14 +22,18 @@ from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.conditioning import anomaly_context
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
-from anomalydiffusion_core.training.defects import AnomalyTask, MaskTask, TrainingConfig, masked_loss
-from anomalydiffusion_core.training.fitting import Fitting, History, Validation, draw, fit, training_record
-from anomalydiffusion_core.training.jobs import paired_improvement, train_model
+from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig, TrainingConfig
+from anomalydiffusion_core.training.defects import AnomalyTask, MaskTask, masked_loss
+from anomalydiffusion_core.training.fitting import Fitting, fit
+from anomalydiffusion_core.training.history import History, training_record
+from anomalydiffusion_core.training.jobs import TrainingJob
 from anomalydiffusion_core.training.stage import TrainingRun
+from anomalydiffusion_core.training.task import Batch, sample_batch
+from anomalydiffusion_core.training.validation import Validation, paired_improvement
 
-CONFIG = TrainingConfig(
-    steps=6, batch_size=2, image_size=64, views_per_pair=2, anomaly_tokens=3, mask_tokens=2, warmup_steps=2
-)
+CONFIG = DefectConfig(steps=6, batch_size=2, warmup_steps=2, tokens=3, views_per_pair=2)
+MASKS = MaskEmbeddingConfig(steps=2, batch_size=2, warmup_steps=2, tokens=2, views_per_pair=2)
+JOB = TrainingConfig(64, 0.5, CONFIG, None)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -46,19 +50,21 @@ def test_the_masked_loss_divides_by_the_mask_s_area_or_by_all_cells() -> None:
     m_z[0, 0, 0, 0] = m_z[0, 0, 1, 2] = m_z[1, 0, 1, 1] = 1
     one = torch.ones(2, 1, 1, 1)
     # squared errors in the mask: image 0: 1 + 36 + 0 + 1 = 38 over 2 cells x 2 channels; image 1: 25 + 1 = 26
-    assert masked_loss(eps_hat, eps, m_z, one, "mask").tolist() == [38 / 4, 26 / 2]
-    assert masked_loss(eps_hat, eps, m_z, one, "released").tolist() == pytest.approx([38 / 12, 26 / 12])
+    assert masked_loss(eps_hat, eps, m_z, one, normalisation="mask").tolist() == [38 / 4, 26 / 2]
+    assert masked_loss(eps_hat, eps, m_z, one, normalisation="released").tolist() == pytest.approx(
+        [38 / 12, 26 / 12]
+    )
     everything = [(eps_hat[b] ** 2).mean().item() for b in range(2)]
-    assert masked_loss(eps_hat, eps, m_z, one, "unmasked").tolist() == pytest.approx(everything)
+    assert masked_loss(eps_hat, eps, m_z, one, normalisation="unmasked").tolist() == pytest.approx(everything)
     weight = torch.tensor([2.0, 10.0]).view(2, 1, 1, 1)
-    assert masked_loss(eps_hat, eps, m_z, weight, "mask").tolist() == [2 * 38 / 4, 10 * 26 / 2]
+    assert masked_loss(eps_hat, eps, m_z, weight, normalisation="mask").tolist() == [2 * 38 / 4, 10 * 26 / 2]
 
 
 def test_errors_outside_the_mask_do_not_count() -> None:
     eps, m_z = randn(1, 4, 3, 3), torch.zeros(1, 1, 3, 3)
     m_z[..., 1, 1] = 1
     off = eps + torch.where(m_z > 0, 0.0, 9.0)
-    assert masked_loss(off, eps, m_z, torch.ones(1, 1, 1, 1), "mask").item() == 0
+    assert masked_loss(off, eps, m_z, torch.ones(1, 1, 1, 1), normalisation="mask").item() == 0
 
 
 @pytest.mark.parametrize("normalisation", ["mask", "released"])
@@ -69,7 +75,7 @@ def test_a_one_pixel_defect_has_a_loss_and_gradients(fake_base: LatentDiffusion,
     assert latent_mask(pool.masks, 8).nonzero().tolist() == [[0, 0, 4, 2]]
     pool = replace(pool, names=["thing/a"])
     task = AnomalyTask(fake_base, pool, small_encoder(), replace(CONFIG, normalisation=normalisation))
-    loss = task.loss(pool, torch.tensor([0]), torch.tensor([500]), randn(1, 4, 8, 8), 0)
+    loss = task.loss(pool, Batch(torch.tensor([0]), torch.tensor([500]), randn(1, 4, 8, 8)))
     assert loss.item() > 0
     loss.sum().backward()
     grad = task.tokens["clip_l"].grad
@@ -85,7 +91,7 @@ def test_a_task_s_loss_is_eq_5_in_units_of_what_the_base_predicts(
     base = make_fake_base(prediction=prediction)
     task, t, noise = make_task(base, CONFIG), torch.tensor([100, 700]), randn(2, 4, 8, 8)
     rows = torch.tensor([3, 0])
-    losses = task.loss(task.pool, rows, t, noise, 14)
+    losses = task.loss(task.pool, Batch(rows, t, noise, 14))
     for b, row in enumerate(rows.tolist()):
         z, mask, kind = task.pool.latents[row], task.pool.masks[row], int(task.pool.types[row])
         abar = base.schedule.alphas_cumprod[t[b]]
@@ -108,9 +114,9 @@ def test_a_task_s_loss_is_eq_5_in_units_of_what_the_base_predicts(
 
 @torch.no_grad()
 def test_mask_embeddings_are_trained_on_the_whole_picture(fake_base: LatentDiffusion) -> None:
-    task, t, noise = MaskTask(fake_base, make_pool(fake_base), CONFIG), torch.tensor([300]), randn(1, 4, 8, 8)
+    task, t, noise = MaskTask(fake_base, make_pool(fake_base), MASKS), torch.tensor([300]), randn(1, 4, 8, 8)
     task.tokens["clip_l"].copy_(randn(2, 2, 16, seed=8))
-    loss = task.loss(task.pool, torch.tensor([1]), t, noise, 0)
+    loss = task.loss(task.pool, Batch(torch.tensor([1]), t, noise))
     noisy = fake_base.schedule.add_noise(task.pool.latents[1:2], noise, t)
     context = fake_base.encode_prompts(
         ["a black and white mask of a {}"], {"clip_l": task.tokens["clip_l"][1:2]}
@@ -157,7 +163,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(fake_base: Lat
     expected, generator = make_task(fake_base, config), torch.Generator().manual_seed(config.seed)
     losses = []
     for _ in range(3):
-        loss = expected.loss(expected.pool, *draw(expected.pool, config.batch_size, generator)).mean() / 3
+        loss = expected.loss(expected.pool, sample_batch(expected.pool, 2, generator)).mean() / 3
         loss.backward()
         losses.append(float(loss.detach()))
     fitting.take_step()
@@ -167,9 +173,9 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(fake_base: Lat
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
 
 
-def losses_and_gradients(base: DiffusersModel, config: TrainingConfig = CONFIG) -> list[Tensor]:
+def losses_and_gradients(base: DiffusersModel, config: DefectConfig = CONFIG) -> list[Tensor]:
     task = make_task(base, config)
-    losses = task.loss(task.pool, torch.arange(2), torch.tensor([300, 700]), randn(2, 4, 8, 8), 0)
+    losses = task.loss(task.pool, Batch(torch.arange(2), torch.tensor([300, 700]), randn(2, 4, 8, 8)))
     losses.mean().backward()
     encoder = [p.grad.flatten() for p in task.encoders["clip_l"].parameters() if p.grad is not None]
     return [losses.detach(), task.tokens["clip_l"].grad, torch.cat(encoder)]
@@ -181,7 +187,7 @@ def test_checkpointed_gradients_are_the_same_numbers(small_base: DiffusersModel)
         module.register_forward_pre_hook(lambda module, _: calls.append(module))
     kept = losses_and_gradients(small_base)
     assert len(calls) == 2
-    small_base.economise(checkpointing=True)
+    small_base.save_memory(checkpointing=True)
     recomputed = losses_and_gradients(small_base, replace(CONFIG, checkpointing=True))
     for plain, again in zip(kept, recomputed, strict=True):
         assert torch.allclose(plain, again, rtol=1e-5, atol=1e-8)
@@ -193,7 +199,7 @@ def test_a_batch_has_as_many_types_as_there_are(fake_base: LatentDiffusion, batc
     pool, generator = make_pool(fake_base, count=9), torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(40):
-        rows = draw(pool, batch, generator)[0]
+        rows = sample_batch(pool, batch, generator).rows
         assert len(rows) == batch
         counts = torch.bincount(pool.types[rows], minlength=2)
         assert counts.max() - counts.min() <= 1  # however many views a type has
@@ -215,7 +221,7 @@ def test_a_compiled_base_gives_the_same_numbers(small_base: DiffusersModel) -> N
 def test_bf16_is_near_and_leaves_what_is_learned_in_float(small_base: DiffusersModel) -> None:
     exact = losses_and_gradients(small_base)
     weights = small_base.fingerprint
-    small_base.economise(bf16=True)
+    small_base.save_memory(bf16=True)
     modules = (small_base.unet, small_base.text_encoder)
     assert {p.dtype for module in modules for p in module.parameters()} == {torch.bfloat16}
     assert small_base.fingerprint == weights
@@ -238,10 +244,10 @@ def test_the_same_seed_learns_the_same_and_another_seed_does_not(fake_base: Late
 
 def test_measurements_pair_up_and_cover_the_timesteps_evenly(fake_base: LatentDiffusion) -> None:
     task = make_task(fake_base, CONFIG)
-    one, other = Validation(task.pool, draws=4), Validation(task.pool, draws=4)
+    one, other = Validation(task.pool, repeats=4), Validation(task.pool, repeats=4)
     assert torch.equal(one.measure(task), other.measure(task))
-    assert one.rows.tolist() == [row for row in range(4) for _ in range(4)]
-    assert (one.t.view(4, 4) // 250).tolist() == [[0, 1, 2, 3]] * 4
+    assert one.batch.rows.tolist() == [row for row in range(4) for _ in range(4)]
+    assert (one.batch.t.view(4, 4) // 250).tolist() == [[0, 1, 2, 3]] * 4
 
 
 def test_validation_is_recorded_before_and_after(fake_base: LatentDiffusion) -> None:
@@ -263,9 +269,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy(fake_base: LatentDiffusio
     class Diverging(AnomalyTask):
         calls = 0
 
-        def loss(self, pool: ViewPool, rows: Tensor, t: Tensor, noise: Tensor, template: int) -> Tensor:
+        def loss(self, pool: ViewPool, batch: Batch) -> Tensor:
             self.calls += 1
-            return super().loss(pool, rows, t, noise, template) * (value if self.calls == 3 else 1.0)
+            return super().loss(pool, batch) * (value if self.calls == 3 else 1.0)
 
     task = Diverging(fake_base, make_pool(fake_base), small_encoder(), CONFIG)
     with pytest.raises(ValueError, match=f"became {value} at step 3: lower the learning rates"):
@@ -276,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy(fake_base: LatentDiffusio
 
 
 def test_training_on_a_dataset_learns_every_type(fake_base: LatentDiffusion, dataset: Path) -> None:
-    learned = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=2, share=0.5).learned
+    learned = TrainingJob(fake_base, find_dataset(dataset), replace(JOB, masks=MASKS)).run().learned
     assert sorted(learned.anomaly) == sorted(learned.mask) == ["thing/scratch", "thing/stain"]
     assert all(tokens["clip_l"].shape == (3, 16) for tokens in learned.anomaly.values())
     assert all(tokens["clip_l"].shape == (2, 16) for tokens in learned.mask.values())
@@ -289,25 +295,26 @@ def repaint(dataset: Path, defect: str, stems: list[str], write_image: Callable[
         write_image(dataset / "thing/test" / defect / f"{stem}.png", pixels)
 
 
-def test_other_views_are_drawn_meanwhile(fake_base: LatentDiffusion, dataset: Path) -> None:
+def test_other_views_are_made_meanwhile(fake_base: LatentDiffusion, dataset: Path) -> None:
     found, once = find_dataset(dataset), replace(CONFIG, steps=8)
     losses = {}
     for every in (0, 4, 8):
-        outcome = train_model(fake_base, found, replace(once, refresh_every=every), 0, 0.5)
+        config = replace(JOB, defects=replace(once, refresh_every=every))
+        outcome = TrainingJob(fake_base, found, config).run()
         losses[every] = outcome.learned.training["anomaly"]["loss"]
     assert losses[8] == losses[0]
     assert losses[4][:4] == losses[0][:4] and losses[4] != losses[0]
 
 
-def test_views_that_cannot_be_drawn_any_more_stop_with_the_file(
+def test_views_that_cannot_be_made_any_more_stop_with_the_file(
     fake_base: LatentDiffusion, dataset: Path
 ) -> None:
     def lose_a_photo(_stage: str, done: int, _total: int, _note: str) -> None:
         if done == 1:
             (dataset / "thing/test/stain/000.png").unlink()
 
-    config = replace(CONFIG, steps=20, refresh_every=6)
-    outcome = train_model(fake_base, find_dataset(dataset), config, 0, 0.5, TrainingRun(lose_a_photo))
+    config = replace(JOB, defects=replace(CONFIG, steps=20, refresh_every=6))
+    outcome = TrainingJob(fake_base, find_dataset(dataset), config).run(TrainingRun(lose_a_photo))
     assert "No new views could be made: " in outcome.end.problem and "000.png" in outcome.end.problem
     assert outcome.learned.training["anomaly"]["steps"] == 12
 
@@ -320,7 +327,8 @@ def test_the_autoencoder_leaves_the_device_once_the_views_are_made(
     def on_stage(stage: str, done: int, total: int, note: str) -> None:
         released.append(getattr(fake_base, "codec_released", False))
 
-    train_model(fake_base, find_dataset(dataset), CONFIG, 2, 0.5, TrainingRun(on_stage))
+    job = TrainingJob(fake_base, find_dataset(dataset), replace(JOB, masks=MASKS))
+    job.run(TrainingRun(on_stage))
     assert released == [False] + (len(released) - 1) * [True]
 
 
@@ -328,7 +336,7 @@ def test_no_training_image_is_measured_and_no_measured_image_is_trained_on(
     fake_base: LatentDiffusion, dataset: Path, write_image: Callable[..., Path]
 ) -> None:
     def run() -> tuple[Tensor, float]:
-        outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=0, share=0.5)
+        outcome = TrainingJob(fake_base, find_dataset(dataset), JOB).run()
         assert outcome.improvement is not None
         return outcome.learned.anomaly["thing/scratch"]["clip_l"], outcome.improvement.before
 
@@ -344,7 +352,7 @@ def test_no_training_image_is_measured_and_no_measured_image_is_trained_on(
 
 
 def test_nothing_is_held_out_with_a_share_of_one(fake_base: LatentDiffusion, dataset: Path) -> None:
-    outcome = train_model(fake_base, find_dataset(dataset), CONFIG, mask_steps=0, share=1.0)
+    outcome = TrainingJob(fake_base, find_dataset(dataset), replace(JOB, share=1.0)).run()
     assert outcome.improvement is None
     assert not outcome.end.interrupted
 
@@ -354,13 +362,12 @@ def test_an_interrupt_keeps_what_was_learned(fake_base: LatentDiffusion, dataset
         if stage == "anomaly" and done == 3:
             raise KeyboardInterrupt
 
-    outcome = train_model(
-        fake_base, find_dataset(dataset), CONFIG, mask_steps=5, share=0.5, run=TrainingRun(stop)
-    )
+    job = TrainingJob(fake_base, find_dataset(dataset), replace(JOB, masks=MASKS))
+    outcome = job.run(TrainingRun(stop))
     assert outcome.end.interrupted
     assert outcome.learned.training["anomaly"]["steps"] == 3  # type: ignore[index]
     still = replace(CONFIG, steps=1, token_rate=0.0, encoder_rate=0.0)
-    untrained = train_model(fake_base, find_dataset(dataset), still, 0, 0.5).learned
+    untrained = TrainingJob(fake_base, find_dataset(dataset), replace(JOB, defects=still)).run().learned
     for name, tokens in outcome.learned.anomaly.items():
         assert not torch.equal(tokens["clip_l"], untrained.anomaly[name]["clip_l"])
     assert not outcome.learned.mask

@@ -19,28 +19,32 @@ from anomalydiffusion_core.method.artifact import learned_hash, load_artifact, s
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 from anomalydiffusion_core.procedural.scenes import COLUMNS, ROWS, draw_scene, place_in_words
-from anomalydiffusion_core.training import jobs as pipeline
-from anomalydiffusion_core.training import places as location
-from anomalydiffusion_core.training.defects import TrainingConfig
-from anomalydiffusion_core.training.fitting import fit
-from anomalydiffusion_core.training.jobs import (
-    starting_encoders,
-    train_anomaly,
-    train_encoder,
-    untrained_encoders,
+from anomalydiffusion_core.training import jobs
+from anomalydiffusion_core.training import places as places_module
+from anomalydiffusion_core.training.config import (
+    DefectConfig,
+    EncoderTrainingConfig,
+    PlacesConfig,
+    TrainingConfig,
+    WordsConfig,
 )
+from anomalydiffusion_core.training.encoders import starting_encoders, untrained_encoders
+from anomalydiffusion_core.training.fitting import fit
+from anomalydiffusion_core.training.jobs import TrainingJob
 from anomalydiffusion_core.training.places import (
     PLACE,
-    PLACES,
-    WORDS,
     PlaceTask,
     WordsTask,
     make_scenes,
     placed_scenes,
+    train_encoder,
 )
 from anomalydiffusion_core.training.stage import TrainingRun
+from anomalydiffusion_core.training.task import Batch
 
-QUICK = replace(PLACES, steps=3, batch_size=2)
+QUICK = EncoderTrainingConfig(
+    WordsConfig(steps=3, batch_size=8), PlacesConfig(steps=3, batch_size=2), scenes=8
+)
 
 
 def pretrain_quickly(out: Path, *more: object) -> Any:
@@ -66,7 +70,7 @@ def test_captions_with_a_gap_hold_it_exactly_once_and_no_place() -> None:
     scenes = next(placed_scenes(1, 40, 32, 40))
     assert scenes.images.shape == (40, 3, 32, 32) and scenes.masks.shape == (40, 1, 32, 32)
     is_picture = torch.tensor(["black and white mask" in caption for caption in scenes.captions])
-    assert [kind == "mask picture" for kind in scenes.kinds] == is_picture.tolist()
+    assert [kind == "mask picture" for kind in scenes.types] == is_picture.tolist()
     assert 1 <= int(is_picture.sum()) < 20
     assert torch.equal((scenes.images[is_picture] > 0)[:, :1], scenes.masks[is_picture] > 0)
     for caption, place, mask in zip(scenes.captions, scenes.places, scenes.masks, strict=True):
@@ -88,7 +92,7 @@ def test_a_pool_is_the_same_whatever_its_batches(fake_base: Any) -> None:
 def test_scenes_are_drawn_small_for_a_large_base_and_encoded_at_its_size(
     fake_base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(location, "SCENE_SIZE", 32)
+    monkeypatch.setattr(places_module, "SCENE_SIZE", 32)
     pool = make_scenes(fake_base, 3, 4)
     assert pool.masks.shape == (4, 1, 32, 32) and pool.latents.shape == (4, 4, 8, 8)
     scenes = next(placed_scenes(3, 4, 32, 4))
@@ -103,7 +107,8 @@ def test_the_encoder_learns_to_imitate_the_words_for_places_of_another_width(
     small_base: DiffusersModel,
 ) -> None:
     """small_base has CLIP's words at a width of its own (16)."""
-    task = WordsTask(small_base, make_scenes(small_base, 1, 60), small_encoders())
+    config = WordsConfig(steps=30, batch_size=16)
+    task = WordsTask(small_base, make_scenes(small_base, 1, 60), small_encoders(), config)
     place = task.pool.places[0]
     expected = small_base.word_vectors(place)["clip_l"][-4:]
     assert torch.equal(task.vectors["clip_l"][0], expected)
@@ -114,25 +119,25 @@ def test_the_encoder_learns_to_imitate_the_words_for_places_of_another_width(
             tokens = task.encoders["clip_l"](task.pool.masks)
             words = torch.stack([small_base.word_vectors(p)["clip_l"][-4:] for p in task.pool.places])
             mean = float(((tokens - words) ** 2).mean() / (words**2).mean())
-            losses = task.loss(task.pool, rows, rows, task.pool.latents, 0)
+            losses = task.loss(task.pool, Batch(rows, rows, task.pool.latents))
         assert losses.shape == (60,) and float(losses.mean()) == pytest.approx(mean, rel=1e-4)
         return mean
 
     before = error()
-    fit(task, replace(WORDS, steps=30, batch_size=16))
+    fit(task, config)
     assert error() < 0.6 * before
 
 
 def test_places_are_learned_from_the_error_of_v_at_each_kind_s_own_timesteps(fake_base: Any) -> None:
     """Weighted by 8 in the latent cells that the defect touches, whatever the base predicts."""
     scenes = make_scenes(fake_base, 1, 60)
-    task = PlaceTask(fake_base, scenes, small_encoders())
+    task = PlaceTask(fake_base, scenes, small_encoders(), PlacesConfig())
     picture = scenes.types.tolist().index(scenes.names.index("mask picture"))
     photo = scenes.types.tolist().index(scenes.names.index("photo"))
-    rows, drawn = torch.tensor([picture, photo]), torch.tensor([500, 500])
+    rows, halfway = torch.tensor([picture, photo]), torch.tensor([500, 500])
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        losses = task.loss(scenes, rows, drawn, noise, 0)
+        losses = task.loss(scenes, Batch(rows, halfway, noise))
         for loss, row, t, eps in zip(losses, (picture, photo), (950, 600), noise, strict=True):
             abar = float(fake_base.schedule.alphas_cumprod[t])
             z = scenes.latents[row]
@@ -153,17 +158,18 @@ def test_places_are_learned_from_the_error_of_v_at_each_kind_s_own_timesteps(fak
 def test_the_encoder_learns_what_a_diffusers_base_needs_to_know(small_base: DiffusersModel) -> None:
     noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
 
-    class SameDraw(PlaceTask):
-        def loss(self, pool: Any, rows: Any, t: Any, noise_drawn: Any, template: int) -> torch.Tensor:
-            return super().loss(pool, torch.arange(2), torch.tensor([100, 200]), noise, template)
+    class SameBatch(PlaceTask):
+        def loss(self, pool: Any, batch: Batch) -> torch.Tensor:
+            return super().loss(pool, Batch(torch.arange(2), torch.tensor([100, 200]), noise))
 
-    task = SameDraw(small_base, make_scenes(small_base, 1, 2), small_encoders())
+    config = PlacesConfig(steps=30, batch_size=2, warmup_steps=2)
+    task = SameBatch(small_base, make_scenes(small_base, 1, 2), small_encoders(), config)
     before = [parameter.clone() for parameter in small_base.unet.parameters()]
-    history = fit(task, replace(PLACES, steps=30, batch_size=2, warmup_steps=2))
+    history = fit(task, config)
     assert history.loss[-1] < 0.93 * history.loss[0]
     assert all(torch.equal(a, b) for a, b in zip(before, small_base.unet.parameters(), strict=True))
-    redrawn = task.redraw(torch.tensor([0, 1]))
-    assert redrawn.shape == (2, 4, 8, 8) and redrawn.isfinite().all()
+    preview = task.preview(torch.tensor([0, 1]))
+    assert preview.shape == (2, 4, 8, 8) and preview.isfinite().all()
 
 
 def test_an_untrained_encoder_has_the_paper_s_size_and_the_seed_s_weights(
@@ -185,7 +191,7 @@ def test_an_interrupt_keeps_the_encoder_unless_nothing_is_learned_yet(base: Any)
             if (name, done) == (stage, step):
                 raise KeyboardInterrupt
 
-        return train_encoder(base, QUICK, 3, 8, TrainingRun(stop))
+        return train_encoder(base, QUICK, TrainingRun(stop))
 
     with pytest.raises(KeyboardInterrupt):
         stop_at("scenes", 4)
@@ -193,22 +199,26 @@ def test_an_interrupt_keeps_the_encoder_unless_nothing_is_learned_yet(base: Any)
     assert words.end.interrupted and list(words.learned.training) == ["words"]
     places: Any = stop_at("places", 2).learned.training
     assert (places["words"]["steps"], places["places"]["steps"]) == (3, 2)
-    untrained = untrained_encoders(base, QUICK.seed)["clip_l"].state_dict()
+    untrained = untrained_encoders(base, QUICK.places.seed)["clip_l"].state_dict()
     assert any(not torch.equal(untrained[name], value) for name, value in state(words.learned).items())
-    assert not words.learned.anomaly and train_encoder(base, QUICK, 0, 8).end.finished
+    without_words = replace(QUICK, words=WordsConfig(steps=0))
+    assert not words.learned.anomaly and train_encoder(base, without_words).end.finished
 
 
 # --- starting from it
 
 
 def test_a_training_starts_from_exactly_the_encoder_given(base: Any, dataset: Path) -> None:
-    start = train_encoder(base, QUICK, 2, 8).learned
+    start = train_encoder(base, QUICK).learned
     given = {name: value.clone() for name, value in state(start).items()}
-    still = TrainingConfig(steps=1, image_size=64, views_per_pair=1, encoder_rate=0.0)
-    outcome = train_anomaly(base, find_dataset(dataset), still, 0.5, start=start)
-    assert all(torch.equal(value, given[name]) for name, value in state(outcome.learned).items())
-    moving = replace(still, encoder_rate=1e-3)
-    moved = state(train_anomaly(base, find_dataset(dataset), moving, 0.5, start=start).learned)
+
+    def trained_at(rate: float) -> dict[str, torch.Tensor]:
+        defects = DefectConfig(steps=1, views_per_pair=1, encoder_rate=rate)
+        config = TrainingConfig(64, 0.5, defects)
+        return state(TrainingJob(base, find_dataset(dataset), config, start=start).train_defects().learned)
+
+    assert all(torch.equal(value, given[name]) for name, value in trained_at(0.0).items())
+    moved = trained_at(1e-3)
     assert any(not torch.equal(value, given[name]) for name, value in moved.items())
     assert all(torch.equal(value, given[name]) for name, value in state(start).items()), "a copy is trained"
     assert state(Learned(base.fingerprint, 64, (), spatial_encoders=starting_encoders(base))).keys()
@@ -223,7 +233,7 @@ def test_the_command_s_file_is_an_artifact_that_train_starts_from(
     result = pretrain_quickly(file, "--json", summary, "--precision", "bf16")
     assert result.exit_code == 0 and all(f"{s}: 2/2" in result.stdout for s in ("words", "places"))
     assert json.loads(summary.read_text())["encoder"] == str(file)
-    assert base.economised == {"bf16": True, "checkpointing": False}
+    assert base.memory_saved == {"bf16": True, "checkpointing": False}
     learned = load_artifact(file, base.fingerprint)
     assert not learned.anomaly and not learned.mask and learned.image_size == base.native_size
     again = tmp_path / "again.safetensors"
@@ -232,12 +242,12 @@ def test_the_command_s_file_is_an_artifact_that_train_starts_from(
 
     seen: dict[str, torch.Tensor] = {}
 
-    class Watched(pipeline.AnomalyTask):
+    class Watched(jobs.AnomalyTask):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             seen.update({k: v.clone() for k, v in self.encoders["clip_l"].state_dict().items()})
 
-    monkeypatch.setattr(pipeline, "AnomalyTask", Watched)
+    monkeypatch.setattr(jobs, "AnomalyTask", Watched)
     assert train_quickly(dataset, tmp_path / "a.safetensors", "--encoder", file).exit_code == 0
     assert all(torch.equal(seen[name], value) for name, value in state(learned).items())
 

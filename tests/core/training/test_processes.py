@@ -24,19 +24,14 @@ from torch import Tensor
 from anomalydiffusion_core.cli.console import interrupted_between
 from anomalydiffusion_core.method.artifact import load_artifact
 from anomalydiffusion_core.training.checkpoint import Checkpoints
-from anomalydiffusion_core.training.defects import AnomalyTask, TrainingConfig
-from anomalydiffusion_core.training.fitting import History, TrainingStopped, Validation, fit
+from anomalydiffusion_core.training.config import DefectConfig
+from anomalydiffusion_core.training.defects import AnomalyTask
+from anomalydiffusion_core.training.fitting import TrainingStopped, fit
+from anomalydiffusion_core.training.history import History
 from anomalydiffusion_core.training.processes import Processes
+from anomalydiffusion_core.training.validation import Validation
 
-CONFIG = TrainingConfig(
-    steps=5,
-    batch_size=2,
-    image_size=64,
-    anomaly_tokens=3,
-    warmup_steps=2,
-    encoder_rate=1e-3,
-    validate_every=2,
-)
+CONFIG = DefectConfig(steps=5, batch_size=2, tokens=3, warmup_steps=2, encoder_rate=1e-3, validate_every=2)
 
 
 class Threads(Processes):
@@ -52,7 +47,7 @@ class Threads(Processes):
         self.meeting.wait()
         return values
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return self.gather(value)[0]
 
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -95,11 +90,11 @@ def test_processes_learn_what_one_learns_from_the_larger_batch(
 
     def work(processes: Processes) -> tuple[AnomalyTask, History]:
         task = tasks[processes.index]
-        return task, fit(task, config, Validation(task.pool), processes=processes)
+        return task, fit(task, config, Validation(task.pool, every=2), processes=processes)
 
     alone = replace(config, batch_size=count * config.batch_size)
     task = make_task(make_fake_base(), alone)
-    history = fit(task, alone, Validation(task.pool))
+    history = fit(task, alone, Validation(task.pool, every=2))
     parts = in_threads(work, count)
     for part, its_history in parts:
         assert its_history.loss == pytest.approx(history.loss, rel=1e-5)
@@ -127,7 +122,7 @@ def test_all_begin_with_what_the_first_begins_with(make_fake_base: Any) -> None:
 
 
 def test_the_clock_of_the_first_ends_all(make_fake_base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, steps=40, minutes=1.0, validate_every=0)
+    config = replace(CONFIG, steps=40, minutes=1.0)
     tasks = [make_task(make_fake_base(), config) for _ in range(2)]
 
     def work(processes: Processes) -> tuple[int, list[float]]:
@@ -151,11 +146,11 @@ def test_processes_that_were_cut_off_go_on_bit_for_bit(make_fake_base: Any, tmp_
                 raise KeyboardInterrupt
 
         whole, cut, resumed = tasks[processes.index :: 2]
-        fit(whole, CONFIG, Validation(whole.pool), processes=processes)
+        fit(whole, CONFIG, Validation(whole.pool, every=2), processes=processes)
         keeper = Checkpoints(tmp_path).stage("anomaly", {"processes": processes.count})
         with pytest.raises(KeyboardInterrupt):
-            fit(cut, CONFIG, Validation(cut.pool), stop, keeper=keeper, processes=processes)
-        fit(resumed, CONFIG, Validation(resumed.pool), keeper=keeper, processes=processes)
+            fit(cut, CONFIG, Validation(cut.pool, every=2), stop, keeper=keeper, processes=processes)
+        fit(resumed, CONFIG, Validation(resumed.pool, every=2), keeper=keeper, processes=processes)
         return learned(whole), learned(resumed)
 
     for whole, resumed in in_threads(work):

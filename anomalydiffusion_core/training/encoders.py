@@ -1,0 +1,44 @@
+"""Spatial encoders before their first step: those of a model, of the base, or untrained ones."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+
+from ..bases.tiny import architecture
+from ..method.artifact import check_base
+from ..method.embeddings import Learned
+from ..method.latent_diffusion import LatentDiffusion
+from ..method.spatial_encoder import SpatialEncoder, SpatialEncoderConfig
+
+
+def starting_encoders(
+    base: LatentDiffusion, seed: int = 0, start: Learned | None = None
+) -> dict[str, SpatialEncoder]:
+    """Copies of the spatial encoders of `start`, else the base's own pre-trained ones, else untrained ones.
+
+    Raises ValueError where `start` is of another base family, or has none.
+    """
+    if start:
+        check_base(start.base, base.fingerprint, "The spatial encoder to start from", "give one of this base")
+        if not start.spatial_encoders:
+            raise ValueError(
+                "The model to start from has no spatial encoder: give one that was trained with it."
+            )
+        return copy.deepcopy(start.spatial_encoders)
+    return copy.deepcopy(base.spatial_encoders) or untrained_encoders(base, seed)
+
+
+def untrained_encoders(base: LatentDiffusion, seed: int) -> dict[str, SpatialEncoder]:
+    """E per text encoder, at its token table's scale: of the paper's size, small for the tiny base."""
+    vectors, encoders = base.word_vectors("scratch stain hole"), {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, width in base.token_widths.items():
+            tiny = base.fingerprint.family == "tiny"
+            size = replace(architecture.SPATIAL_ENCODER, width=width) if tiny else SpatialEncoderConfig(width)
+            encoders[name] = SpatialEncoder(size)
+            encoders[name].set_scale(float(vectors[name].square().mean().sqrt()))
+    return encoders
