@@ -8,11 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..dataset.photos import Photo
+from ..method.artifact import check_type
 
 
 @dataclass(frozen=True)
 class ExportPair:
-    """A photo with its defects; where there are several, their masks share it."""
+    """A photo with its defects; where there are several, their masks share it.
+
+    Raises ValueError where a name could lead out of a folder, or a mask is not of the photo's size.
+    """
 
     category: str
     photo: Photo  # at its own size and depth
@@ -23,6 +27,7 @@ class ExportPair:
     def __post_init__(self) -> None:
         height, width = self.photo.size
         for defect, mask in self.masks.items():
+            check_type(f"{self.category}/{defect}")
             if mask.shape != (height, width):
                 raise ValueError(
                     f"The mask of {defect} is {mask.shape[1]}x{mask.shape[0]}, its photo {width}x{height}: "

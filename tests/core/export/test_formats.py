@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,15 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
 def test_a_mask_of_another_size_than_its_photo_is_refused() -> None:
     with pytest.raises(ValueError, match="mask of dent is 9x6, its photo 12x10: resize the mask or choose"):
         ExportPair("bolt", Photo(np.zeros((10, 12, 3), np.uint8), gray=False), {"dent": MASK}, {})
+
+
+@pytest.mark.parametrize(("key", "name"), [("category", "../up"), ("defect", ".."), ("defect", "a/b")])
+def test_names_in_a_manifest_that_lead_out_of_the_folder_are_refused(
+    tmp_path: Path, key: str, name: str
+) -> None:
+    (row,) = write_pairs(tmp_path / "made", 1)
+    (tmp_path / "made/manifest.jsonl").write_text(json.dumps({**row, key: name}) + "\n")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="is no category/defect"):
+        export_dataset(tmp_path / "made", "mvtec", tmp_path / "out")
+    assert tree(tmp_path) == before
