@@ -60,7 +60,7 @@ def main() -> None:
 def adapt(base: DiffusersModel, dataset: Dataset, config: AdaptationConfig, size: int) -> None:
     """Adapts a base, and tells what that does to photos that it was not adapted to."""
     photos = {name: c.test_normals for name, c in dataset.categories.items() if c.test_normals}
-    views = make_normal_views(base, photos, VIEWS, size, torch.Generator().manual_seed(1))
+    views = make_normal_views(base, photos, VIEWS, size, generator=torch.Generator().manual_seed(1))
     validation, task = Validation(views), AdaptationTask(base, views, {})
     before, start = validation.measure(task), time.monotonic()
     adapt_to_normals(base, dataset, config, size)

@@ -53,7 +53,7 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     learned, _ = embeddings.LoadEmbeddings.execute(DEMO).args
     photos, masks = scene(options.batch, options.size)
     positive, negative = conditioning.AnomalyConditioning.execute(
-        model, clip, vae, learned, "leather/burn", "a photo of a {}", mask=masks
+        model, clip, vae, learned, defect_type="leather/burn", template="a photo of a {}", mask=masks
     ).args
     given: dict[str, Any] = {
         "model": model, "positive": positive, "negative": negative, "vae": vae, "image": photos,

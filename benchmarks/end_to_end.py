@@ -91,7 +91,7 @@ def generate(
 ) -> tuple[GenerationOutcome, int]:
     """The accepted pairs, and how many were rejected."""
     with tempfile.TemporaryDirectory() as folder:
-        outcome = generate_all(run, learned, dataset, count, Path(folder) / "out")
+        outcome = generate_all(run, learned, dataset, count, out=Path(folder) / "out")
         return outcome, len(read_manifest(Path(folder) / "out" / "rejected"))
 
 

@@ -167,7 +167,7 @@ def tried(
     tally: Tally,
 ) -> list[GeneratedPair]:
     """Pairs of the tries whose mask is usable, judged one after the other as when generating."""
-    generator = PairGenerator(base, learned, subject.normals, config, {subject.name: subject.training})
+    generator = PairGenerator(base, learned, subject.normals, config, real={subject.name: subject.training})
     generator.gate(subject.name)  # is calibrated now, outside the seconds
     pairs: list[GeneratedPair] = []
     start = busy_seconds("cpu")

@@ -58,7 +58,7 @@ def _gates(base: LatentDiffusion, category: Category) -> dict[str, Gate]:
         for name in types
     }
     learned = Learned(base.fingerprint, SIZE, PHOTO_TEMPLATES)
-    generator = PairGenerator(base, learned, list(category.normals), GenerationConfig(), real)
+    generator = PairGenerator(base, learned, list(category.normals), GenerationConfig(), real=real)
     return {name: generator.gate(name) for name in types}
 
 

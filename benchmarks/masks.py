@@ -38,7 +38,7 @@ def main() -> None:
     for name in sorted(learned.mask):
         for guidance in options.guidance:
             sampling = replace(MaskConfig().sampling, guidance=guidance)
-            source, tries = invented_masks(base, learned, name, options.seed, MaskConfig(sampling)), []
+            source, tries = invented_masks(base, learned, name, options.seed, config=MaskConfig(sampling)), []
             for start in range(0, options.tries, BATCH):
                 tries += source.attempt(list(range(start, min(start + BATCH, options.tries))))
             outcome = Counter(problem or "usable" for _, problem in tries)

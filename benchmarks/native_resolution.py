@@ -88,7 +88,7 @@ def generate(root: Path, options: argparse.Namespace) -> None:
         batch_size=options.batch,
     )
     run, masks = GenerationRun(options.artifact, config, base), dataset / CATEGORY / "ground_truth"
-    outcome = generate_all(run, model, dataset, 2, root / "out", defect_types=[NAME], mask_folder=masks)
+    outcome = generate_all(run, model, dataset, 2, out=root / "out", defect_types=[NAME], mask_folder=masks)
     if len(outcome.rows) != 2:
         raise RuntimeError(f"2 pairs were to be made: {outcome.shortfalls}")
 

@@ -76,7 +76,7 @@ def main() -> None:
         noise = torch.randn(normal.shape, generator=generator)
         with torch.no_grad():
             context = anomaly_context(
-                base, learned.templates[0], learned.anomaly_tokens(name), learned.spatial_encoders, mask
+                base, learned.templates[0], learned.anomaly_tokens(name), learned.spatial_encoders, mask=mask
             )
         empty = empty_context(base, 1)
         defective, plain = (

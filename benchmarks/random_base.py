@@ -46,4 +46,13 @@ def random_sd(device: str = "cpu") -> DiffusersModel:
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
     schedule = scaled_linear_schedule({**SCHEDULE, "prediction_type": "epsilon"})
-    return DiffusersModel("sd1", unet, text_encoder, load_tokenizer(), kl_codec(vae), schedule, 512, device)
+    return DiffusersModel(
+        "sd1",
+        unet,
+        text_encoder,
+        load_tokenizer(),
+        codec=kl_codec(vae),
+        schedule=schedule,
+        native_size=512,
+        device=device,
+    )

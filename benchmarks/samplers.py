@@ -90,7 +90,9 @@ def measure(
     every: list[GeneratedPair] = []
     seconds, diversity, distance = 0.0, [], []
     for subject in subjects:
-        generator = PairGenerator(base, learned, subject.normals, config, {subject.name: subject.training})
+        generator = PairGenerator(
+            base, learned, subject.normals, config, real={subject.name: subject.training}
+        )
         generator.gate(subject.name)  # is calibrated now, outside the seconds
         start = busy_seconds("cpu")
         pairs = generator.try_indices(subject.name, range(count), subject.masks)

@@ -79,7 +79,7 @@ class Workload:
             self.images,
             self.masks,
             SamplingRequest(self.context, None, generators, decode=decode),
-            config,
+            config=config,
         )
 
 

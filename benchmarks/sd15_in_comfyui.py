@@ -90,7 +90,7 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     mask = torch.zeros(1, SIZE, SIZE)
     mask[:, 100:300, 200:400] = 1
     positive, negative = conditioning.AnomalyConditioning.execute(
-        model, clip, vae, learned, "leather/burn", "a photo of a {}", mask=mask
+        model, clip, vae, learned, defect_type="leather/burn", template="a photo of a {}", mask=mask
     ).args
     images, *_ = sampling.KSampler.execute(
         image=photo, mask=mask, vae=vae, feather=1.0, model=model, positive=positive, negative=negative,

@@ -93,7 +93,7 @@ def main() -> None:
             {name: group[part] for name, group in parts.items()},
             torch.Generator().manual_seed(0),
         )
-        return make_views(base, pairs, each, arguments.size, generator)
+        return make_views(base, pairs, each, arguments.size, generator=generator)
 
     pool, validation = views(0, config.views_per_pair), Validation(views(1, 1))
     for power in arguments.powers:

@@ -59,7 +59,7 @@ def make_task(base: DiffusersModel, photos: Path, config: TrainingConfig) -> Ano
     """Anomaly embeddings and spatial encoder on a pool of views, encoded here and not in the step."""
     defects, pairs = config.defects, find_dataset(photos).by_type()
     generator = torch.Generator().manual_seed(defects.seed)
-    pool = make_views(base, pairs, defects.views_per_pair, config.image_size, generator)
+    pool = make_views(base, pairs, defects.views_per_pair, config.image_size, generator=generator)
     return AnomalyTask(base, pool, starting_encoders(base), defects)
 
 

@@ -90,8 +90,8 @@ class AnomalyConditioning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, defect_type: str, template: str,
-        mask: Tensor | None = None, spatial_tokens: TokensByEncoder | None = None,
+        cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, *, defect_type: str,
+        template: str, mask: Tensor | None = None, spatial_tokens: TokensByEncoder | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
@@ -111,7 +111,7 @@ class AnomalyConditioning(io.ComfyNode):
                 where, count = spatial_tokens, len(next(iter(spatial_tokens.values())))
             else:
                 raise ValueError("Connect either a mask, or the tokens of Encode Mask: they say where.")
-            context = placed_context(base, template, look, where, count)
+            context = placed_context(base, template, look, where, count=count)
             empty = empty_context(base, len(context.hidden))
         known = {COLUMNS: context.columns, LEARNED: (embeddings, name)}
         return io.NodeOutput(conditioning(context, **known), conditioning(empty))
@@ -138,7 +138,7 @@ class MaskConditioning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, defect_type: str
+        cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, *, defect_type: str
     ) -> io.NodeOutput:
         import torch
 

@@ -78,6 +78,7 @@ class LoadDataset(io.ComfyNode):
         folder: str,
         category: str,
         defects: str,
+        *,
         normal_count: int,
         demo_size: int = DEMO_SIZE,
     ) -> io.NodeOutput:

@@ -83,6 +83,7 @@ class GenerationMetrics(io.ComfyNode):
         masks: Tensor,
         normals: Tensor,
         vae: VAE,
+        *,
         dataset: Dataset,
         category: str,
         share: float,
@@ -131,7 +132,7 @@ class TrainLocalizer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Tensor, masks: Tensor, normals: Tensor, size: int, steps: int, seed: int, width: int,
+        cls, images: Tensor, masks: Tensor, normals: Tensor, size: int, *, steps: int, seed: int, width: int,
         learning_rate: float,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.localizer import LocalizerConfig
@@ -205,7 +206,7 @@ class TrainClassifier(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, generated: Dataset, dataset: Dataset, category: str, share: float, size: int, steps: int,
+        cls, generated: Dataset, dataset: Dataset, category: str, share: float, *, size: int, steps: int,
         seed: int, pretrained: bool,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.evaluation.classifier import ClassifierConfig

@@ -66,7 +66,7 @@ class QualityGate(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, smallest_fill: float,
+        cls, images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, *, smallest_fill: float,
         dataset: Dataset | None = None, embeddings: Learned | None = None, defect_type: str = "",
         **checks: bool,
     ) -> io.NodeOutput:  # fmt: skip
@@ -76,7 +76,16 @@ class QualityGate(io.ComfyNode):
         from .host.gate import judge_batch
 
         config = GateConfig(tuple(name for name in CHECKS if checks.get(name, True)), smallest_fill)
-        pairs, report = judge_batch(images, masks, normals, vae, config, dataset, embeddings, defect_type)
+        pairs, report = judge_batch(
+            images,
+            masks,
+            normals,
+            vae,
+            config=config,
+            dataset=dataset,
+            learned=embeddings,
+            defect_type=defect_type,
+        )
         good = [i for i, pair in enumerate(pairs) if not pair.problems]
         left = [i for i, pair in enumerate(pairs) if pair.problems]
         # no node can take a batch of none
@@ -151,10 +160,19 @@ class SaveDataset(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Tensor, masks: Tensor, defect_type: str, folder: str, normals: Tensor | None = None,
+        cls, images: Tensor, masks: Tensor, defect_type: str, folder: str, *, normals: Tensor | None = None,
         scores: list[dict[str, Any]] | None = None, embeddings: Learned | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from .host.dataset_writer import save_pairs
 
-        root = save_pairs(images, masks, defect_type, folder, normals, scores, embeddings, cls.hidden.prompt)
+        root = save_pairs(
+            images,
+            masks,
+            defect_type,
+            folder,
+            normals=normals,
+            scores=scores,
+            learned=embeddings,
+            prompt=cls.hidden.prompt,
+        )
         return io.NodeOutput(str(root), ui=ui.PreviewImage(images, cls=cls))

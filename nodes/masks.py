@@ -51,15 +51,18 @@ class GenerateMasks(io.ComfyNode):
         clip: CLIP,
         vae: VAE,
         embeddings: Learned,
+        *,
         defect_type: str,
         count: int,
         **sampler: Any,
     ) -> io.NodeOutput:
-        from .host.mask_invention import invented_masks
+        from .host.mask_invention import masks_from_sampler
         from .host.sampling import SamplerSettings
 
         name = chosen_type(embeddings, defect_type, "mask")
-        masks = invented_masks(model, clip, vae, embeddings, name, count, SamplerSettings(**sampler))
+        masks = masks_from_sampler(
+            model, clip, vae, embeddings, defect_type=name, count=count, settings=SamplerSettings(**sampler)
+        )
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks))
 
 
@@ -97,6 +100,7 @@ class BinarizeMasks(io.ComfyNode):
         threshold: float,
         embeddings: Learned | None = None,
         defect_type: str = "",
+        *,
         seed: int = 0,
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.masks.invention import MaskConfig, masks_from_pictures
@@ -176,6 +180,7 @@ class MixMasks(io.ComfyNode):
         width: int,
         height: int,
         seed: int,
+        *,
         defect_type: str = "",
         generated_masks: Tensor | None = None,
         drawn_masks: Tensor | None = None,
@@ -208,7 +213,9 @@ class MixMasks(io.ComfyNode):
             area=None if placements else UNKNOWN_AREA,
         )
         source = mask_source({FORMER_NAMES.get(key, key): value for key, value in weights.items()}, request)
-        return _masks_output(masks_in_frame(source, count, placements, (height, width), seed, name))
+        return _masks_output(
+            masks_in_frame(source, count, placements, (height, width), seed=seed, defect_type=name)
+        )
 
 
 class PlaceMasks(io.ComfyNode):
@@ -249,6 +256,7 @@ class PlaceMasks(io.ComfyNode):
         normals: Tensor,
         mode: PlacementMode,
         seed: int,
+        *,
         embeddings: Learned | None = None,
         defect_type: str = "",
     ) -> io.NodeOutput:
@@ -258,7 +266,9 @@ class PlaceMasks(io.ComfyNode):
         name = chosen_type(embeddings, defect_type, "mask") if embeddings else ""
         placements = embeddings.mask_placements.get(name, []) if embeddings else []
         photos = list(pixels_of(normals))
-        return _masks_output(lay_on_photos(_marked(masks), photos, placements, seed, name, mode))
+        return _masks_output(
+            lay_on_photos(_marked(masks), photos, placements, seed, defect_type=name, mode=mode)
+        )
 
 
 def _marked(masks: Tensor) -> list[Any]:

@@ -52,7 +52,7 @@ class AttentionReweighting(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: ModelPatcher, positive: Conditioning, mode: str, strength: float,
-        start: float = AARConfig.start, end: float = AARConfig.end, maximum: float = AARConfig.maximum,
+        *, start: float = AARConfig.start, end: float = AARConfig.end, maximum: float = AARConfig.maximum,
         image: Tensor | None = None, mask: Tensor | None = None, vae: VAE | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from .host.sampling import paper_pixels, reweighted
@@ -123,7 +123,7 @@ class KSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, positive: Conditioning, negative: Conditioning, vae: VAE, image: Tensor,
+        cls, model: ModelPatcher, positive: Conditioning, negative: Conditioning, vae: VAE, *, image: Tensor,
         mask: Tensor, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, mode: str,
         strength: float, feather: float, start: float = AARConfig.start, end: float = AARConfig.end,
         maximum: float = AARConfig.maximum, attention_maps: bool = False, aar_vae: VAE | None = None,
@@ -142,7 +142,7 @@ class KSampler(io.ComfyNode):
             photos, model, positive, negative, settings=settings, aar=aar, aar_vae=aar_vae, maps=maps
         )
         images = sampling.paste_back(
-            photos, latent, outlines_of(positive, dataset, photos.image, vae, feather)
+            photos, latent, outlines_of(positive, dataset, photos.image, vae, feather=feather)
         )
         heat = sampling.attention_pictures(photos, maps)
         shown: Any = [*images, *heat] if attention_maps else images  # the host takes pictures of any size

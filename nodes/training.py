@@ -160,7 +160,7 @@ class TrainAnomaly(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, dataset: Any, steps: int, batch_size: int, share: float,
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, *, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = CHECKPOINT_MINUTES, accumulate: int = DefectConfig.accumulate,
         low_memory: bool = False, extend: Any = None, start: Any = None,
@@ -223,7 +223,7 @@ class TrainMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, dataset: Any, embeddings: Any, steps: int, batch_size: int,
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, *, embeddings: Any, steps: int, batch_size: int,
         share: float, seed: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = CHECKPOINT_MINUTES, accumulate: int = MaskEmbeddingConfig.accumulate,
         low_memory: bool = False,

@@ -43,6 +43,7 @@ class DiffusersModel:
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
+        *,
         codec: Codec,
         schedule: NoiseSchedule,
         native_size: int,
@@ -182,7 +183,7 @@ class DiffusersModel:
         start, end, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         rows, starts = [], []
         for prompt in prompts:
-            head, tail = split_prompt(prompt, self._ids, start, count, self.length)
+            head, tail = split_prompt(prompt, self._ids, start, count, length=self.length)
             starts.append(len(head))
             row = head + [end] * (count or 0) + tail + [end]
             rows.append(row + [pad] * (self.length - len(row)))
@@ -312,11 +313,11 @@ def _load_tiny(device: torch.device | str, path: Path | None = None) -> Diffuser
         tiny.unet,
         tiny.text_encoder,
         tiny.tokenizer,
-        codec,
-        scaled_linear_schedule(architecture.SCHEDULE),
-        architecture.NATIVE_SIZE,
-        device,
-        tiny.spatial_encoder,
+        codec=codec,
+        schedule=scaled_linear_schedule(architecture.SCHEDULE),
+        native_size=architecture.NATIVE_SIZE,
+        device=device,
+        spatial_encoder=tiny.spatial_encoder,
     )
 
 
@@ -361,8 +362,8 @@ def _from_pipeline(base: str, pipeline: Any, device: torch.device | str) -> Diff
         unet,
         pipeline.text_encoder,
         pipeline.tokenizer,
-        codec,
-        scaled_linear_schedule(dict(pipeline.scheduler.config)),
-        native,
-        device,
+        codec=codec,
+        schedule=scaled_linear_schedule(dict(pipeline.scheduler.config)),
+        native_size=native,
+        device=device,
     )

@@ -42,6 +42,7 @@ def demo(
         Path | None,
         typer.Option(help="Run it in this ComfyUI (the folder of its main.py), by the example workflow."),
     ] = None,
+    *,
     json: Json = None,
 ) -> None:
     """Makes a few-shot dataset, trains on it, generates labelled pairs and writes a report."""
@@ -78,7 +79,7 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
     learned = load_onto(base, artifact)
     config = GenerationConfig(seed=seed)
     run = GenerationRun(artifact, config, base)
-    outcome = generate_all(run, learned, few_shot, count, generated, on_stage=on_stage)
+    outcome = generate_all(run, learned, few_shot, count, out=generated, on_stage=on_stage)
     return {
         **_summary(few_shot, artifact, generated, learned),
         "shortfall": " ".join(outcome.shortfalls.values()),

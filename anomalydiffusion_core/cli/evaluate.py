@@ -29,6 +29,7 @@ def evaluate(
     real: Annotated[Path, typer.Option(help="The real dataset: train/good, test/good and real pairs.")],
     out: Annotated[Path, typer.Option(help="Folder for tables and results; a repeated call continues.")],
     against: Annotated[str, typer.Option(help=f"Baselines, comma-separated: {', '.join(BASELINES)}.")] = "",
+    *,
     detectors: Annotated[
         str,
         typer.Option(help="Detectors of anomalib, comma-separated: patchcore, padim, cflow, ..."),

@@ -21,6 +21,7 @@ def generate(
     dataset: Annotated[Path, typer.Argument(help="Where the normal photos are: the dataset trained on.")],
     out: Annotated[Path, typer.Option(help="Dataset to write or to continue (MVTec layout + manifest).")],
     count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type, in all.")] = 20,
+    *,
     defect_type: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,7 +156,7 @@ def generate(
                 learned,
                 dataset,
                 count,
-                out,
+                out=out,
                 defect_types=defect_type,
                 mask_folder=mask_folder,
                 weights=weights,

@@ -20,6 +20,7 @@ def masks(
     ],
     count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
     defect_type: DefectTypes = None,
+    *,
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance (Eq. 10); released: 5.")
     ] = MaskConfig.sampling.guidance,
@@ -41,7 +42,9 @@ def masks(
         if not types:
             raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
         with progress() as on_stage:
-            invention = invent_for_types(host, learned, types, count, seed, config, on_stage)
+            invention = invent_for_types(
+                host, learned, types, count, seed=seed, config=config, on_stage=on_stage
+            )
         write_masks(invention.masks, out)
         say(f"Masks: {out}\nOverview: {out / OVERVIEW}")
         return {

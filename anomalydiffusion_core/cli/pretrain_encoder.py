@@ -21,6 +21,7 @@ def pretrain_encoder(
     words_steps: Annotated[
         int, typer.Option(min=0, help="Steps, before, for imitating the base's words for places.")
     ] = WordsConfig.steps,
+    *,
     minutes: Annotated[
         float | None, typer.Option(help="Stop each of the two trainings after this long.")
     ] = PlacesConfig.minutes,

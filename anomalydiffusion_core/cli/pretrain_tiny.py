@@ -17,6 +17,7 @@ def pretrain_tiny(
     recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes in all).")] = "cpu",
     resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time.")] = None,
+    *,
     seed: Seed = Recipe().seed,
     device: Device = None,
     json: Json = None,

@@ -19,6 +19,7 @@ def queue(
         list[str] | None,
         typer.Option("--set", help="node.input=value (repeat); a node by its id, title or type."),
     ] = None,
+    *,
     out: Annotated[
         Path | None, typer.Option(help="Download what the jobs saved into this folder; else it is named.")
     ] = None,

@@ -33,6 +33,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The artifact to write (.safetensors); must not exist yet.")],
     base: Base = None,
     category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    *,
     defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")

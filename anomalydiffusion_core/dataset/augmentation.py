@@ -26,7 +26,7 @@ def whole_view(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def random_view(
-    image: Tensor, mask: Tensor, size: int, generator: torch.Generator, close_up: bool = False
+    image: Tensor, mask: Tensor, size: int, generator: torch.Generator, *, close_up: bool = False
 ) -> tuple[Tensor, Tensor]:
     """One random view of image (3,H,W) in [-1,1] and mask (1,H,W) in {0,1}, both at size x size.
 

@@ -87,7 +87,7 @@ class Photo:
         """
         samples = self.samples.copy()
         values = generated.mean(-1) if self.gray else generated
-        samples[box] = paste(samples[box], values, mask, feather, self.white)
+        samples[box] = paste(samples[box], values, mask, feather, white=self.white)
         return photo_of(samples, self.white)
 
     def image(self) -> Image.Image:

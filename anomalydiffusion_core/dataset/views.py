@@ -57,6 +57,7 @@ def make_views(
     pairs: dict[str, list[Pair]],
     per_pair: int,
     size: int,
+    *,
     generator: torch.Generator,
     most: int = LARGEST_POOL,
 ) -> ViewPool:
@@ -80,6 +81,7 @@ def make_mask_views(
     pairs: dict[str, list[Pair]],
     per_pair: int,
     size: int,
+    *,
     generator: torch.Generator,
     most: int = LARGEST_POOL,
 ) -> ViewPool:
@@ -102,6 +104,7 @@ def make_normal_views(
     photos: Mapping[str, Sequence[Path]],
     per_photo: int,
     size: int,
+    *,
     generator: torch.Generator,
     most: int = LARGEST_POOL,
 ) -> ViewPool:

@@ -76,6 +76,7 @@ class Drafter:
         normals: list[Path],
         config: GenerationConfig,
         real: dict[str, list[Pair]],
+        *,
         device: str,
     ) -> None:
         if not normals:
@@ -159,9 +160,9 @@ class Drafter:
             self.placements(defect_type),
             normal.foreground,
             normal.photo.size,
-            generator,
-            self.config.masks.on_object,
-            self.config.placement,
+            generator=generator,
+            share=self.config.masks.on_object,
+            mode=self.config.placement,
         )
         if normal.foreground is not None and not normal.foreground.any():
             raise Unusable(NO_OBJECT)

@@ -110,11 +110,12 @@ class PairGenerator:
         learned: Learned,
         normals: list[Path],
         config: GenerationConfig,
+        *,
         real: dict[str, list[Pair]] | None = None,
         decode: Decode | None = None,
     ) -> None:
         self.learned, self.config = learned, config
-        self.drafter = Drafter(learned, normals, config, real or {}, str(base.device))
+        self.drafter = Drafter(learned, normals, config, real or {}, device=str(base.device))
         self.maker = RegionMaker(base, learned, config.batch_size, decode)
         self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
         self.gate = lru_cache(maxsize=None)(
@@ -230,7 +231,9 @@ class PairGenerator:
         result, feathers, changed = photo, [], []
         for job, region in zip(jobs, decoded, strict=True):
             usual = self.gate(job.defect_type).usual_seam
-            result, feather = softened(result, region, config.feather, config.softest, usual, size)
+            result, feather = softened(
+                result, region, config.feather, config.softest, usual_seam=usual, size=size
+            )
             feathers.append(feather)
         for job, region in zip(jobs, decoded, strict=True):
             after, mask = in_window(result, job.region.window).levels(), job.region.mask

@@ -127,7 +127,7 @@ class RegionMaker:
             [job.template for job in jobs],
             {name: e_a.cpu() * strength for name, e_a in tokens.items()},
             self.learned.spatial_encoders,
-            masks,
+            mask=masks,
         )
 
     def _heat(self, decoded: DecodedRegion, shares: Tensor) -> np.ndarray:
@@ -170,7 +170,13 @@ def stitched(photo: Photo, decoded: DecodedRegion, feather: float) -> Photo:
 
 
 def softened(
-    photo: Photo, decoded: DecodedRegion, feather: float, softest: float, usual_seam: float | None, size: int
+    photo: Photo,
+    decoded: DecodedRegion,
+    feather: float,
+    softest: float,
+    *,
+    usual_seam: float | None,
+    size: int,
 ) -> tuple[Photo, float]:
     """The photo with a region laid into it, and the feather of that: from `feather` up to `softest`, the
     least at which the outline shows no more than `usual_seam` on a canvas of `size`, or as little as it can.

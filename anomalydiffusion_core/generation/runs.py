@@ -106,8 +106,8 @@ def generate_dataset(
     learned: Learned,
     job: CategoryJob,
     count: int,
-    out: Path,
     *,
+    out: Path,
     on_stage: OnStage = lambda *_: None,
     on_step: OnStep | None = None,
 ) -> GenerationOutcome:
@@ -117,7 +117,9 @@ def generate_dataset(
     keep the others from being made.
     """
     decode = load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None
-    generator = PairGenerator(run.base, learned, list(job.category.normals), run.config, job.real, decode)
+    generator = PairGenerator(
+        run.base, learned, list(job.category.normals), run.config, real=job.real, decode=decode
+    )
     output = _Output(run, generator, job.category, out)
     outcome = GenerationOutcome()
     for defect, masks in job.masks.items():
@@ -252,8 +254,8 @@ def generate_all(
     learned: Learned,
     dataset: Path,
     count: int,
-    out: Path,
     *,
+    out: Path,
     defect_types: list[str] | None = None,
     mask_folder: Path | None = None,
     weights: dict[str, float] | None = None,
@@ -289,7 +291,7 @@ def generate_all(
             if name.partition("/")[0] == category.name
         }
         job = CategoryJob(category, masks, supply.real)
-        part = generate_dataset(run, learned, job, count, out, on_stage=on_stage, on_step=on_step)
+        part = generate_dataset(run, learned, job, count, out=out, on_stage=on_stage, on_step=on_step)
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
     return outcome
@@ -338,7 +340,7 @@ def _mask_source(
         defect_type=defect_type,
         seed=config.seed,
         invented=invented_masks(
-            run.base, learned, defect_type, config.seed, config.masks, on_mask=on_mask, in_frame=False
+            run.base, learned, defect_type, config.seed, config=config.masks, on_mask=on_mask, in_frame=False
         ),
         real=lambda: [read_mask(pair.mask) for pair in pairs],
         given=supply.given.get(defect_type, []),

@@ -89,6 +89,7 @@ def invent_shapes(
     learned: Learned,
     defect_type: str,
     indices: list[int],
+    *,
     seed: int,
     config: MaskConfig,
 ) -> list[np.ndarray]:
@@ -128,6 +129,7 @@ class InventedMasks:
         place: Placer | None,
         defect_type: str,
         config: MaskConfig = MaskConfig(),
+        *,
         batch: int = 8,
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     ) -> None:
@@ -175,6 +177,7 @@ def invented_masks(
     learned: Learned,
     defect_type: str,
     seed: int,
+    *,
     config: MaskConfig = MaskConfig(),
     batch: int = 8,
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
@@ -186,7 +189,7 @@ def invented_masks(
     config = usable_for(config, learned, defect_type)
     invent = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config)
     place = placer_of(learned, defect_type, seed) if in_frame else None
-    return InventedMasks(invent, place, defect_type, config, batch, on_mask)
+    return InventedMasks(invent, place, defect_type, config, batch=batch, on_mask=on_mask)
 
 
 def invent_masks(
@@ -194,6 +197,7 @@ def invent_masks(
     learned: Learned,
     defect_type: str,
     count: int,
+    *,
     seed: int,
     config: MaskConfig = MaskConfig(),
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
@@ -202,7 +206,7 @@ def invent_masks(
 
     Raises TriesExhausted, saying what was wrong how often, after `tries_per_mask` tries for each.
     """
-    masks = invented_masks(base, learned, defect_type, seed, config, on_mask=on_mask)
+    masks = invented_masks(base, learned, defect_type, seed, config=config, on_mask=on_mask)
     return [masks(number) for number in range(count)]
 
 
@@ -219,6 +223,7 @@ def invent_for_types(
     learned: Learned,
     defect_types: list[str],
     count: int,
+    *,
     seed: int,
     config: MaskConfig,
     on_stage: OnStage,
@@ -236,7 +241,7 @@ def invent_for_types(
             on_stage(name, accepted, count, f"{tries} tried")
 
         try:
-            masks[name] = invent_masks(base, learned, name, count, seed, config, on_mask)
+            masks[name] = invent_masks(base, learned, name, count, seed=seed, config=config, on_mask=on_mask)
         except TriesExhausted as shortfall:
             shortfalls[name] = str(shortfall)
     if not masks:

@@ -81,6 +81,7 @@ def lay(
     placements: Sequence[Placement],
     foreground: np.ndarray | None,
     size: tuple[int, int],
+    *,
     generator: torch.Generator,
     share: float = 0.9,
     mode: PlacementMode = "learned",
@@ -122,6 +123,7 @@ def lay_on_photos(
     photos: Sequence[np.ndarray],
     placements: Sequence[Placement],
     seed: int,
+    *,
     defect_type: str,
     mode: PlacementMode = "learned",
 ) -> list[np.ndarray]:
@@ -142,7 +144,7 @@ def lay_on_photos(
         foreground = foregrounds[number % len(photos)]
         generator = image_generator(seed, number, f"{defect_type} places")
         shape, size = shapes[number % len(shapes)], photos[number % len(photos)].shape[:2]
-        mask = lay(shape, placements, foreground, size, generator, mode=mode)
+        mask = lay(shape, placements, foreground, size, generator=generator, mode=mode)
         if mask is None:
             shown = foreground is not None and foreground.any()
             reason = "no place on the object was found for it" if shown else "the photo shows no object"

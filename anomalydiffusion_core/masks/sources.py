@@ -62,6 +62,7 @@ def onto_photo(
     placements: Sequence[Placement],
     foreground: np.ndarray | None,
     size: tuple[int, int],
+    *,
     generator: torch.Generator,
     share: float = 0.9,
     mode: PlacementMode = "learned",
@@ -71,7 +72,7 @@ def onto_photo(
     """
     if mask.placed:
         return fit_mask(mask.shape, size)
-    return lay(mask.shape, placements, foreground, size, generator, share, mode)
+    return lay(mask.shape, placements, foreground, size, generator=generator, share=share, mode=mode)
 
 
 def masks_in_frame(
@@ -79,6 +80,7 @@ def masks_in_frame(
     count: int,
     placements: Sequence[Placement],
     size: tuple[int, int],
+    *,
     seed: int,
     defect_type: str,
 ) -> list[np.ndarray]:
@@ -86,7 +88,7 @@ def masks_in_frame(
     masks = []
     for number in range(count):
         generator = image_generator(seed, number, f"{defect_type} places")
-        mask = onto_photo(source(number), placements, None, size, generator)
+        mask = onto_photo(source(number), placements, None, size, generator=generator)
         assert mask is not None  # without a foreground anywhere will do
         masks.append(mask)
     return masks

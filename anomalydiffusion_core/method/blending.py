@@ -36,7 +36,7 @@ def soft_mask(mask: np.ndarray, feather: float) -> np.ndarray:
 
 
 def paste(
-    photo: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: float = 1.0, white: int = 255
+    photo: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: float = 1.0, *, white: int = 255
 ) -> np.ndarray:
     """Lays generated, float in [0,255], into photo, unsigned integers in [0,white], inside mask (H,W) bool.
 

@@ -32,13 +32,14 @@ def anomaly_context(
     template: str | list[str],
     anomaly: TokensByEncoder,
     encoders: dict[str, SpatialEncoder],
+    *,
     mask: Tensor,
 ) -> Context:
     """Context of a defect at a place, one template for all or one per mask (B,1,H,W).
 
     Gradients reach e_a and E.
     """
-    return placed_context(base, template, anomaly, spatial_tokens(encoders, mask), len(mask))
+    return placed_context(base, template, anomaly, spatial_tokens(encoders, mask), count=len(mask))
 
 
 def placed_context(
@@ -46,6 +47,7 @@ def placed_context(
     template: str | list[str],
     anomaly: TokensByEncoder,
     spatial: TokensByEncoder,
+    *,
     count: int,
 ) -> Context:
     """As `anomaly_context`, from spatial tokens (B,n,d), `count` = B of them, that are there already."""

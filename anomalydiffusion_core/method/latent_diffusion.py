@@ -96,7 +96,7 @@ def fitting_vectors(inserted: dict[str, Tensor], encoder: str, rows: int, width:
 
 
 def split_prompt(
-    prompt: str, ids: Callable[[str], list[int]], start: int, count: int | None, length: int
+    prompt: str, ids: Callable[[str], list[int]], start: int, count: int | None, *, length: int
 ) -> tuple[list[int], list[int]]:
     """Token ids before and after `count` inserted vectors (None: none), cut so that an end token still fits.
 

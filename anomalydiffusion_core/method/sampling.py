@@ -105,7 +105,7 @@ def sample(
 
 @torch.no_grad()
 def sample_into(
-    base: LatentDiffusion, image: Tensor, mask: Tensor, request: SamplingRequest, config: SamplingConfig
+    base: LatentDiffusion, image: Tensor, mask: Tensor, request: SamplingRequest, *, config: SamplingConfig
 ) -> Tensor:
     """Generates inside masks: normal images (B,3,H,W) in [-1,1], masks (B,1,H,W) in {0,1} -> latents
     (B,C,h,w).

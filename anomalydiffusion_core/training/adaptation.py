@@ -79,7 +79,7 @@ def adapt_to_normals(
     photos, stage = training_normals(dataset), stage or Stage("normals")
     stage.tell("reading normal photos and making views")
     generator = torch.Generator().manual_seed(config.seed)
-    pool = make_normal_views(base, photos, _views_per_photo(config, photos), image_size, generator)
+    pool = make_normal_views(base, photos, _views_per_photo(config, photos), image_size, generator=generator)
     with base.adapting(config.rank, generator) as parameters:
         end = stage.train(AdaptationTask(base, pool, parameters, config), config)
         adapter = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}

@@ -97,7 +97,7 @@ class AnomalyTask:
     def _context(self, views: ViewPool, template: int) -> Context:
         e_a = {name: table[views.types] for name, table in self.tokens.items()}
         prompt = PHOTO_TEMPLATES[template % len(PHOTO_TEMPLATES)]
-        return anomaly_context(self.base, prompt, e_a, self.encoders, views.masks)
+        return anomaly_context(self.base, prompt, e_a, self.encoders, mask=views.masks)
 
     def into(self, learned: Learned) -> None:
         """Copies what was learned into `learned`."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..bases.tiny import architecture
+from ..bases.families import FAMILIES
 from ..method.artifact import check_base
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
@@ -32,13 +32,13 @@ def starting_encoders(
 
 
 def untrained_encoders(base: LatentDiffusion, seed: int) -> dict[str, SpatialEncoder]:
-    """E per text encoder, at its token table's scale: of the paper's size, small for the tiny base."""
+    """E per text encoder, at its token table's scale: of its family's size, else of the paper's."""
     vectors, encoders = base.word_vectors("scratch stain hole"), {}
+    family = FAMILIES.get(base.fingerprint.family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, width in base.token_widths.items():
-            tiny = base.fingerprint.family == "tiny"
-            size = replace(architecture.SPATIAL_ENCODER, width=width) if tiny else SpatialEncoderConfig(width)
-            encoders[name] = SpatialEncoder(size)
+            size = (family and family.spatial_encoder) or SpatialEncoderConfig(width)
+            encoders[name] = SpatialEncoder(replace(size, width=width))
             encoders[name].set_scale(float(vectors[name].square().mean().sqrt()))
     return encoders

@@ -117,7 +117,9 @@ class TrainingJob:
 
         def views(number: int) -> ViewPool:
             generator = image_generator(config.seed, number, "views")
-            return make_views(self.base, training, config.views_per_pair, self.config.image_size, generator)
+            return make_views(
+                self.base, training, config.views_per_pair, self.config.image_size, generator=generator
+            )
 
         pools = RefreshedPool(views, config.refresh_every) if config.refresh_every else None
         pool = pools.at(0) if pools else views(0)
@@ -144,7 +146,7 @@ class TrainingJob:
         known = self.extends.mask if self.extends else {}
         training = self._split(known)[0]
         size, generator = mask_picture_size(self.base, learned.image_size), _seeded(config.seed)
-        pictures = make_mask_views(self.base, training, config.views_per_pair, size, generator)
+        pictures = make_mask_views(self.base, training, config.views_per_pair, size, generator=generator)
         task = MaskTask(self.base, pictures, config)
         end = stage.train(task, config)
         task.into(learned)
@@ -190,7 +192,7 @@ class TrainingJob:
     def _validation(self, held_out: Pairs, pool: ViewPool) -> Validation:
         """Measurements on held-out pairs, whose types are numbered as in the pool that is trained on."""
         config = self.config.defects
-        views = make_views(self.base, held_out, 1, self.config.image_size, _seeded(config.seed))
+        views = make_views(self.base, held_out, 1, self.config.image_size, generator=_seeded(config.seed))
         views.types = torch.tensor([pool.names.index(views.names[i]) for i in views.types.tolist()])
         return Validation(views, every=config.validate_every, patience=config.patience)
 

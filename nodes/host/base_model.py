@@ -159,7 +159,9 @@ class ComfyModel:
         count, length = None if vectors is None else vectors.shape[1], tokenizer.max_length
         rows, starts = [], []
         for number, prompt in enumerate(prompts):
-            head, tail = split_prompt(prompt, partial(_ids, tokenizer), tokenizer.start_token, count, length)
+            head, tail = split_prompt(
+                prompt, partial(_ids, tokenizer), tokenizer.start_token, count, length=length
+            )
             starts.append(len(head))
             row: list[int | Tensor] = [*head, *tail, tokenizer.end_token]
             row += [tokenizer.pad_token] * (length - len(row) - (count or 0))

@@ -27,6 +27,7 @@ def save_pairs(
     masks: Tensor,
     defect_type: str,
     folder: str,
+    *,
     normals: Tensor | None,
     scores: list[dict[str, Any]] | None,
     learned: Learned | None,

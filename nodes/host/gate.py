@@ -44,6 +44,7 @@ def judge_batch(
     masks: Tensor,
     normals: Tensor,
     vae: VAE,
+    *,
     config: GateConfig,
     dataset: Dataset | None,
     learned: Learned | None,
@@ -54,7 +55,7 @@ def judge_batch(
     Raises ValueError, saying what failed how often, where none is good enough.
     """
     size = canvas_size(learned, normals, vae)
-    regions = made_regions(images, masks, normals, vae, size)
+    regions = made_regions(images, masks, normals, vae, size=size)
     gate, calibration = _gate_of(dataset, learned, defect_type, config, vae, size)
     pairs = _judged(gate, regions)
     if all(pair.problems for pair in pairs):
@@ -67,7 +68,7 @@ def judge_batch(
 
 
 def outlines_of(
-    positive: Conditioning, dataset: Dataset | None, image: Tensor, vae: VAE, feather: float
+    positive: Conditioning, dataset: Dataset | None, image: Tensor, vae: VAE, *, feather: float
 ) -> Outlines:
     """How a defect of the type in `positive` fades in: with a dataset as softly as in its real pairs."""
     learned, name = next((options[LEARNED] for _, options in positive if LEARNED in options), (None, ""))
@@ -89,7 +90,7 @@ def canvas_size(learned: Learned | None, normals: Tensor, vae: VAE) -> int:
 
 
 def made_regions(
-    images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, size: int
+    images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, *, size: int
 ) -> list[list[ChangedRegion]]:
     """The regions of each pair in their windows: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
 
@@ -145,7 +146,7 @@ def _gate_of(
     if not normals:
         return plain, "not calibrated: the dataset has no normal photos"
     model = learned or Learned(Fingerprint(family, ""), size, ())
-    drafter = Drafter(model, normals, GenerationConfig(gate=config), {name: pairs}, device)
+    drafter = Drafter(model, normals, GenerationConfig(gate=config), {name: pairs}, device=device)
     return calibrated_gate(drafter, name, backbone), f"calibrated on {which}"
 
 

@@ -27,11 +27,12 @@ from .pixels import to_core
 from .sampling import SamplerSettings, sample_images
 
 
-def invented_masks(
+def masks_from_sampler(
     model: ModelPatcher,
     clip: CLIP,
     vae: VAE,
     learned: Learned,
+    *,
     defect_type: str,
     count: int,
     settings: SamplerSettings,

@@ -100,6 +100,7 @@ def reweighted(
     positive: Conditioning,
     aar: AARConfig,
     maps: AttentionMaps | None = None,
+    *,
     pixels: Pixels | None = None,
 ) -> ModelPatcher:
     """A MODEL clone with AAR for the learned vectors of `positive`; `pixels` are those of mode `paper`."""
@@ -194,7 +195,7 @@ def sample_latents(
     if aar.mode == "paper":
         image = _padded(photos.image, photos.factor)
         pixels = paper_pixels(model, aar_vae or photos.vae, image, mask)
-    patched = reweighted(model, positive, aar, maps, pixels)
+    patched = reweighted(model, positive, aar, maps, pixels=pixels)
     return sample_images(
         patched,
         [image_generator(settings.seed, i) for i in range(len(photos.latent))],
@@ -233,7 +234,9 @@ def _laid(
     result, softest = Photo(photo, gray=False), GenerationConfig.softest
     for region in regions_of(mask, outlines.size):
         decoded = DecodedRegion(region, region.window.cut(values), noise)
-        result, _ = softened(result, decoded, outlines.feather, softest, outlines.usual_seam, outlines.size)
+        result, _ = softened(
+            result, decoded, outlines.feather, softest, usual_seam=outlines.usual_seam, size=outlines.size
+        )
     return result.pixels
 
 

@@ -152,7 +152,7 @@ def test_sampling_gives_the_same_latents(
         hosts.images,
         hosts.masks,
         SamplingRequest(context, empty, [torch.Generator()] * 2),
-        config,
+        config=config,
     )
     m_z = F.max_pool2d(hosts.masks, 8)
     ours = comfy_samples(hosts, reweighted(hosts, aar), guidance, euler_sigmas(hosts), m_z)
@@ -177,7 +177,7 @@ def test_attention_maps_and_a_part_of_the_steps_are_the_same(
         hosts.images,
         hosts.masks,
         SamplingRequest(context, empty, generators, maps=theirs),
-        config,
+        config=config,
     )
     patched, m_z = reweighted(hosts, aar, maps=ours), F.max_pool2d(hosts.masks, 8)
     assert relative(comfy_samples(hosts, patched, GUIDANCE, euler_sigmas(hosts), m_z), latent) < 1e-3

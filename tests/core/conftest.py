@@ -310,7 +310,9 @@ def small_base() -> DiffusersModel:
         )
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         schedule = NoiseSchedule((1 - betas).cumprod(0).float(), "epsilon")
-        return DiffusersModel("small", unet, text_encoder, load_tokenizer(), codec, schedule, 64)
+        return DiffusersModel(
+            "small", unet, text_encoder, load_tokenizer(), codec=codec, schedule=schedule, native_size=64
+        )
 
 
 @pytest.fixture

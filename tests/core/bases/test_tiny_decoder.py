@@ -109,7 +109,7 @@ def test_mode_paper_sees_through_the_decoder_given_and_other_modes_do_not(
         config = SamplingConfig(steps=4, aar=AARConfig(mode, temperature=20.0))
         generators = [image_generator(0, 0)]
         return sample_into(
-            fake_base, photo, mask, SamplingRequest(context, None, generators, **decoder), config
+            fake_base, photo, mask, SamplingRequest(context, None, generators, **decoder), config=config
         )  # type: ignore[arg-type]
 
     assert torch.equal(generate("adaptive", decode=decode), generate("adaptive"))

@@ -29,7 +29,7 @@ def generator() -> torch.Generator:
 
 def test_a_pool_holds_the_pair_itself_first_then_views_of_it(fake_base: Any, dataset: Path) -> None:
     pairs = find_dataset(dataset).by_type()
-    pool = make_views(fake_base, pairs, 3, 64, generator())
+    pool = make_views(fake_base, pairs, 3, 64, generator=generator())
     assert len(pool) == 3 * 7 and pool.names == ["thing/scratch", "thing/stain"]
     assert pool.types.tolist() == [0] * 12 + [1] * 9
     assert pool.latents.shape == (21, 4, 8, 8) and pool.masks.shape == (21, 1, 64, 64)
@@ -46,7 +46,7 @@ def test_a_pool_holds_the_pair_itself_first_then_views_of_it(fake_base: Any, dat
 
 def test_mask_views_are_close_ups_in_black_and_white(fake_base: Any, dataset: Path) -> None:
     pairs = find_dataset(dataset, defects=["stain"]).by_type()
-    pool = make_mask_views(fake_base, pairs, 2, 64, generator())
+    pool = make_mask_views(fake_base, pairs, 2, 64, generator=generator())
     expected = pool.masks.numpy().reshape(6, 8, 8, 8, 8).mean((2, 4)) * 2 - 1
     for channel in range(4):
         np.testing.assert_allclose(pool.latents[:, channel], expected, atol=1e-6)
@@ -57,24 +57,24 @@ def test_mask_views_are_close_ups_in_black_and_white(fake_base: Any, dataset: Pa
 
 def test_the_same_seed_gives_the_same_pool(fake_base: Any, dataset: Path) -> None:
     pairs = find_dataset(dataset).by_type()
-    one, two = (make_views(fake_base, pairs, 4, 64, generator()) for _ in range(2))
+    one, two = (make_views(fake_base, pairs, 4, 64, generator=generator()) for _ in range(2))
     assert torch.equal(one.latents, two.latents) and torch.equal(one.masks, two.masks)
 
 
 def test_a_pool_is_bounded_and_has_every_type(fake_base: Any, dataset: Path) -> None:
     pairs = find_dataset(dataset).by_type()  # 4 scratches, 3 stains
-    fewer_views = make_views(fake_base, pairs, 9, 64, generator(), most=15)
+    fewer_views = make_views(fake_base, pairs, 9, 64, generator=generator(), most=15)
     assert fewer_views.types.tolist() == [0] * 8 + [1] * 6
-    whole = make_views(fake_base, pairs, 1, 64, generator())
+    whole = make_views(fake_base, pairs, 1, 64, generator=generator())
     drawn = set()
     for seed in range(8):
-        fewer_pairs = make_views(fake_base, pairs, 9, 64, generator().manual_seed(seed), most=5)
+        fewer_pairs = make_views(fake_base, pairs, 9, 64, generator=generator().manual_seed(seed), most=5)
         assert fewer_pairs.types.tolist() == [0, 0, 1, 1]
         same = (fewer_pairs.masks[:, None] == whole.masks[None]).flatten(2).all(2)
         assert same.sum(1).tolist() == [1] * 4  # no pair twice
         drawn |= set(same.nonzero()[:, 1].tolist())
     assert drawn == set(range(7))
-    assert len(make_mask_views(fake_base, pairs, 9, 64, generator(), most=15)) == 14
+    assert len(make_mask_views(fake_base, pairs, 9, 64, generator=generator(), most=15)) == 14
 
 
 def numbered_pool(number: int) -> ViewPool:
@@ -118,7 +118,7 @@ def test_a_pool_that_cannot_be_made_says_why_when_it_is_due() -> None:
 
 def test_a_size_that_splits_a_latent_cell_is_refused(fake_base: Any, dataset: Path) -> None:
     with pytest.raises(ValueError, match="Size 100 is no multiple of 8"):
-        make_views(fake_base, find_dataset(dataset).by_type(), 1, 100, generator())
+        make_views(fake_base, find_dataset(dataset).by_type(), 1, 100, generator=generator())
 
 
 def test_a_mask_of_another_size_is_named(
@@ -128,7 +128,7 @@ def test_a_mask_of_another_size_is_named(
     small[4:9, 4:9] = 255
     write_image(dataset / "thing/ground_truth/stain/001_mask.png", small)
     with pytest.raises(ValueError, match=r"stain/001_mask\.png is 64x32 but its image is 64x64"):
-        make_views(fake_base, find_dataset(dataset).by_type(), 1, 64, generator())
+        make_views(fake_base, find_dataset(dataset).by_type(), 1, 64, generator=generator())
 
 
 def test_a_latent_mask_marks_every_cell_that_the_defect_touches() -> None:

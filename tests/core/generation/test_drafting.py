@@ -37,7 +37,7 @@ def normal(tmp_path: Path) -> Path:
 
 
 def drafter(learned: Learned, normal: Path) -> Drafter:
-    return Drafter(learned, [normal], CONFIG, {}, "cpu")
+    return Drafter(learned, [normal], CONFIG, {}, device="cpu")
 
 
 def test_a_draft_carries_the_regions_of_each_defect(learned: Learned, normal: Path) -> None:

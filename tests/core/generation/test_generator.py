@@ -98,7 +98,7 @@ def run(
             {d: {f"thing/{d}": given(three_masks())} for d in ("scratch", "stain")},
         ),
         count,
-        out,
+        out=out,
     )
 
 
@@ -253,10 +253,10 @@ def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
     run = GenerationRun(artifact, CONFIG, fake_base)
     masks = dataset / "thing/ground_truth"
     learned = load_artifact(artifact)
-    rows = generate_all(run, learned, dataset, 2, tmp_path / "out", mask_folder=masks).rows
+    rows = generate_all(run, learned, dataset, 2, out=tmp_path / "out", mask_folder=masks).rows
     assert [row["defect"] for row in rows] == ["scratch", "scratch", "stain", "stain"]
     with pytest.raises(ValueError, match="lies inside the dataset"):
-        generate_all(run, learned, dataset, 2, dataset / "x")
+        generate_all(run, learned, dataset, 2, out=dataset / "x")
 
 
 def test_a_generator_needs_normal_photos(fake_base: LatentDiffusion, learned: Learned) -> None:

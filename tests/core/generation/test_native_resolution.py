@@ -173,7 +173,7 @@ def test_an_outline_is_softened_no_more_than_to_the_usual_one(usual: float) -> N
     seams = [laid(feather=feather)[2] for feather in feathers]
     assert seams == sorted(seams, reverse=True)
     enough = [f for f, strength in zip(feathers, seams, strict=True) if strength <= usual]
-    result, feather = softened(photo, made, 0.5, 16.0, usual, 64)
+    result, feather = softened(photo, made, 0.5, 16.0, usual_seam=usual, size=64)
     ends = [
         f for f, a, b in zip(feathers, seams, seams[1:], strict=False) if b > LEAST_SOFTER * a
     ]  # a wider one would only wear the defect off
@@ -183,9 +183,11 @@ def test_an_outline_is_softened_no_more_than_to_the_usual_one(usual: float) -> N
 
 def test_an_outline_is_softened_within_its_limits() -> None:
     photo, made, hard = laid()
-    assert softened(photo, made, 1.0, 3.0, 0.0, 64)[1] == 3.0
-    assert softened(photo, made, 5.0, 3.0, 0.0, 64)[1] == 5.0
-    assert softened(photo, made, 0.0, 16.0, None, 64)[1] == 0.0
-    assert softened(photo, made, 0.0, 16.0, hard, 64)[1] == 0.0
+    assert softened(photo, made, 1.0, 3.0, usual_seam=0.0, size=64)[1] == 3.0
+    assert softened(photo, made, 5.0, 3.0, usual_seam=0.0, size=64)[1] == 5.0
+    assert softened(photo, made, 0.0, 16.0, usual_seam=None, size=64)[1] == 0.0
+    assert softened(photo, made, 0.0, 16.0, usual_seam=hard, size=64)[1] == 0.0
     same = replace(made, values=in_window(photo, made.region.window).levels())
-    assert softened(photo, same, 1.0, 16.0, 0.0, 64)[1] == 1.0  # it has no outline that could be softened
+    assert (
+        softened(photo, same, 1.0, 16.0, usual_seam=0.0, size=64)[1] == 1.0
+    )  # it has no outline that could be softened

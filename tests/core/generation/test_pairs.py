@@ -85,7 +85,7 @@ def generated(
         artifact, more.pop("config", CONFIG), base, keep_rejected=more.pop("keep_rejected", False)
     )
     more.setdefault("mask_folder", dataset / "thing/ground_truth")
-    return generate_all(run, learned, dataset, count, out, **more)
+    return generate_all(run, learned, dataset, count, out=out, **more)
 
 
 # --- at the photo's own resolution and depth
@@ -169,7 +169,7 @@ def test_an_accepted_pair_is_filled_everywhere_and_lies_on_its_object(
     boxes = random.integers((2, 2, 1, 1), (50, 50, 12, 12), (2000, 2, 4))
     masks = [rectangle((64, 64), *map(tuple, pair)) for pair in boxes.tolist()]
     real = {KIND: training_pairs(category, learned, KIND)}
-    generator = PairGenerator(fake_base, learned, list(category.normals), config, real)
+    generator = PairGenerator(fake_base, learned, list(category.normals), config, real=real)
     gate, seen = generator.gate(KIND), 0
     assert len(real[KIND]) == 4 and "fill" in gate.limits
     for pair in generator.accepted(KIND, {KIND: given(masks)}, 500):

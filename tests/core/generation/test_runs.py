@@ -73,7 +73,7 @@ def generate(
     def run(out: Path, count: int, *types: str, config: GenerationConfig = CONFIG, **more: Any) -> Any:
         settings = GenerationRun(artifact, config, fake_base, keep_rejected=more.pop("keep_rejected", False))
         more.setdefault("mask_folder", dataset / "thing/ground_truth")
-        return generate_all(settings, calibrated, dataset, count, out, defect_types=list(types), **more)
+        return generate_all(settings, calibrated, dataset, count, out=out, defect_types=list(types), **more)
 
     return run
 

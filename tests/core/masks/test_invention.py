@@ -120,27 +120,27 @@ def test_shapes_are_invented_at_the_base_s_own_size_and_laid_into_the_photo_s(
 ) -> None:
     assert [mask_picture_size(painter, size) for size in (32, 64, 256)] == [32, 64, 64]
     learned.image_size, learned.mask_placements = 160, {"thing/stain": [Placement(0.1, 1.0, (0.5, 0.5))]}
-    masks = invent_masks(painter, learned, "thing/stain", 6, 3, CONFIG)
+    masks = invent_masks(painter, learned, "thing/stain", 6, seed=3, config=CONFIG)
     assert all(mask.shape == (160, 160) for mask in masks)
     for mask in masks:
         assert 0.08 * 160 - 1 <= mask.any(0).sum() <= 0.125 * 160 + 1
         assert mask[64:96, 64:96].sum() == mask.sum() > 0
-    again = invented_masks(painter, learned, "thing/stain", 3, CONFIG, batch=1)
+    again = invented_masks(painter, learned, "thing/stain", 3, config=CONFIG, batch=1)
     assert all(np.array_equal(again(i), mask) for i, mask in enumerate(masks))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 11])
 def test_exactly_the_asked_number_of_usable_masks_comes_back(painter, learned: Learned, count: int) -> None:  # type: ignore[no-untyped-def]
-    masks = invent_masks(painter, learned, "thing/stain", count, 3, CONFIG)
+    masks = invent_masks(painter, learned, "thing/stain", count, seed=3, config=CONFIG)
     assert len(masks) == count
     assert all(mask_problem(mask, CONFIG) is None for mask in masks)
 
 
 def test_masks_are_the_first_usable_ones_in_the_order_of_tries(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
-    tries = [invent_shapes(painter, learned, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
+    tries = [invent_shapes(painter, learned, "thing/stain", [i], seed=3, config=CONFIG)[0] for i in range(20)]
     usable = [mask for mask in tries if mask.any()]
     assert 0 < len(usable) < 20
-    masks = invent_masks(painter, learned, "thing/stain", 4, 3, CONFIG)
+    masks = invent_masks(painter, learned, "thing/stain", 4, seed=3, config=CONFIG)
     assert all(np.array_equal(a, b) for a, b in zip(masks, usable, strict=False))
 
 
@@ -148,18 +148,20 @@ def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_bef
     painter,  # type: ignore[no-untyped-def]
     learned: Learned,
 ) -> None:
-    one, other = (invented_masks(painter, learned, "thing/stain", 3, CONFIG, batch=batch) for batch in (1, 5))
+    one, other = (
+        invented_masks(painter, learned, "thing/stain", 3, config=CONFIG, batch=batch) for batch in (1, 5)
+    )
     sixth = other(6)
     assert [np.array_equal(one(i), other(i)) for i in range(7)] == [True] * 7
     assert np.array_equal(one(6), sixth)
-    elsewhere = invented_masks(painter, learned, "thing/stain", 4, CONFIG)
+    elsewhere = invented_masks(painter, learned, "thing/stain", 4, config=CONFIG)
     assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
 
 
 def test_unplaced_shapes_stay_where_they_were_invented(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
     learned.mask_placements = {"thing/stain": [Placement(0.1, 1.0, (0.5, 0.5))]}
-    shapes = invented_masks(painter, learned, "thing/stain", 3, CONFIG, in_frame=False)
-    tries = [invent_shapes(painter, learned, "thing/stain", [i], 3, CONFIG)[0] for i in range(20)]
+    shapes = invented_masks(painter, learned, "thing/stain", 3, config=CONFIG, in_frame=False)
+    tries = [invent_shapes(painter, learned, "thing/stain", [i], seed=3, config=CONFIG)[0] for i in range(20)]
     usable = [shape for shape in tries if shape.any()]
     assert all(np.array_equal(shapes(i), usable[i]) for i in range(4))
 
@@ -170,10 +172,11 @@ def test_when_tries_run_out_the_error_says_how_many_were_usable_and_what_was_wro
 ) -> None:
     strict = replace(CONFIG, smallest=0.9, tries_per_mask=8)
     with pytest.raises(TriesExhausted, match=r"Only 0 of 1 masks of thing/stain .* after 8 tries") as caught:
-        invent_masks(painter, learned, "thing/stain", 2, 3, strict)
+        invent_masks(painter, learned, "thing/stain", 2, seed=3, config=strict)
     message = str(caught.value)
     empty = sum(
-        not m.any() for m in invent_shapes(painter, learned, "thing/stain", list(range(8)), 3, strict)
+        not m.any()
+        for m in invent_shapes(painter, learned, "thing/stain", list(range(8)), seed=3, config=strict)
     )
     assert f"{empty} empty" in message
     assert f"{8 - empty} tiny" in message
@@ -181,7 +184,7 @@ def test_when_tries_run_out_the_error_says_how_many_were_usable_and_what_was_wro
 
 def test_an_unknown_type_is_told_which_exist(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="no mask embedding for 'thing/dent'.*thing/scratch, thing/stain"):
-        invent_masks(painter, learned, "thing/dent", 1, 3, CONFIG)
+        invent_masks(painter, learned, "thing/dent", 1, seed=3, config=CONFIG)
 
 
 def test_types_that_fall_short_do_not_cost_the_others_their_masks(
@@ -190,14 +193,14 @@ def test_types_that_fall_short_do_not_cost_the_others_their_masks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def blank_stains(base, learned, defect_type, indices, seed, config):  # type: ignore[no-untyped-def]
-        shapes = invent_shapes(base, learned, defect_type, indices, seed, config)
+        shapes = invent_shapes(base, learned, defect_type, indices, seed=seed, config=config)
         return [shape & (defect_type != "thing/stain") for shape in shapes]
 
     monkeypatch.setattr(masks_module, "invent_shapes", blank_stains)
     few, types = replace(CONFIG, tries_per_mask=8), ["thing/stain", "thing/scratch"]
-    invention = invent_for_types(painter, learned, types, 3, 3, few, lambda *_: None)
+    invention = invent_for_types(painter, learned, types, 3, seed=3, config=few, on_stage=lambda *_: None)
     assert list(invention.masks) == ["thing/scratch"] and len(invention.masks["thing/scratch"]) == 3
     assert list(invention.shortfalls) == ["thing/stain"]
     assert "Only 0 of 1 masks of thing/stain were usable" in invention.shortfalls["thing/stain"]
     with pytest.raises(TriesExhausted, match="thing/stain"):
-        invent_for_types(painter, learned, ["thing/stain"], 1, 3, few, lambda *_: None)
+        invent_for_types(painter, learned, ["thing/stain"], 1, seed=3, config=few, on_stage=lambda *_: None)

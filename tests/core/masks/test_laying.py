@@ -51,7 +51,7 @@ def laid(
     shape: np.ndarray, placements: list[Placement], foreground: np.ndarray | None, seed: int = 0, **more
 ):  # type: ignore[no-untyped-def]
     size = foreground.shape if foreground is not None else (200, 200)
-    return lay(shape, placements, foreground, size, torch.Generator().manual_seed(seed), **more)
+    return lay(shape, placements, foreground, size, generator=torch.Generator().manual_seed(seed), **more)
 
 
 SHAPE = disc(40, (64, 64), (128, 128))
@@ -299,18 +299,24 @@ def test_a_place_says_how_its_mask_lies_on_the_object() -> None:
 def test_masks_are_laid_on_photos_of_one_category() -> None:
     photos = [np.where(screw(40 * i)[..., None], 60, 200).astype(np.uint8).repeat(3, 2) for i in range(3)]
     placements = [placement_of(disc(11, (100, 40)), screw(0))]
-    masks = lay_on_photos([SHAPE], photos, placements, 5, "screw/dent")
+    masks = lay_on_photos([SHAPE], photos, placements, 5, defect_type="screw/dent")
     for number, mask in enumerate(masks):
         assert screw_axes(40 * number)[0][mask].mean() == pytest.approx(-60, abs=12)
-    assert np.array_equal(lay_on_photos([SHAPE] * 3, photos, placements, 5, "screw/dent")[2], masks[2])
-    free = lay_on_photos([SHAPE, LINE], photos[:1], placements, 5, "screw/dent", "free")
+    assert np.array_equal(
+        lay_on_photos([SHAPE] * 3, photos, placements, 5, defect_type="screw/dent")[2], masks[2]
+    )
+    free = lay_on_photos([SHAPE, LINE], photos[:1], placements, 5, defect_type="screw/dent", mode="free")
     assert len(free) == 2 and all(screw(0)[mask].mean() >= 0.9 for mask in free)
     with pytest.raises(ValueError, match="There are 2 masks for 3 photos"):
-        lay_on_photos([SHAPE] * 2, photos, placements, 5, "screw/dent")
+        lay_on_photos([SHAPE] * 2, photos, placements, 5, defect_type="screw/dent")
     empty = np.full((200, 200, 3), 200, np.uint8)
     with pytest.raises(ValueError, match="Mask 4 was not placed, since the photo shows no object"):
-        lay_on_photos([SHAPE], [*photos, empty], placements, 5, "screw/dent")
+        lay_on_photos([SHAPE], [*photos, empty], placements, 5, defect_type="screw/dent")
     with pytest.raises(ValueError, match="Mask 1 was not placed, since no place on the object"):
         lay_on_photos(
-            [SHAPE], photos, [replace(placements[0], area=0.5, pose=None, extent=0.9)], 5, "screw/dent"
+            [SHAPE],
+            photos,
+            [replace(placements[0], area=0.5, pose=None, extent=0.9)],
+            5,
+            defect_type="screw/dent",
         )

@@ -78,9 +78,9 @@ def test_given_masks_are_used_as_they_are_in_turn() -> None:
     assert all(exact(n).shape is masks[n % 2] and exact(n).placed and not loose(n).placed for n in range(5))
     generator = torch.Generator().manual_seed(0)
     foreground = np.zeros((60, 90), bool)
-    assert onto_photo(exact(0), [], foreground, (60, 90), generator) is HOOK  # even off the object
-    assert onto_photo(loose(0), [], foreground, (60, 90), generator) is None
-    fitted = onto_photo(exact(0), [], None, (120, 180), generator)
+    assert onto_photo(exact(0), [], foreground, (60, 90), generator=generator) is HOOK  # even off the object
+    assert onto_photo(loose(0), [], foreground, (60, 90), generator=generator) is None
+    fitted = onto_photo(exact(0), [], None, (120, 180), generator=generator)
     assert fitted is not None and (fitted ^ HOOK.repeat(2, 0).repeat(2, 1)).mean() < 0.01
 
 
@@ -100,7 +100,7 @@ def test_shapes_get_the_size_of_the_type_s_training_masks() -> None:
     placements = [Placement(0.2, 0.01, None)]
     for number in range(6):
         mask = procedural_masks(DENT)(number)
-        laid = onto_photo(mask, placements, None, (300, 200), torch.Generator().manual_seed(number))
+        laid = onto_photo(mask, placements, None, (300, 200), generator=torch.Generator().manual_seed(number))
         assert laid is not None and laid.shape == (300, 200)
         height, width = laid.any(1).sum() / 300, laid.any(0).sum() / 200
         assert max(height, width) <= 0.2 * 1.25 + 0.01
@@ -117,12 +117,16 @@ def test_places_come_from_the_artifact_or_from_real_masks() -> None:
 
 def test_masks_without_photos_are_placed_in_the_frame() -> None:
     source = mask_source({"given": 1.0, "procedural": 1.0}, MaskRequest("thing/dent", 4, given=[HOOK]))
-    masks = masks_in_frame(source, 12, [Placement(0.1, 0.004, (0.25, 0.75))], (120, 180), 4, "thing/dent")
+    masks = masks_in_frame(
+        source, 12, [Placement(0.1, 0.004, (0.25, 0.75))], (120, 180), seed=4, defect_type="thing/dent"
+    )
     assert len(masks) == 12 and all(mask.shape == (120, 180) and mask.any() for mask in masks)
     for number, mask in enumerate(masks):
         middle = np.array(ndimage.center_of_mass(mask)) / mask.shape
         if source(number).placed:
-            assert np.array_equal(mask, onto_photo(source(number), [], None, (120, 180), torch.Generator()))  # type: ignore[arg-type]
+            assert np.array_equal(
+                mask, onto_photo(source(number), [], None, (120, 180), generator=torch.Generator())
+            )  # type: ignore[arg-type]
         else:
             assert abs(middle - (0.25, 0.75)).max() < 0.11
 

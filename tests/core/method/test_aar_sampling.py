@@ -274,7 +274,7 @@ def slow_sampler(base: DiffusersModel, scene: Scene, config: SamplingConfig, see
 def generate(base: DiffusersModel, scene: Scene, config: SamplingConfig, seed: int = 0) -> Tensor:
     generators = [image_generator(seed, b) for b in range(2)]
     return sample_into(
-        base, scene.photo, scene.mask, SamplingRequest(scene.context, scene.empty, generators), config
+        base, scene.photo, scene.mask, SamplingRequest(scene.context, scene.empty, generators), config=config
     )
 
 

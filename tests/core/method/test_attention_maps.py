@@ -74,7 +74,9 @@ def scene(base: LatentDiffusion) -> tuple[Tensor, Tensor, Context, Context]:
 def generate(base: LatentDiffusion, config: SamplingConfig, maps: AttentionMaps | None) -> Tensor:
     photo, mask, context, empty = scene(base)
     generators = [image_generator(0, i) for i in range(2)]
-    return sample_into(base, photo, mask, SamplingRequest(context, empty, generators, maps=maps), config)
+    return sample_into(
+        base, photo, mask, SamplingRequest(context, empty, generators, maps=maps), config=config
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -138,7 +138,7 @@ def test_an_anomaly_s_context_is_its_template_with_both_kinds_of_tokens(base: La
     masks = torch.zeros(2, 1, 64, 64)
     masks[0, :, 8:20, 8:20], masks[1, :, 40:, 40:60] = 1, 1
     e_a = vectors(3)["clip_l"][0]
-    context = anomaly_context(base, ["the {}", "a dark {}"], {"clip_l": e_a}, encoders, masks)
+    context = anomaly_context(base, ["the {}", "a dark {}"], {"clip_l": e_a}, encoders, mask=masks)
     for row, template in enumerate(("the {}", "a dark {}")):
         tokens = torch.cat([e_a, encoders["clip_l"](masks[row : row + 1])[0]])
         expected = base.encode_prompts([template], {"clip_l": tokens[None]})

@@ -55,7 +55,7 @@ def generate(base: LatentDiffusion, indices: list[int], config: SamplingConfig, 
         photos,
         masks,
         SamplingRequest(*contexts(base, indices), [image_generator(seed, i) for i in indices]),
-        config,
+        config=config,
     )
 
 
@@ -189,7 +189,9 @@ def test_every_scheduler_keeps_its_noise_level_inside_a_photo_and_arrives(
     mask[..., 64:240, 48:224] = 1
     context, _ = contexts(base, [0])
     config = SamplingConfig(scheduler, steps, aar=AARConfig("off"))
-    latent = sample_into(base, photo, mask, SamplingRequest(context, None, [image_generator(0, 0)]), config)
+    latent = sample_into(
+        base, photo, mask, SamplingRequest(context, None, [image_generator(0, 0)]), config=config
+    )
     m_z = latent_mask(mask, 8).bool().expand_as(latent)
     for noise in shown:
         assert 0.94 < float(noise[m_z].std()) < 1.06
@@ -204,7 +206,11 @@ def guided(base: LatentDiffusion, indices: list[int], guidance: Tensor | None, d
     (photos, masks), generators = scene(indices), [image_generator(5, i) for i in indices]
     config = replace(PLAIN, guidance=default)
     return sample_into(
-        base, photos, masks, SamplingRequest(*contexts(base, indices), generators, guidance=guidance), config
+        base,
+        photos,
+        masks,
+        SamplingRequest(*contexts(base, indices), generators, guidance=guidance),
+        config=config,
     )
 
 
@@ -246,7 +252,11 @@ def test_masks_must_fit_their_photos(fake_base: LatentDiffusion) -> None:
     for wrong in (masks[:1], masks[..., :64]):
         with pytest.raises(ValueError, match="equal count and size"):
             sample_into(
-                fake_base, photos, wrong, SamplingRequest(*contexts(fake_base, [0, 1]), generators), PLAIN
+                fake_base,
+                photos,
+                wrong,
+                SamplingRequest(*contexts(fake_base, [0, 1]), generators),
+                config=PLAIN,
             )
 
 
@@ -262,7 +272,7 @@ def test_progress_is_told_once_per_model_evaluation(fake_base: LatentDiffusion) 
             [image_generator(0, 0)],
             on_step=lambda step, total, clean_hat: seen.append((step, total)),
         ),
-        PLAIN,
+        config=PLAIN,
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -332,7 +342,7 @@ def test_ddim_is_the_loop_of_its_paper(
     expected = ddim(base, context, empty, (7, 9), config, generators())
     torch.testing.assert_close(plain.double(), expected, rtol=1e-3, atol=1e-3)
 
-    into = sample_into(base, photos, masks, SamplingRequest(context, empty, generators()), config)
+    into = sample_into(base, photos, masks, SamplingRequest(context, empty, generators()), config=config)
     normal, m_z = base.encode(photos), latent_mask(masks, base.factor)
     blended = ddim(base, context, empty, (7, 9), config, generators(), normal, m_z)
     torch.testing.assert_close(into.double(), blended, rtol=1e-3, atol=1e-3)
@@ -343,7 +353,11 @@ def test_a_one_pixel_mask_changes_the_latent_cell_it_lies_in(fake_base: LatentDi
     masks = torch.zeros_like(masks)
     masks[..., 17, 33] = 1
     latent = sample_into(
-        fake_base, photos, masks, SamplingRequest(*contexts(fake_base, [0]), [image_generator(0, 0)]), PLAIN
+        fake_base,
+        photos,
+        masks,
+        SamplingRequest(*contexts(fake_base, [0]), [image_generator(0, 0)]),
+        config=PLAIN,
     )
     changed = (latent != fake_base.encode(photos)).any(1)[0]
     assert changed.nonzero().tolist() == [[2, 4]]  # 17 // 8, 33 // 8

@@ -145,7 +145,7 @@ def test_training_changes_the_adapter_alone_and_lowers_the_loss(
     lora_base: DiffusersModel, dataset: Path
 ) -> None:
     photos = training_normals(find_dataset(dataset))
-    pool = make_normal_views(lora_base, photos, 2, 64, seeded())
+    pool = make_normal_views(lora_base, photos, 2, 64, generator=seeded())
     plain, text = weights(lora_base), copy.deepcopy(lora_base.text_encoder.state_dict())
     with lora_base.adapting(4, seeded()) as parameters:
         start = {name: p.detach().clone() for name, p in parameters.items()}
@@ -162,7 +162,7 @@ def test_the_loss_is_the_base_s_own_with_every_second_prompt_empty(
     lora_base: DiffusersModel, dataset: Path
 ) -> None:
     pool = make_normal_views(
-        lora_base, {"metal_nut": training_normals(find_dataset(dataset))["thing"]}, 1, 64, seeded()
+        lora_base, {"metal_nut": training_normals(find_dataset(dataset))["thing"]}, 1, 64, generator=seeded()
     )
     task, rows, t = AdaptationTask(lora_base, pool, {}), torch.arange(2), torch.tensor([300, 800])
     noise = torch.randn(2, 4, 8, 8, generator=seeded())
@@ -189,7 +189,7 @@ def test_views_show_parts_of_training_normals_of_all_categories(
     write_image(dataset / "whole/train/good/0.png", np.zeros((64, 64, 3), np.uint8))  # has no pairs
     photos = training_normals(find_dataset(dataset))
     assert {name: len(paths) for name, paths in photos.items()} == {"thing": 3, "gray": 1}
-    pool = make_normal_views(fake_base, photos, 3, 64, seeded())
+    pool = make_normal_views(fake_base, photos, 3, 64, generator=seeded())
     assert pool.names == ["gray", "thing"] and pool.types.tolist() == [0] * 3 + [1] * 9
     assert pool.masks.shape == (12, 1, 64, 64) and not pool.masks.any()
     torch.testing.assert_close(pool.latents[:3], torch.full((3, 4, 8, 8), 51 / 127.5 - 1))

@@ -101,7 +101,7 @@ def test_a_task_s_loss_is_eq_5_in_units_of_what_the_base_predicts(
             PHOTO_TEMPLATES[14 % len(PHOTO_TEMPLATES)],
             {"clip_l": task.tokens["clip_l"][kind]},
             task.encoders,
-            mask[None],
+            mask=mask[None],
         )
         eps_hat = base.predict_noise(noisy, t[b : b + 1], context)[0]
         cells = [
