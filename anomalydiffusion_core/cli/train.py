@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..training.files import TrainingFiles
     from ..training.jobs import TrainingJob
     from ..training.stage import TrainingOutcome
-    from ..training.tensorboard import TensorBoardLog
 
 
 def train(
@@ -135,7 +135,6 @@ def train(
     from ..method.artifact import load_artifact
     from ..training.files import TrainingFiles
     from ..training.jobs import TrainingJob
-    from ..training.tensorboard import TensorBoardLog
 
     files = TrainingFiles(out, checkpoint_minutes)
 
@@ -168,7 +167,7 @@ def train(
             size, share, defects, masks if mask_steps else None, adaptation if adapt else None
         )
 
-    def prepare(config: TrainingConfig) -> tuple[TrainingJob, TensorBoardLog | None]:
+    def prepare(config: TrainingConfig) -> TrainingJob:
         files.check(config, extend is not None, resume)
         if not resume:
             check_new(files.artifact)
@@ -179,38 +178,39 @@ def train(
             model.compile()
         extends = load_onto(model, extend) if extend else None
         start = load_artifact(encoder, model.fingerprint) if encoder else None
-        log = TensorBoardLog(tensorboard, model) if tensorboard and processes.index == 0 else None
-        return TrainingJob(model, few_shot, config, extends, start), log
+        return TrainingJob(model, few_shot, config, extends, start)
 
     def command() -> dict[str, Any]:
         config = configure()
-        processes.first(lambda: check_writable(files.artifact))
-        with processes.held(files.checkpoints.alone()):
-            job, log = processes.together(lambda: prepare(config))
-            counts = {name: len(pairs) for name, pairs in job.dataset.by_type().items()}
-            say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-            outcome = _run(job, files, log, processes)
-            files.save(outcome, processes)
-        if outcome.end.finished:
-            processes.first(files.checkpoints.remove)
-        return {"artifact": str(files.artifact), "pairs": counts, **_announce(files, outcome)}
+        return _train(lambda: prepare(config), files, tensorboard, processes)
 
     with launched(device) as processes:
         code = run_command(command, json, processes)
     raise typer.Exit(code)
 
 
-def _run(
-    job: TrainingJob, files: TrainingFiles, log: TensorBoardLog | None, processes: Processes
-) -> TrainingOutcome:
-    """Runs the job with a progress bar, so that Ctrl-C ends it between two steps."""
+def _train(
+    prepare: Callable[[], TrainingJob], files: TrainingFiles, tensorboard: Path | None, processes: Processes
+) -> dict[str, Any]:
+    """Runs the job with a progress bar, so that Ctrl-C ends it between two steps; returns the summary."""
     from ..training.stage import TrainingRun
+    from ..training.tensorboard import TensorBoardLog
 
-    with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
-        outcome = job.run(TrainingRun(on_stage, files.checkpoints, log, processes))
-    if log:
-        log.close()
-    return outcome
+    processes.first(lambda: check_writable(files.artifact))
+    with processes.held(files.checkpoints.alone()):
+        job = processes.together(prepare)
+        shown = tensorboard if processes.index == 0 else None
+        log = processes.together(lambda: TensorBoardLog(shown, job.base) if shown else None)
+        counts = {name: len(pairs) for name, pairs in job.dataset.by_type().items()}
+        say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+        with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
+            outcome = job.run(TrainingRun(on_stage, files.checkpoints, log, processes))
+        if log:
+            log.close()
+        files.save(outcome, processes)
+    if outcome.end.finished:
+        processes.first(files.checkpoints.remove)
+    return {"artifact": str(files.artifact), "pairs": counts, **_announce(files, outcome)}
 
 
 def _announce(files: TrainingFiles, outcome: TrainingOutcome) -> dict[str, Any]:

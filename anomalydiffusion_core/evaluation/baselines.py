@@ -32,6 +32,7 @@ Rng = np.random.Generator
 MarkedPhoto = tuple[np.ndarray, np.ndarray]  # pixels (H,W,3) uint8, mask (H,W) bool
 # normal pixels, real pairs of one type, where the object is (H,W) bool if known -> a pair
 Method = Callable[[Rng, np.ndarray, list[MarkedPhoto], np.ndarray | None], MarkedPhoto]
+METHOD = "baselines/1"  # raise the number when the same seed makes other pairs
 UNTYPED = "any"  # the defect of methods that know no types
 
 
@@ -190,7 +191,9 @@ def generate_baseline(
 def _run_id(name: str, seed: int, split: Split, normal_hashes: list[str]) -> str:
     """Of what the pairs depend on: the method, the seed, and every photo they are made from."""
     files = [path for pair in split.few_shot_pairs for path in (pair.image, pair.mask)]
-    origin = json.dumps([name, seed, split.defects, normal_hashes, [file_hash(path) for path in files]])
+    origin = json.dumps(
+        [METHOD, name, seed, split.defects, normal_hashes, [file_hash(path) for path in files]]
+    )
     return hashlib.sha256(origin.encode()).hexdigest()[:12]
 
 

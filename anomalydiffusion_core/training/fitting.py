@@ -19,7 +19,8 @@ from .processes import ALONE, Processes
 from .task import Task, sample_batch
 from .validation import Validation
 
-BETAS = (0.8, 0.99)  # of AdamW; with 0.9 for the first, tokens learn a little more slowly (docs/results.md)
+# of AdamW; with 0.9 for the first, tokens learn a little more slowly (docs/results/training.md)
+BETAS = (0.8, 0.99)
 EXPLODED = 10.0  # times the loss of the first steps
 COMPARED = 20  # steps whose mean loss is compared, first ones and last ones
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,9 +13,8 @@ from torch import Tensor
 Run = Callable[..., tuple]
 
 
-def choices(run: Any, node_id: str, name: str) -> list[str]:
-    schema = run.nodes[node_id].define_schema()
-    return next(entry for entry in schema.inputs if entry.id == name).options
+def inputs_of(run: Run, node_id: str) -> dict[str, Any]:
+    return {entry.id: entry for entry in run.nodes[node_id].define_schema().inputs}  # type: ignore[attr-defined]
 
 
 def test_a_mode_of_re_weighting_is_offered_and_samples(
@@ -32,9 +32,77 @@ def test_a_mode_of_re_weighting_is_offered_and_samples(
     )
     monkeypatch.setitem(MODES, "dummy", dummy)
     for node_id in ("ADiff_KSampler", "ADiff_AttentionReweighting"):
-        assert choices(run, node_id, "mode") == list(MODES) and "dummy" in MODES
+        assert inputs_of(run, node_id)["mode"].options == list(MODES) and "dummy" in MODES
     images, marked, _, _ = generated(masks, mode="dummy")
     plain = generated(masks, mode="off")[0]
     difference = (images - plain).abs().amax(-1)
     assert float(difference[marked > 0].max()) > 0.01
     assert torch.equal(images[marked == 0], plain[marked == 0])
+
+
+def test_inputs_of_mix_masks_keep_their_ids_and_order_and_show_the_sources_names(run: Run) -> None:
+    inputs = inputs_of(run, "ADiff_MixMasks")
+    assert list(inputs)[:8] == [
+        *("generated", "real", "drawn", "procedural"),
+        *("count", "width", "height", "seed"),
+    ]
+    shown = {name: entry.display_name for name, entry in inputs.items() if entry.display_name}
+    assert shown == {
+        "generated": "invented",
+        "real": "real",
+        "drawn": "given",
+        "procedural": "procedural",
+        "generated_masks": "invented_masks",
+        "drawn_masks": "given_masks",
+    }
+    assert [inputs[name].default for name in ("generated", "real", "drawn", "procedural")] == [1, 1, 0, 0]
+
+
+def test_a_mask_source_added_to_the_table_is_an_input_at_the_end_and_is_mixed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adiff_pack.anomalydiffusion_core.masks import sources  # type: ignore[import-not-found]
+
+    def squares(request: Any) -> Any:
+        shape = np.zeros((64, 96), bool)
+        shape[10:20, 30:40] = True
+        return lambda number: sources.SourcedMask(shape, "squares", placed=True)
+
+    monkeypatch.setitem(sources.SOURCES, "squares", sources.Source(squares, "plain squares"))
+    *_, (name, entry) = inputs_of(run, "ADiff_MixMasks").items()
+    assert name == "squares" and entry.optional and entry.default == 0 and "plain squares" in entry.tooltip
+    weights = {"generated": 0.0, "real": 0.0, "drawn": 0.0, "procedural": 0.0, "squares": 1.0}
+    (masks,) = run("ADiff_MixMasks", **weights, count=2, width=96, height=64, seed=0)
+    expected = torch.zeros(2, 64, 96)
+    expected[:, 10:20, 30:40] = 1
+    assert torch.equal(masks, expected)
+
+
+def test_a_check_added_to_the_table_is_an_input_at_the_end_and_stops_pairs(
+    run: Run, trained: Any, masks: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adiff_pack.anomalydiffusion_core.gate import gate  # type: ignore[import-not-found]
+
+    before = list(inputs_of(run, "ADiff_QualityGate"))
+    assert before[-5:] == ["fill", "contrast", "seam", "plausibility", "duplicate"]
+    area = float(masks[1].mean())
+    check = gate.Check(
+        "too large",
+        "pairs that mark too much",
+        at_most=True,
+        score=lambda gate, canvas, changed: float(canvas.mask.mean()),
+        limit=lambda gate, known: area,
+    )
+    monkeypatch.setitem(gate.CHECKS, "area", check)
+    inputs = inputs_of(run, "ADiff_QualityGate")
+    assert list(inputs) == [*before, "area"]
+    assert inputs["area"].optional and inputs["area"].default is True
+    assert inputs["area"].tooltip == "Leave out pairs that mark too much."
+    given = {"images": 1 - trained.normals, "masks": masks, "normals": trained.normals}
+    given |= {"vae": trained.base["vae"], "smallest_fill": 0.0}
+    _, kept, _, scores, report, _, left = run("ADiff_QualityGate", **given)
+    assert all(float(mask.mean()) <= area for mask in kept) and len(kept) + len(left) == 3
+    assert all(float(mask.mean()) > area for mask in left) and len(left) > 0
+    assert f"area at most {area:.2f}" in report and report.count("left out: too large") == len(left)
+    assert all(score["thresholds"]["area"] == round(area, 4) for score in scores)
+    assert len(run("ADiff_QualityGate", **given, area=False)[1]) == 3
