@@ -26,9 +26,8 @@ class Checkpoint:
     vae: dict[str, Any]
     scheduler: dict[str, Any]
     pad_token: str
-    has_epsilon_twin: bool = (
-        False  # an epsilon model at 64 latent cells has tensors of the same names and shapes
-    )
+    # an epsilon model at 64 latent cells has tensors of the same names and shapes
+    has_epsilon_twin: bool = False
 
     def predicting_epsilon(self) -> Checkpoint:
         """That twin."""

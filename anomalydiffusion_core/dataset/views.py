@@ -17,7 +17,7 @@ from .layout import Pair
 from .photos import Photo, read_mask, read_photo
 
 LARGEST_POOL = 2048  # views: 650 MB of memory for a base of Stable Diffusion's kind at 512 px
-Source = TypeVar("Source", Pair, Path)
+PairOrPhoto = TypeVar("PairOrPhoto", Pair, Path)
 
 
 @dataclass
@@ -130,8 +130,8 @@ def _one_pixel(size: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def _bounded(
-    sources: Mapping[str, Sequence[Source]], each: int, most: int, generator: torch.Generator
-) -> tuple[Mapping[str, Sequence[Source]], int]:
+    sources: Mapping[str, Sequence[PairOrPhoto]], each: int, most: int, generator: torch.Generator
+) -> tuple[Mapping[str, Sequence[PairOrPhoto]], int]:
     """Sources of views, and how many views of each, of which there are at most `most`, and at least one of
     each type.
     """
@@ -174,10 +174,10 @@ class RefreshedPool:
 
 def _pool(
     base: LatentDiffusion,
-    sources: Mapping[str, Sequence[Source]],
+    sources: Mapping[str, Sequence[PairOrPhoto]],
     each: int,
     size: int,
-    views_of: Callable[[Source, int], list[tuple[Tensor, Tensor]]],
+    views_of: Callable[[PairOrPhoto, int], list[tuple[Tensor, Tensor]]],
 ) -> ViewPool:
     if size % base.factor:
         raise ValueError(

@@ -22,7 +22,7 @@ from .localization import TestPhotos
 from .metrics import Metrics
 from .split import Split
 
-Content = TypeVar("Content")
+Parsed = TypeVar("Parsed")
 Confusion = list[list[int]]  # true types in rows, predicted ones in columns, both in alphabetical order
 
 
@@ -112,7 +112,7 @@ def _parsed_result(row: dict[str, Any]) -> ContenderResult:
     return ContenderResult(**row, metrics=by_defect, intervals=intervals, calibrated=calibrated)
 
 
-def _read(path: Path, parse: Callable[[Any], Content]) -> Content:
+def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
     try:
         return parse(json.loads(path.read_text()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:

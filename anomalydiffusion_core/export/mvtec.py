@@ -37,7 +37,7 @@ LABELS, ATTENTION, REJECTED = BESIDE = ("labels", "attention", "rejected")  # fo
 FILES = (LABELS, ATTENTION, "mask", "image")  # of a pair, by their key in its row, in order of writing
 WRITTEN_KEYS = ("category", "defect", "classes", *FILES, *(f"{key}_sha256" for key in FILES))
 ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_sha256")
-Content = tuple[tuple[int, ...], str, bytes]  # of a photo: shape and type of its samples, and their hash
+PhotoContent = tuple[tuple[int, ...], str, bytes]  # of a photo: shape and type of its samples, and their hash
 DIGITS = 5  # of an id: names keep their order, with or without `_mask`, as long as all are equally long
 
 
@@ -100,7 +100,7 @@ class MVTecWriter:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._numbers: dict[Path, int] = {}  # next id by folder of images
-        self._normals: dict[str, dict[Content, Path]] = {}  # files in train/good by category and content
+        self._normals: dict[str, dict[PhotoContent, Path]] = {}  # files in train/good by category and content
         check_output(root)
         self.rows, self._size, half_done = _complete_rows(root)
         if half_done:
@@ -251,7 +251,7 @@ def _check_category(name: str) -> None:
         raise ValueError(f"{name!r} is a folder beside the categories: give the category another name.")
 
 
-def _content(photo: Photo) -> Content:
+def _content(photo: Photo) -> PhotoContent:
     samples = photo.samples
     return samples.shape, samples.dtype.name, hashlib.sha256(np.ascontiguousarray(samples).data).digest()
 

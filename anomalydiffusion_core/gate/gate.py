@@ -26,9 +26,8 @@ from .scores import (
 )
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
-ENOUGH = (
-    3  # real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
-)
+# real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
+ENOUGH = 3
 
 
 @dataclass(frozen=True)

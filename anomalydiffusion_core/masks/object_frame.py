@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 ROUND = 0.9  # ratio of the deviations along and across from which on there is no main direction
-SYMMETRY = (
-    0.05  # skewness below which both ends of an axis are alike (real screws lying anyhow: 0.13 to 0.25)
-)
+# skewness below which both ends of an axis are alike (real screws lying anyhow: 0.13 to 0.25)
+SYMMETRY = 0.05
 POINTS = 1 << 18  # pixels that a frame is read from, at most
 LONGEST = 512  # pixels per side that an object's frame is read from, at most
 

@@ -42,9 +42,8 @@ class SamplingConfig:
     steps: int = 25
     eta: float = 1.0  # DDIM's noise: 1 = ancestral, as released; 0 = deterministic
     guidance: float = 1.0  # classifier-free guidance against the empty prompt; 1 = none, as released
-    widening: float = (
-        0.5  # the blend mask reaches this share of the side beyond m at full noise, none at the end
-    )
+    # the blend mask reaches this share of the side beyond m at full noise, none at the end
+    widening: float = 0.5
     aar: AARConfig = field(default_factory=AARConfig)
 
 

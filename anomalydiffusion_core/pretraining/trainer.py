@@ -56,7 +56,7 @@ def loss_weights(touched: Tensor, share: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SceneBatch:
     """Clean latents `z0` (B,C,h,w), timesteps `t` (B,), rows `ids` (B,77) of the token table, and the weights
     (B,1,h,w) of the loss.
     """
@@ -132,7 +132,7 @@ class Trainer:
             "minutes": recipe.minutes,
         }
 
-    def _drawn(self, defect_share: float) -> Batch:
+    def _drawn(self, defect_share: float) -> SceneBatch:
         """A batch of one of the pools: its first scenes are for learning places."""
         recipe, g, device = self.recipe, self.generator, self.device
         large = self.sizes.random() < recipe.large_share
@@ -157,7 +157,7 @@ class Trainer:
         dropped = torch.rand(batch, generator=g, device=device) < recipe.caption_dropout
         ids = torch.where(dropped[:, None], self.empty_caption, pool.ids[rows].long())
         weight = loss_weights(pool.touched[rows], defect_share)
-        return Batch(pool.latents[rows].float(), t.long(), ids, weight)
+        return SceneBatch(pool.latents[rows].float(), t.long(), ids, weight)
 
     def _step(self, rate: float, defect_share: float, step: int) -> Tensor:
         """One step of v-prediction (Salimans and Ho, 2022): v = alpha eps - sigma z0."""

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FACTOR = 8
-SCALE_POWER = (
-    0.7  # channel k is divided by std_k ** SCALE_POWER: towards unit variance, strong channels stay strong
-)
+# channel k is divided by std_k ** SCALE_POWER: towards unit variance, strong channels stay strong
+SCALE_POWER = 0.7
 
 
 class LappedAutoencoder(nn.Module):
