@@ -11,6 +11,7 @@ in a row. The variants take turns in each round; a ratio is the median over roun
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +48,7 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
         sample_latents,
     )
 
-    import nodes as core  # type: ignore[import-not-found]
-
+    core: Any = importlib.import_module("nodes")  # ComfyUI's, not the pack's
     model, clip, vae = LoadTinyBase.execute().args
     learned, _ = embeddings.LoadEmbeddings.execute(DEMO).args
     photos, masks = scene(options.batch, options.size)

@@ -16,7 +16,7 @@ import inspect
 import json
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +59,7 @@ OPEN = (OTHER, "drafting", "stitch")  # what these call may be another stage; th
 
 
 @contextmanager
-def watched(seconds: Counter[str]) -> Iterator[None]:
+def watched(seconds: dict[str, float]) -> Iterator[None]:
     """While active, adds up the seconds of each stage."""
     stages = {inspect.unwrap(f).__code__: name for name, calls in STAGES.items() for f in calls}
     running: list[str | None] = []  # a stage per call of a stage's function, None where it stays in another's
@@ -101,11 +101,12 @@ def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> 
     run = GenerationRun(artifact, GenerationConfig(), base, keep_rejected=True)
     start = busy_seconds("cpu")
     outcome, rejected = generate(run, learned, dataset, count)
-    plain, seconds = busy_seconds("cpu") - start, Counter[str]()
+    plain, seconds = busy_seconds("cpu") - start, defaultdict[str, float](float)
     with watched(seconds):
         generate(run, learned, dataset, count)
     accepted = len(outcome.rows)
-    shares = {name: seconds[name] / seconds.total() for name in (*STAGES, OTHER)}
+    total = sum(seconds.values())
+    shares = {name: seconds[name] / total for name in (*STAGES, OTHER)}
     return {
         "seconds_per_pair": round(plain / accepted, 3),
         "seconds_per_try": round(plain / (accepted + rejected), 3),
@@ -113,7 +114,7 @@ def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> 
         "seconds_per_pair_by_stage": {
             name: round(share * plain / accepted, 4) for name, share in shares.items()
         },
-        "watched_over_plain": round(seconds.total() / plain, 3),
+        "watched_over_plain": round(total / plain, 3),
         "accepted": accepted,
         "rejected": rejected,
         "shortfalls": outcome.shortfalls,

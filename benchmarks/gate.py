@@ -38,7 +38,7 @@ from anomalydiffusion_core.generation.runs import training_pairs
 from anomalydiffusion_core.masks.files import read_mask_folder
 from anomalydiffusion_core.masks.sources import MaskRequest, MaskSource, given_masks
 from anomalydiffusion_core.method.embeddings import Learned
-from anomalydiffusion_core.method.reweighting import AARConfig
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.report.contact_sheet import THUMBNAIL, ShownPair
 
@@ -46,7 +46,6 @@ SEED = 7
 SHOWN = 2  # pairs of each type and mode in a sheet, at most
 COLUMNS = 12  # of a sheet, before it goes on below
 LINE, LINES = 12, 2 + len(CHECKS)  # of text below a pair: pixels, and how many at most
-MODES = ["off", "released", "paper", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,12 @@ class Tally:
 def main() -> None:
     parser = trained_parser(str(__doc__), guidance=2.5, steps=25)
     parser.add_argument("--count", type=int, default=8, help="tries per defect type")
-    parser.add_argument("--modes", nargs="+", default=MODES, help="as off, or adaptive:maximum=1.5,start=0.5")
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        default=sorted(MODES, key="off".__ne__),
+        help="as off, or adaptive:maximum=1.5,start=0.5",
+    )
     parser.add_argument("--masks", type=Path, help="a folder of masks, as 'generate --masks' takes it")
     parser.add_argument("--sheet", type=Path, help="save a picture of accepted pairs")
     parser.add_argument("--rejected-sheet", type=Path, help="save a picture of rejected pairs")

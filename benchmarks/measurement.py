@@ -88,7 +88,7 @@ def peak_memory(job: Callable[[], object], device: str, start: Literal["fork", "
         torch.cuda.reset_peak_memory_stats()
         job()
         return torch.cuda.max_memory_allocated() / 2**20
-    context = multiprocessing.get_context(start)
+    context: Any = multiprocessing.get_context(start)
     answer = context.SimpleQueue()
     process = context.Process(target=_report_peak, args=(job, answer))
     process.start()

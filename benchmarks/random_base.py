@@ -5,6 +5,8 @@ U-Net, autoencoder and text encoder are of true size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -36,15 +38,16 @@ def random_sd(device: str = "cpu") -> DiffusersModel:
     config = CLIPTextConfig(
         vocab_size=VOCABULARY, bos_token_id=start, eos_token_id=end, pad_token_id=end, **text
     )
+    blocks: dict[str, Any] = {
+        "block_out_channels": WIDTHS,
+        "layers_per_block": 2,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     with torch.device(device):  # drawn there, which takes a GPU no time
         unet = UNet2DConditionModel(cross_attention_dim=768)  # all else is Stable Diffusion 1.5's by default
         text_encoder = CLIPTextModel(config)
-        vae = AutoencoderKL(
-            block_out_channels=WIDTHS,
-            layers_per_block=2,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-        )
+        vae = AutoencoderKL(**blocks)
     schedule = scaled_linear_schedule({**SCHEDULE, "prediction_type": "epsilon"})
     return DiffusersModel(
         "sd1",

@@ -38,7 +38,7 @@ from torch import Tensor
 from anomalydiffusion_core.bases.tiny_decoder import load_tiny_decoder
 from anomalydiffusion_core.method.inpainting import Decode
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
-from anomalydiffusion_core.method.reweighting import AARConfig
+from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import (
     SamplingConfig,
     SamplingRequest,
@@ -50,7 +50,7 @@ from anomalydiffusion_core.training.config import DefectConfig
 
 SPATIAL_TOKENS = 4
 PLAIN, TINY = "plain", "paper_tiny"
-MODES = {PLAIN: "off"} | {mode: mode for mode in ("adaptive", "released", "paper")}
+VARIANTS = {PLAIN: "off"} | {mode: mode for mode in MODES if mode != "off"}
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Workload:
     @property
     def variants(self) -> list[str]:
         """What is measured."""
-        return [*MODES, *([TINY] if self.tiny_decoder else [])]
+        return [*VARIANTS, *([TINY] if self.tiny_decoder else [])]
 
     def sample(self, variant: str) -> Tensor:
         """Latents (B,C,h,w) of one batch; the noise is the same for every variant."""
-        config = SamplingConfig(steps=self.steps, aar=AARConfig(MODES.get(variant, "paper")))
+        config = SamplingConfig(steps=self.steps, aar=AARConfig(VARIANTS.get(variant, "paper")))
         generators = [image_generator(0, i) for i in range(len(self.images))]
         decode = self.tiny_decoder if variant == TINY else None
         return sample_into(
@@ -120,7 +120,7 @@ def measure_seconds(workload: Workload, options: Options) -> dict[str, list[floa
 
 def measure(options: Options, tiny_decoder: Path | None) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
-    adaptive = "adaptive".value
+    adaptive = "adaptive"
     peaks = {
         name: peak_memory(lambda name=name: make_workload(options).sample(name), options.device)
         for name in (PLAIN, adaptive)

@@ -68,18 +68,14 @@ def sampler_inputs(cfg: float) -> list[io.Input]:
 
 def reweighting_inputs() -> list[io.Input]:
     """Mode, strength, part of the steps and clip of AAR; what came later is optional, for older graphs."""
-    from ..anomalydiffusion_core.method.reweighting import MODES, AARConfig
+    from ..anomalydiffusion_core.method.reweighting import MODES, AARConfig, meanings
 
     return [
         io.Combo.Input(
             "mode",
             options=list(MODES),
             default=AARConfig.mode,
-            tooltip="Where the defect does not show yet, attention to it is strengthened. released: as the "
-            "authors' code, gently. adaptive: by the last estimate, in latent space; most, for defects that "
-            "stay faint, at some cost in likeness. paper: Eq. 7-8, in pixels. "
-            "masked: tokens are seen inside the mask alone (Prompt-to-Prompt), to compare with. "
-            "off: plain.",
+            tooltip=f"Where the defect does not show yet, attention to it is strengthened. {meanings()}",
         ),
         io.Float.Input(
             "strength",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..anomalydiffusion_core.method.reweighting import AARConfig
+from ..anomalydiffusion_core.method.reweighting import AARConfig, modes_of_pixels
 from .host.conditioning import Conditioning, binary_masks
 from .inputs import reweighting_inputs, sampler_inputs
 from .sockets import FewShotDataset
@@ -24,6 +24,7 @@ CATEGORY = "AnomalyDiffusion/sampling"
 class AttentionReweighting(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        pixels = modes_of_pixels()
         return io.Schema(
             node_id="ADiff_AttentionReweighting",
             display_name="Attention Re-weighting",
@@ -37,13 +38,13 @@ class AttentionReweighting(io.ComfyNode):
                 ),
                 *reweighting_inputs(),
                 io.Image.Input(
-                    "image", optional=True, tooltip="The normal photos. Only mode paper needs them."
+                    "image", optional=True, tooltip=f"The normal photos. Only mode {pixels} needs them."
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Their masks. Only mode paper needs them."),
+                io.Mask.Input("mask", optional=True, tooltip=f"Their masks. Only mode {pixels} needs them."),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Only mode paper needs it; a tiny one (Load VAE: taesd) is faster.",
+                    tooltip=f"Only mode {pixels} needs it; a tiny one (Load VAE: taesd) is faster.",
                 ),
             ],
             outputs=[io.Model.Output("reweighted_model", display_name="MODEL")],
@@ -55,11 +56,11 @@ class AttentionReweighting(io.ComfyNode):
         *, start: float = AARConfig.start, end: float = AARConfig.end, maximum: float = AARConfig.maximum,
         image: Tensor | None = None, mask: Tensor | None = None, vae: VAE | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from .host.sampling import paper_pixels, reweighted
+        from .host.sampling import pixels_to_compare, reweighted
 
         pixels = None
         if image is not None and mask is not None and vae is not None:
-            pixels = paper_pixels(model, vae, image, binary_masks(mask))
+            pixels = pixels_to_compare(model, vae, image, binary_masks(mask))
         aar = AARConfig(mode, strength, maximum, start=start, end=end)
         return io.NodeOutput(reweighted(model, positive, aar, pixels=pixels))
 
@@ -99,7 +100,7 @@ class KSampler(io.ComfyNode):
                 io.Vae.Input(
                     "aar_vae",
                     optional=True,
-                    tooltip="A tiny decoder (Load VAE: taesd) makes mode paper faster.",
+                    tooltip=f"A tiny decoder (Load VAE: taesd) makes mode {modes_of_pixels()} faster.",
                 ),
                 FewShotDataset.Input(
                     "dataset",

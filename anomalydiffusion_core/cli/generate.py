@@ -10,7 +10,7 @@ import typer
 from ..gate.gate import CHECKS, GateConfig
 from ..generation.config import GenerationConfig
 from ..masks.sources import SOURCES
-from ..method.reweighting import MODES, AARConfig
+from ..method.reweighting import AARConfig, meanings, modes_of_pixels
 from ..method.sampling import SCHEDULERS, SamplingConfig
 from .console import check_writable, progress, run_command, say, steps_shown
 from .options import Base, Device, Json, Seed, load_with_base, names_in
@@ -57,10 +57,7 @@ def generate(
     ] = GenerationConfig.placement,
     aar: Annotated[
         str,
-        typer.Option(
-            help=f"Attention re-weighting: {', '.join(MODES)}; adaptive strengthens most, for defects that "
-            "stay faint."
-        ),
+        typer.Option(help=f"Attention re-weighting. {meanings()}"),
     ] = AARConfig.mode,
     aar_strength: Annotated[
         list[str] | None,
@@ -79,7 +76,9 @@ def generate(
     ] = AARConfig.maximum,
     aar_decoder: Annotated[
         Path | None,
-        typer.Option(help="A tiny decoder (TAESD, as in ComfyUI's vae_approx): makes mode paper faster."),
+        typer.Option(
+            help=f"A tiny decoder (TAESD, as in ComfyUI's vae_approx): makes mode {modes_of_pixels()} faster."
+        ),
     ] = None,
     scheduler: Annotated[
         str,

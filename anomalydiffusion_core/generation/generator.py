@@ -101,7 +101,7 @@ class PairGenerator:
     """Makes pairs of one category on its normal photos, which are read as they are needed.
 
     `real` are the pairs, by defect type, that the gate is calibrated on: those that trained the model.
-    `decode` serves AAR mode `paper`, as in `RegionMaker`.
+    `decode` serves AAR modes that compare pixels, as in `RegionMaker`.
     """
 
     def __init__(

@@ -65,8 +65,8 @@ class Watch:
 
 @dataclass(frozen=True)
 class RegionMaker:
-    """Makes regions with a base and what was learned on it, `batch_size` at a time. AAR mode `paper` sees
-    pixels through `decode`, where it is given, else through the base's own decoder.
+    """Makes regions with a base and what was learned on it, `batch_size` at a time. AAR modes
+    see pixels through `decode`, where it is given, else through the base's own decoder.
     """
 
     base: LatentDiffusion

@@ -54,7 +54,7 @@ class GenerationRun:
     base: LatentDiffusion
     mask_sources: str = INVENTED  # their weights, and a hash of masks that were given
     keep_rejected: bool = False
-    aar_decoder: Path | None = None  # of AAR mode `paper`, instead of the base's own
+    aar_decoder: Path | None = None  # of AAR modes that compare pixels, instead of the base's own
 
     def settings(self) -> dict[str, object]:
         """Everything but the seed's index that makes a pair what it is."""

@@ -12,7 +12,7 @@ Decode = Callable[[Tensor], Tensor]  # model latent (B,C,h,w) -> image (B,3,H,W)
 
 @dataclass(frozen=True)
 class Inpainting:
-    """Normal photo y and its mask in pixels (needed by mode `paper` alone), and both at latent size."""
+    """Normal photo y and its mask at latent size, and in pixels, for AAR modes that compare these."""
 
     normal: Tensor  # z_y (B,C,h,w)
     m_z: Tensor  # (B,1,h,w) in {0,1}

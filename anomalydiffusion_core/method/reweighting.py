@@ -53,10 +53,12 @@ class ReweightingMode:
     """
 
     weight: Callable[[Moment, AARConfig], Tensor | None] | None
+    meaning: str  # for who chooses
     attention: Attention = attend
     region: Callable[[Tensor, float, int, float], Tensor] = lambda m_z, progress, steps, widening: widened(
         m_z, widening * progress
     )
+    pixels: bool = False  # whether it reads the target's image and mask, or decodes
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,14 @@ class AARConfig:
     def weight_map(self, moment: Moment) -> Tensor | None:
         """w (B,1,h,w) for the coming evaluation; None where there is nothing to compare yet.
 
-        Raises ValueError where mode `paper` lacks the photo in pixels.
+        Raises ValueError where the mode compares pixels, and there are none.
         """
-        weight = MODES[self.mode].weight
-        w = weight(moment, self) if weight else None
+        mode = MODES[self.mode]
+        if mode.pixels and (moment.target.image is None or moment.target.mask is None):
+            raise ValueError(
+                f"AAR mode {self.mode!r} compares pixels: give it the normal photo, its mask and the VAE."
+            )
+        w = mode.weight(moment, self) if mode.weight else None
         return None if w is None else strengthened(w, self.strength)
 
 
@@ -173,12 +179,10 @@ def strengthened(w: Tensor, strength: float) -> Tensor:
 
 
 def _paper(moment: Moment, aar: AARConfig) -> Tensor | None:
-    target = moment.target
-    if moment.clean_hat is None:
+    image, mask = moment.target.image, moment.target.mask
+    if moment.clean_hat is None or image is None or mask is None:
         return None
-    if target.image is None or target.mask is None:
-        raise ValueError("AAR mode 'paper' compares pixels: give it the normal photo, mask and VAE.")
-    return paper_weight(target.image, moment.decode(moment.clean_hat), target.mask, aar.temperature)
+    return paper_weight(image, moment.decode(moment.clean_hat), mask, aar.temperature)
 
 
 def _adaptive(moment: Moment, aar: AARConfig) -> Tensor | None:
@@ -190,14 +194,31 @@ def _adaptive(moment: Moment, aar: AARConfig) -> Tensor | None:
 MODES: dict[str, ReweightingMode] = {
     "released": ReweightingMode(
         lambda moment, aar: released_weight(moment.noisy, moment.target.normal, moment.region),
+        "as the authors' code, gently",
         attend_logits,
         lambda m_z, progress, steps, widening: released_region(m_z, round(1000 * progress), steps == 50),
     ),
-    "adaptive": ReweightingMode(_adaptive),
-    "paper": ReweightingMode(_paper, attend_all),
-    "masked": ReweightingMode(lambda moment, aar: moment.target.m_z),
-    "off": ReweightingMode(None),
+    "adaptive": ReweightingMode(
+        _adaptive,
+        "by the last estimate, in latent space; most, for defects that stay faint, at some cost in likeness",
+    ),
+    "paper": ReweightingMode(_paper, "Eq. 7-8, in pixels", attend_all, pixels=True),
+    "masked": ReweightingMode(
+        lambda moment, aar: moment.target.m_z,
+        "tokens are seen inside the mask alone (Prompt-to-Prompt), to compare with",
+    ),
+    "off": ReweightingMode(None, "plain sampling"),
 }
+
+
+def meanings() -> str:
+    """Every mode with its meaning, as help texts say it."""
+    return " ".join(f"{name}: {mode.meaning}." for name, mode in MODES.items())
+
+
+def modes_of_pixels() -> str:
+    """The modes that compare pixels, as help texts name them."""
+    return ", ".join(name for name, mode in MODES.items() if mode.pixels)
 
 
 def reweighted_attention(query: Tensor, key: Tensor, value: Tensor, weights: AttentionWeights) -> Tensor:

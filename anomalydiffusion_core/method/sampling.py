@@ -89,7 +89,7 @@ class SamplingRequest:
     unconditional: Context | None  # of classifier-free guidance
     generators: Sequence[torch.Generator]
     guidance: Tensor | None = None  # (B,), each image's own, instead of the configuration's
-    decode: Decode | None = None  # how AAR mode `paper` sees pixels, instead of the base's own decoder
+    decode: Decode | None = None  # how AAR modes see pixels, instead of the base's own decoder
     maps: AttentionMaps | None = None  # record what the inserted tokens look at
     on_step: OnStep | None = None
 

@@ -52,8 +52,8 @@ class _Run:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What AAR mode `paper` compares: photos (B,3,H,W) in [-1,1] and masks (B,1,H,W), on the model's device,
-    and how its latents are decoded.
+    """What AAR modes of pixels compare: photos (B,3,H,W) in [-1,1] and masks (B,1,H,W), on the device of the
+    model, and how its latents are decoded.
     """
 
     image: Tensor
@@ -63,7 +63,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Reweighting:
-    """AAR on one MODEL clone. Mode `paper` needs `pixels`; `maps` record what the inserted tokens look at, in
+    """AAR on one MODEL clone. Some modes need `pixels`; `maps` record what the inserted tokens look at, in
     any mode.
     """
 
@@ -155,7 +155,7 @@ class Reweighting:
 
     def _decode(self, latent: Tensor) -> Tensor:
         if self.pixels is None:
-            raise ValueError("AAR mode 'paper' compares pixels: connect the VAE.")
+            raise ValueError(f"AAR mode {self.config.mode!r} compares pixels: connect image, mask and VAE.")
         return self.pixels.decode(latent)
 
 

@@ -24,7 +24,7 @@ from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.regions import DecodedRegion, autoencoder_noise, restored, softened
 from ...anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_over_photo
 from ...anomalydiffusion_core.method.blending import latent_mask
-from ...anomalydiffusion_core.method.reweighting import AARConfig
+from ...anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from ...anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 from .conditioning import COLUMNS, Conditioning
 from .pixels import latent_factor, pixels_of, to_core
@@ -103,23 +103,23 @@ def reweighted(
     *,
     pixels: Pixels | None = None,
 ) -> ModelPatcher:
-    """A MODEL clone with AAR for the learned vectors of `positive`; `pixels` are those of mode `paper`."""
+    """A MODEL clone with AAR for the learned vectors of `positive`; some modes need `pixels`."""
     columns = next((options[COLUMNS] for _, options in positive if COLUMNS in options), None)
     if columns is None:
         raise ValueError("This conditioning has no learned vectors: take that of Anomaly Conditioning.")
     return Reweighting(aar, columns, SamplingConfig.widening, pixels, maps).patch(model)
 
 
-def paper_pixels(model: ModelPatcher, vae: VAE, image: Tensor, mask: Tensor) -> Pixels:
-    """What mode `paper` compares, from photos (B,H,W,3) in [0,1] and masks (B,1,H,W).
+def pixels_to_compare(model: ModelPatcher, vae: VAE, image: Tensor, mask: Tensor) -> Pixels:
+    """What AAR modes of pixels compare, from photos (B,H,W,3) in [0,1] and masks (B,1,H,W).
 
     Raises ValueError where `vae` reads other latents than the model's.
     """
     device, channels = model.load_device, int(model.model.latent_format.latent_channels)
     if vae.latent_channels != channels:
         raise ValueError(
-            f"The VAE of mode paper reads {vae.latent_channels} latent channels, the model has {channels}: "
-            "connect the VAE, or a tiny one (taesd), that belongs to the model."
+            f"The VAE of re-weighting reads {vae.latent_channels} latent channels, the model has "
+            f"{channels}: connect the VAE, or a tiny one (taesd), that belongs to the model."
         )
 
     def decode(latent: Tensor) -> Tensor:
@@ -189,12 +189,12 @@ def sample_latents(
 ) -> Tensor:
     """Latents (B,C,h,w): the defect inside m_z, outside the photo.
 
-    AAR mode `paper` sees pixels through `aar_vae`, or without one through the photos' own VAE.
+    AAR modes see pixels through `aar_vae`, or without one through the photos' own VAE.
     """
     mask, pixels = _padded_mask(photos.mask, photos.factor), None
-    if aar.mode == "paper":
+    if MODES[aar.mode].pixels:
         image = _padded(photos.image, photos.factor)
-        pixels = paper_pixels(model, aar_vae or photos.vae, image, mask)
+        pixels = pixels_to_compare(model, aar_vae or photos.vae, image, mask)
     patched = reweighted(model, positive, aar, maps, pixels=pixels)
     return sample_images(
         patched,

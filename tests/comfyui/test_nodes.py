@@ -250,7 +250,7 @@ def test_mode_paper_sees_through_a_vae_of_its_own_where_one_is_given(
     assert torch.equal(own, same) and not torch.equal(own, other)
     adaptive = generated(masks)[0]
     assert torch.equal(adaptive, generated(masks, aar_vae=eight)[0])
-    with pytest.raises(ValueError, match="mode paper reads 4 latent channels, the model has 8: connect"):
+    with pytest.raises(ValueError, match="re-weighting reads 4 latent channels, the model has 8: connect"):
         generated(masks, mode="paper", aar_vae=four)
 
 

@@ -27,12 +27,14 @@ def test_a_mode_of_re_weighting_is_offered_and_samples(
 
     dummy = ReweightingMode(
         lambda moment, aar: moment.target.m_z,
+        "inside the mask",
         MODES["masked"].attention,
         lambda m_z, progress, steps, widening: m_z,
     )
     monkeypatch.setitem(MODES, "dummy", dummy)
     for node_id in ("ADiff_KSampler", "ADiff_AttentionReweighting"):
-        assert inputs_of(run, node_id)["mode"].options == list(MODES) and "dummy" in MODES
+        mode = inputs_of(run, node_id)["mode"]
+        assert mode.options == list(MODES) and "dummy: inside the mask." in mode.tooltip
     images, marked, _, _ = generated(masks, mode="dummy")
     plain = generated(masks, mode="off")[0]
     difference = (images - plain).abs().amax(-1)

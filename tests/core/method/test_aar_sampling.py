@@ -340,7 +340,10 @@ def test_a_mode_that_is_added_to_the_table_samples(
         return (attention * (1 - inserted) + attention * inserted * w[:, None]) @ value
 
     dummy = ReweightingMode(
-        lambda moment, aar: moment.target.m_z, by_hand, lambda m_z, progress, steps, widening: m_z
+        lambda moment, aar: moment.target.m_z,
+        "inside the mask",
+        by_hand,
+        lambda m_z, progress, steps, widening: m_z,
     )
     monkeypatch.setitem(MODES, "dummy", dummy)
     config = SamplingConfig(steps=3, widening=0.0, aar=AARConfig("dummy", strength=0.5))
