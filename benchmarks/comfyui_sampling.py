@@ -41,7 +41,7 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     )
     from adiff_pack.nodes import conditioning, embeddings, sampling  # type: ignore[import-not-found]
     from adiff_pack.nodes.base_models import LoadTinyBase  # type: ignore[import-not-found]
-    from adiff_pack.nodes.host.folders import DEMO  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.folders import BUNDLED_DEMO  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.sampling import (  # type: ignore[import-not-found]
         MaskedPhotos,
         SamplerSettings,
@@ -50,7 +50,7 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
     core: Any = importlib.import_module("nodes")  # ComfyUI's, not the pack's
     model, clip, vae = LoadTinyBase.execute().args
-    learned, _ = embeddings.LoadEmbeddings.execute(DEMO).args
+    learned, _ = embeddings.LoadEmbeddings.execute(BUNDLED_DEMO).args
     photos, masks = scene(options.batch, options.size)
     positive, negative = conditioning.AnomalyConditioning.execute(
         model, clip, vae, learned, defect_type="leather/burn", template="a photo of a {}", mask=masks

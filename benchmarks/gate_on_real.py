@@ -67,8 +67,8 @@ def _passed(gate: Gate, pairs: list[Pair]) -> dict[str, object]:
     passed = 0
     for pair in pairs:
         photo, mask = read_pair(pair)
-        canvases = regions_on_canvas(photo, mask[0].numpy() > 0, SIZE)
-        problems = gate.problems(Scores.worst([gate.score_seen(canvas) for canvas in canvases]))
+        views = regions_on_canvas(photo, mask[0].numpy() > 0, SIZE)
+        problems = gate.problems(Scores.worst([gate.score_seen(view) for view in views]))
         stopped.update(problems)
         passed += not problems
     return {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from ..anomalydiffusion_core.training.config import DEMO
 from .host.folders import files_stamp, graph_folder
 from .host.pixels import photo_batch
 from .sockets import FewShotDataset
 
-DEMO = "demo (drawn by the pack)"
+DRAWN_DEMO = "demo (drawn by the pack)"
 FOLDER = "folder"
-DEMO_FOLDER, DEMO_SIZE = "anomalydiffusion_demo", 128
+DEMO_FOLDER, DEMO_SIZE = "anomalydiffusion_demo", DEMO.image_size
 
 
 class LoadDataset(io.ComfyNode):
@@ -25,8 +26,8 @@ class LoadDataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "source",
-                    options=[DEMO, FOLDER],
-                    default=DEMO,
+                    options=[DRAWN_DEMO, FOLDER],
+                    default=DRAWN_DEMO,
                     tooltip="The demo set (leather and metal, ten pairs of two defects each), which the pack "
                     "draws into the input folder, or a folder of yours.",
                 ),
@@ -69,7 +70,7 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: str, folder: str, **_: str) -> str:
-        return DEMO if source == DEMO else files_stamp(graph_folder(folder))
+        return DRAWN_DEMO if source == DRAWN_DEMO else files_stamp(graph_folder(folder))
 
     @classmethod
     def execute(
@@ -85,10 +86,10 @@ class LoadDataset(io.ComfyNode):
         from ..anomalydiffusion_core.dataset.layout import find_dataset
         from ..anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
-        if source == DEMO:
+        if source == DRAWN_DEMO:
             folder = DEMO_FOLDER if demo_size == DEMO_SIZE else f"{DEMO_FOLDER}_{demo_size}"
         root = graph_folder(folder)
-        if source == DEMO:
+        if source == DRAWN_DEMO:
             write_few_shot_dataset(root, demo_size)
         chosen = [name.strip() for name in defects.split(",") if name.strip()]
         dataset = find_dataset(root, category.strip() or None, chosen or None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
-from .host.folders import DEMO, MODELS, embeddings_file, file_stamp, new_output
+from .host.folders import BUNDLED_DEMO, MODELS, embeddings_file, file_stamp, new_output
 from .sockets import AnomalyEmbedding
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class LoadEmbeddings(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=[DEMO, *folder_paths.get_filename_list(MODELS)],
-                    default=DEMO,
+                    options=[BUNDLED_DEMO, *folder_paths.get_filename_list(MODELS)],
+                    default=BUNDLED_DEMO,
                     tooltip=f"A .safetensors file in models/{MODELS}; or the demo's leather and metal.",
                 )
             ],

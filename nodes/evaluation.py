@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..anomalydiffusion_core.training.config import DEMO
 from .inputs import seed_input
 from .sockets import FewShotDataset, Localizer
 
@@ -31,7 +32,7 @@ def real_inputs() -> list[io.Input]:
         io.String.Input("category", default="", tooltip="Such as leather. Empty: the first one."),
         io.Float.Input(
             "share",
-            default=0.6,
+            default=DEMO.share,
             min=0.01,
             max=0.99,
             step=0.01,
@@ -158,7 +159,7 @@ class EvaluateLocalizer(io.ComfyNode):
                 io.Image.Output(
                     "heat_maps",
                     display_name="heat maps",
-                    tooltip="Photo, truth and map of the first test photo of each defect.",
+                    tooltip="Photo, truth and map of the first test photo of up to four defects.",
                 ),
             ],
             is_output_node=True,

@@ -32,7 +32,7 @@ def type_input(optional: bool = False) -> io.Input:
         "defect_type",
         optional=optional,
         default="",
-        tooltip="Which defect, as category/defect, such as leather/burn. Empty: the first one learned.",
+        tooltip="Which defect, as category/defect, such as leather/burn. Empty: the first one.",
     )
 
 

@@ -1,8 +1,8 @@
-"""Masks: invented ones, thresholded ones, and what they say as tokens."""
+"""Masks: invented ones, thresholded ones, mixtures of sources, and where they lie on objects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -221,6 +221,9 @@ class MixMasks(io.ComfyNode):
 class PlaceMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..anomalydiffusion_core.generation.config import GenerationConfig
+        from ..anomalydiffusion_core.masks.placement import PlacementMode
+
         return io.Schema(
             node_id="ADiff_PlaceMasks",
             display_name="Place Masks on Objects",
@@ -233,8 +236,8 @@ class PlaceMasks(io.ComfyNode):
                 io.Image.Input("normals", tooltip="The photos they are for, of one category."),
                 io.Combo.Input(
                     "mode",
-                    options=["learned", "free"],
-                    default="learned",
+                    options=list(get_args(PlacementMode)),
+                    default=GenerationConfig.placement,
                     tooltip="learned: where the training masks lay (needs embeddings; without, masks stay "
                     "where they are on the object). free: anywhere on the object, turned anyhow.",
                 ),
@@ -242,7 +245,7 @@ class PlaceMasks(io.ComfyNode):
                 AnomalyEmbedding.Input(
                     "embeddings",
                     optional=True,
-                    tooltip="From Train Masks. Without it masks keep their size.",
+                    tooltip="From Train Masks. Without it mode learned keeps the size of masks.",
                 ),
                 type_input(),
             ],

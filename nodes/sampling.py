@@ -68,6 +68,8 @@ class AttentionReweighting(io.ComfyNode):
 class KSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..anomalydiffusion_core.generation.config import GenerationConfig
+
         return io.Schema(
             node_id="ADiff_KSampler",
             display_name="KSampler (Anomaly)",
@@ -81,11 +83,11 @@ class KSampler(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The autoencoder that belongs to the model."),
                 io.Image.Input("image", tooltip="Normal photos, one per mask, or one for all."),
                 io.Mask.Input("mask", tooltip="Where the defect goes: white = defect."),
-                *sampler_inputs(cfg=2.5),
+                *sampler_inputs(cfg=GenerationConfig.sampling.guidance),
                 *reweighting_inputs(),
                 io.Float.Input(
                     "feather",
-                    default=1.0,
+                    default=GenerationConfig.feather,
                     min=0.0,
                     max=64.0,
                     step=0.5,

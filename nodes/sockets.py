@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-AnomalyEmbedding = io.Custom("ADIFF_ANOMALY_EMBEDDING")  # an AnomalyModel: e_a, e_m by defect type, and E
+AnomalyEmbedding = io.Custom("ADIFF_ANOMALY_EMBEDDING")  # a `Learned`: e_a, e_m by defect type, and E
 SpatialTokens = io.Custom("ADIFF_SPATIAL_TOKENS")  # TokensByEncoder: E(m) (B,n,d) per text encoder
 PairScores = io.Custom("ADIFF_PAIR_SCORES")  # for each pair what its manifest row says of it
 Localizer = io.Custom("ADIFF_LOCALIZER")  # (network, pixels per side)

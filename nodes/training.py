@@ -24,7 +24,7 @@ BEST = "best so far"
 def data_inputs() -> list[io.Input]:
     """MODEL, CLIP, VAE and dataset, as every training takes them."""
     return [
-        *base_inputs("The frozen base model: Load Tiny Base, or any SD 1.x or 2.x."),
+        *base_inputs("The frozen base model: Load Tiny Base, or any SD 1.x, 2.x or XL."),
         FewShotDataset.Input("dataset", tooltip="From Load Few-Shot Dataset."),
     ]
 
@@ -53,8 +53,8 @@ def preview_input() -> io.Input:
         default=100,
         min=0,
         max=100_000,
-        tooltip="Steps after which the picture below the loss is drawn anew: real views above, what was "
-        "learned below. One drawing costs about as much as seven steps. 0 = never.",
+        tooltip="Steps between previews below the loss: real views above, what was learned below. One "
+        "costs about as much as seven steps. 0 = never.",
     )
 
 
@@ -125,7 +125,7 @@ class TrainAnomaly(io.ComfyNode):
                     max=2048,
                     step=8,
                     tooltip="Pixels per side of the training views. 0 = what the base was made for (tiny "
-                    "128, SD 1.x 512, SDXL 1024).",
+                    "128, SD 1.x 512, SDXL 1024), or what the embeddings to extend were trained at.",
                 ),
                 io.Int.Input(
                     "tokens",
@@ -179,7 +179,7 @@ class TrainAnomaly(io.ComfyNode):
         )
         job = TrainingJob(base, dataset, TrainingConfig(image_size, share, defects, None), extend, start)
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        checkpoints, stage = kept_training("anomaly", job, checkpoint_minutes, preview)
+        checkpoints, stage = kept_training("anomaly", job, defects, checkpoint_minutes, preview=preview)
         with trainable(base), checkpoints.alone():
             outcome = job.train_defects(stage)
         stopped = ended(outcome.end, checkpoints, when_stopped == BEST)
@@ -243,7 +243,7 @@ class TrainMasks(io.ComfyNode):
         job = TrainingJob.of_masks(base, dataset, config, embeddings)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        checkpoints, stage = kept_training("masks", job, checkpoint_minutes, preview)
+        checkpoints, stage = kept_training("masks", job, masks, checkpoint_minutes, preview=preview)
         with trainable(base), checkpoints.alone():
             end = job.train_masks(trained, stage)
         text = ended(end, checkpoints, when_stopped == BEST)

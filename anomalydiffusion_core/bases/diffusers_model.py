@@ -298,9 +298,9 @@ def load_onto(base: DiffusersModel, path: Path) -> Learned:
 
     Raises ValueError as `load_artifact` and `DiffusersModel.adapt` do.
     """
-    model = load_artifact(path, base.fingerprint)
-    base.adapt(model.adapter)
-    return model
+    learned = load_artifact(path, base.fingerprint)
+    base.adapt(learned.adapter)
+    return learned
 
 
 def _load_tiny(device: torch.device | str, path: Path | None = None) -> DiffusersModel:

@@ -116,7 +116,7 @@ def check_new(path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises ValueError when neither `path` nor the folders that it needs can be written."""
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if nearest != path and not nearest.is_dir():
         raise ValueError(f"{path} cannot be written: {nearest} is a file; choose another place.")
     if not os.access(nearest, os.W_OK):

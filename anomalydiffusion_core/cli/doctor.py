@@ -59,12 +59,12 @@ def _base_finding(base: str) -> str:
     from ..bases.diffusers_model import load_base
 
     try:
-        model = load_base(base)
+        loaded = load_base(base)
     except (ValueError, OSError, ImportError) as error:
         return f"does not load: {' '.join(str(error).split())}"
-    parameters = sum(p.numel() for p in model.unet.parameters()) / 1e6
+    parameters = sum(p.numel() for p in loaded.unet.parameters()) / 1e6
     return (
-        f"loads: family {model.fingerprint.family}, weights {model.fingerprint.weights}, "
-        f"U-Net {parameters:.1f} M parameters, {model.latent_channels} latent channels, "
-        f"{model.native_size} px"
+        f"loads: family {loaded.fingerprint.family}, weights {loaded.fingerprint.weights}, "
+        f"U-Net {parameters:.1f} M parameters, {loaded.latent_channels} latent channels, "
+        f"{loaded.native_size} px"
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from ..gate.gate import CHECKS, GateConfig
 from ..generation.config import GenerationConfig
+from ..masks.placement import PlacementMode
 from ..masks.sources import SOURCES
 from ..method.reweighting import AARConfig, meanings, modes_of_pixels
 from ..method.sampling import SCHEDULERS, SamplingConfig
@@ -52,7 +53,7 @@ def generate(
         ),
     ] = GenerationConfig.foreground,
     placement: Annotated[
-        Literal["learned", "free"],
+        PlacementMode,
         typer.Option(help="Where on the object masks lie: as the training masks did, or anywhere."),
     ] = GenerationConfig.placement,
     aar: Annotated[
@@ -133,7 +134,7 @@ def generate(
         gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
         check_writable(out)
-        host, learned = load_with_base(artifact, base, device)
+        loaded, learned = load_with_base(artifact, base, device)
         aar_config = AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)
         config = GenerationConfig(
             SamplingConfig(scheduler, steps, guidance=guidance, aar=aar_config),
@@ -148,7 +149,7 @@ def generate(
             tries_per_pair=tries,
             batch_size=batch,
         )
-        run = GenerationRun(artifact, config, host, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
+        run = GenerationRun(artifact, config, loaded, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
         with progress() as on_stage:
             outcome = generate_all(
                 run,

@@ -37,13 +37,13 @@ def masks(
     def command() -> dict[str, Any]:
         check_new(out)
         config = MaskConfig(replace(MaskConfig.sampling, steps=steps, guidance=guidance))
-        host, learned = load_with_base(artifact, base, device)
+        loaded, learned = load_with_base(artifact, base, device)
         types = defect_type or sorted(learned.mask)
         if not types:
             raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
         with progress() as on_stage:
             invention = invent_for_types(
-                host, learned, types, count, seed=seed, config=config, on_stage=on_stage
+                loaded, learned, types, count, seed=seed, config=config, on_stage=on_stage
             )
         write_masks(invention.masks, out)
         say(f"Masks: {out}\nOverview: {out / OVERVIEW}")

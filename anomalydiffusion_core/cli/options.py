@@ -64,10 +64,10 @@ def base_to_train_on(
     """The base model, made to save memory before it moves to the device; raises ValueError as `load_base`."""
     from ..bases.diffusers_model import load_base
 
-    place, model = device_of(device), load_base(base or "tiny")
-    model.save_memory(bf16=precision == "bf16", checkpointing=checkpointing)
-    model.to(place)
-    return model
+    on, loaded = device_of(device), load_base(base or "tiny")
+    loaded.save_memory(bf16=precision == "bf16", checkpointing=checkpointing)
+    loaded.to(on)
+    return loaded
 
 
 def load_with_base(artifact: Path, base: str | None, device: str | None) -> tuple[DiffusersModel, Learned]:
@@ -80,5 +80,5 @@ def load_with_base(artifact: Path, base: str | None, device: str | None) -> tupl
         raise ValueError(
             f"{artifact} was trained on base family {trained_on!r}: say with --base where that model is."
         )
-    host = load_base(base or "tiny", device_of(device))
-    return host, load_onto(host, artifact)
+    loaded = load_base(base or "tiny", device_of(device))
+    return loaded, load_onto(loaded, artifact)

@@ -51,13 +51,13 @@ def pretrain_encoder(
 
     def command() -> dict[str, Any]:
         check_new(out)
-        model = base_to_train_on(base, device, precision, checkpointing)
+        loaded = base_to_train_on(base, device, precision, checkpointing)
         words = WordsConfig(steps=words_steps, batch_size=WORDS_BATCH * batch, minutes=minutes, seed=seed)
         places = PlacesConfig(steps=steps, batch_size=batch, minutes=minutes, seed=seed)
-        log = TensorBoardLog(tensorboard, model) if tensorboard else None
+        log = TensorBoardLog(tensorboard, loaded) if tensorboard else None
         with progress() as on_stage, interrupted_between(on_stage) as on_stage:
             config = EncoderTrainingConfig(words, places, scenes)
-            outcome = train_encoder(model, config, TrainingRun(on_stage, log=log))
+            outcome = train_encoder(loaded, config, TrainingRun(on_stage, log=log))
         if log:
             log.close()
         save_artifact(outcome.learned, out)

@@ -167,25 +167,22 @@ def train(
             size, share, defects, masks if mask_steps else None, adaptation if adapt else None
         )
 
-    def prepare(config: TrainingConfig) -> TrainingJob:
+    def prepare() -> TrainingJob:
+        config = configure()
         files.check(config, extend is not None, resume)
         if not resume:
             check_new(files.artifact)
             check_new(files.lora)
         few_shot = find_dataset(dataset, category, defect)
-        model = base_to_train_on(base, processes.local_device(device), precision, checkpointing)
+        loaded = base_to_train_on(base, processes.local_device(device), precision, checkpointing)
         if compiled:
-            model.compile()
-        extends = load_onto(model, extend) if extend else None
-        start = load_artifact(encoder, model.fingerprint) if encoder else None
-        return TrainingJob(model, few_shot, config, extends, start)
-
-    def command() -> dict[str, Any]:
-        config = configure()
-        return _train(lambda: prepare(config), files, tensorboard, processes)
+            loaded.compile()
+        extends = load_onto(loaded, extend) if extend else None
+        start = load_artifact(encoder, loaded.fingerprint) if encoder else None
+        return TrainingJob(loaded, few_shot, config, extends, start)
 
     with launched(device) as processes:
-        code = run_command(command, json, processes)
+        code = run_command(lambda: _train(prepare, files, tensorboard, processes), json, processes)
     raise typer.Exit(code)
 
 

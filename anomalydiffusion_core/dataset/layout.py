@@ -160,7 +160,7 @@ def match_pairs(category: str, defect: str, images: list[Path], masks: Path) -> 
     return list(pairs.values())
 
 
-def split_pairs(pairs: list[Pair], share: float = 1 / 3) -> tuple[list[Pair], list[Pair]]:
+def split_pairs(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
     """Training and held-out pairs of one type: the floor(n * share) lowest ids, at least one; none in both.
 
     Numbers in stems count as numbers: 2 comes before 10. Raises ValueError for fewer than two pairs.

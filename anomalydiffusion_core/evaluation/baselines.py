@@ -23,7 +23,7 @@ from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
 from ..export.writer import ExportPair
 from ..masks.foreground import ground_of, object_foreground
-from ..masks.placement import moved_onto
+from ..masks.placement import ON_OBJECT, moved_onto
 from ..method.sampling import image_generator
 from ..procedural.scenes import draw_scene
 from .split import Split
@@ -217,7 +217,7 @@ def _lay(rng: Rng, normal: np.ndarray, defect: MarkedPhoto, foreground: np.ndarr
     where[y : y + h, x : x + w] = mask
     if foreground is not None:
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
-        moved = moved_onto(where, foreground, 0.9, generator)
+        moved = moved_onto(where, foreground, ON_OBJECT, generator)
         where = where if moved is None else moved
     result = normal.copy()
     result[where] = pixels[mask]  # both in reading order

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ..method.progress import OnStage
+from ..training.config import TrainingConfig
 from .classifier import ClassifierConfig
 from .localizer import LocalizerConfig
 
@@ -21,7 +22,7 @@ class ComparisonConfig:
 
     localizer: LocalizerConfig = LocalizerConfig()
     classifier: ClassifierConfig | None = None  # None: types are not told apart
-    share: float = 1 / 3  # of each type's real pairs: those that the generator was trained on
+    share: float = TrainingConfig.share  # of each type's real pairs: those that the generator was trained on
     pairs_per_type: int = 20  # the same for every contender
     seeds: int = 3
     protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables

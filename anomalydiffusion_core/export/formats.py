@@ -9,7 +9,7 @@ from ..method.progress import OnStage
 from .mvtec import MANIFEST, MVTecWriter, read_manifest, written_pair
 from .writer import PairWriter
 
-FORMATS: dict[str, Callable[[Path], PairWriter]] = {  # by the folder that is written
+FORMATS: dict[str, Callable[[Path], PairWriter]] = {  # a writer, made with the folder to write
     "mvtec": MVTecWriter,
 }
 

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,21 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
             f"{where} lacks some of {', '.join(ROW_KEYS)}, so it was not written by 'anomalydiffusion "
             "generate': choose a new folder."
         )
+    for key in ("category", "defect", *FILES, "normal"):
+        if key in row and not _is_below(row[key]):
+            raise ValueError(
+                f"{where} has {row[key]!r} as its {key}, which leads out of the dataset: restore the "
+                "manifest or use a new folder."
+            )
     return row
+
+
+def _is_below(name: object) -> bool:
+    """Whether what a row names, a file or a folder, stays below the dataset's root, on any system."""
+    if not isinstance(name, str) or not name:
+        return False
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return not any(path.anchor or ".." in path.parts for path in paths)
 
 
 def check_output(root: Path) -> None:

@@ -40,11 +40,11 @@ class RegionView:
 
 @dataclass(frozen=True)
 class ChangedRegion:
-    """A generated region: on its `canvas`, and in its window (h,w) `before`, `after`, `mask`; `noise` of the
+    """A generated region: on its `view`, and in its window (h,w) `before`, `after`, `mask`; `noise` of the
     autoencoder there, in grey levels.
     """
 
-    canvas: RegionView
+    view: RegionView
     before: np.ndarray
     after: np.ndarray
     mask: np.ndarray
@@ -177,14 +177,14 @@ class Gate:
 
     def score(self, region: ChangedRegion) -> Scores:
         """What a generated region scores."""
-        return self._scores(region.canvas, region)
+        return self._scores(region.view, region)
 
-    def score_seen(self, canvas: RegionView) -> Scores:
+    def score_seen(self, view: RegionView) -> Scores:
         """What a region scores, generated or real, but for fill, which needs the photo before."""
-        return self._scores(canvas, None)
+        return self._scores(view, None)
 
-    def _scores(self, canvas: RegionView, changed: ChangedRegion | None) -> Scores:
-        return Scores({name: check.score(self, canvas, changed) for name, check in CHECKS.items()})
+    def _scores(self, view: RegionView, changed: ChangedRegion | None) -> Scores:
+        return Scores({name: check.score(self, view, changed) for name, check in CHECKS.items()})
 
     def problems(self, scores: Scores) -> list[str]:
         """What is wrong with a pair of these scores, in words; nothing where it is good enough."""
@@ -196,9 +196,9 @@ class Gate:
             and CHECKS[name].stopped(scores[name], self.limits[name])
         ]
 
-    def remember(self, canvas: RegionView) -> None:
+    def remember(self, view: RegionView) -> None:
         """Takes note of an accepted region, so that none too much like it follows."""
-        self.earlier.append(look_of(canvas.pixels, canvas.mask))
+        self.earlier.append(look_of(view.pixels, view.mask))
 
     def forget(self) -> None:
         """Forgets all accepted regions, not the real ones."""
@@ -219,7 +219,7 @@ class Gate:
         self._deviation = np.std(features, 0) + 1e-3 * np.abs(features).mean() if features else np.ones(1)
 
 
-def _fill(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float | None:
+def _fill(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float | None:
     """Share of the least filled component that shows."""
     if changed is None:
         return None
@@ -232,8 +232,8 @@ def _fill_limit(gate: Gate, known: Known) -> float:
 
 
 def _least_fill(known: Known) -> float:
-    """Halfway between what shows where nothing is and what shows of the weakest real defect, in both of which
-    the photo before is guessed from the surroundings.
+    """Midway between the fill measured on spots without a defect and that of the weakest real defect; in both
+    the photo before is estimated by `filled_in`.
     """
     misjudged = [change(filled_in(v.pixels, v.mask), v.pixels)[v.mask] for v in known.spots]
     noise = float(np.quantile(np.concatenate(misjudged), NOISE_QUANTILE))
@@ -241,9 +241,9 @@ def _least_fill(known: Known) -> float:
     return (1 - NOISE_QUANTILE + float(np.quantile(shown, WEAKEST))) / 2
 
 
-def _contrast(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float:
+def _contrast(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float:
     """How well the defect can be told from its surroundings, 0 to 1."""
-    return contrast(canvas.pixels, canvas.mask)
+    return contrast(view.pixels, view.mask)
 
 
 def _contrast_limit(gate: Gate, known: Known) -> float | None:
@@ -255,9 +255,9 @@ def _contrast_limit(gate: Gate, known: Known) -> float | None:
     return (weakest + typical) / 2 if weakest > typical else None
 
 
-def _seam(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float:
+def _seam(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float:
     """Edges on the defect's outline over those beside it."""
-    return seam(canvas.pixels, canvas.mask)
+    return seam(view.pixels, view.mask)
 
 
 def _seam_limit(gate: Gate, known: Known) -> float | None:
@@ -271,11 +271,11 @@ def _most_seam(known: Known) -> float:
     return float(np.quantile(real, 1 - WEAKEST) + spread)
 
 
-def _plausibility(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float | None:
+def _plausibility(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float | None:
     """Distance to the nearest real defect in the backbone's features, in deviations."""
     if not any(gate.real_features):
         return None
-    return float(gate.distances(gate.backbone.features(canvas.pixels, canvas.mask)).min())
+    return float(gate.distances(gate.backbone.features(view.pixels, view.mask)).min())
 
 
 def _plausibility_limit(gate: Gate, known: Known) -> float | None:
@@ -288,9 +288,9 @@ def _plausibility_limit(gate: Gate, known: Known) -> float | None:
     return max(worst, (worst + typical) / 2)
 
 
-def _duplicate(gate: Gate, canvas: RegionView, changed: ChangedRegion | None) -> float | None:
+def _duplicate(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float | None:
     """Grey levels to the most alike training defect or earlier pair."""
-    look, real = look_of(canvas.pixels, canvas.mask), [look for pair in gate.looks for look in pair]
+    look, real = look_of(view.pixels, view.mask), [look for pair in gate.looks for look in pair]
     return min((look_distance(look, other) for other in real + gate.earlier), default=None)
 
 

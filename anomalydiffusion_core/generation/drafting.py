@@ -136,9 +136,9 @@ class Drafter:
 
     def _turn(self, defect_type: str, index: int) -> int:
         """Which normal photo is tried: every one once, in random order, before any comes again."""
-        turn, place = divmod(index, len(self.normals))
+        turn, rank = divmod(index, len(self.normals))
         generator = image_generator(self.config.seed, turn, f"{defect_type} normals")
-        return int(torch.randperm(len(self.normals), generator=generator)[place])
+        return int(torch.randperm(len(self.normals), generator=generator)[rank])
 
     def defect(
         self, defect_type: str, sourced: SourcedMask, normal: Normal, generator: torch.Generator
@@ -171,12 +171,12 @@ class Drafter:
         return mask
 
     def _checked(
-        self, defect_type: str, mask: np.ndarray, moves: bool, normal: Normal, generator: torch.Generator
+        self, defect_type: str, mask: np.ndarray, placed: bool, normal: Normal, generator: torch.Generator
     ) -> np.ndarray:
-        """The mask where it is usable; one that misses the object is moved onto it, if it `moves`."""
+        """The mask where it is usable; a `placed` one that misses the object is moved onto it."""
         usable = usable_for(self.config.masks, self.learned, defect_type)
         problem = mask_problem(mask, usable, normal.foreground)
-        if problem == OFF_OBJECT and moves and normal.foreground is not None:
+        if problem == OFF_OBJECT and placed and normal.foreground is not None:
             moved = moved_onto(mask, normal.foreground, usable.on_object, generator)
             if moved is not None:
                 mask, problem = moved, mask_problem(moved, usable, normal.foreground)

@@ -80,8 +80,8 @@ class GeneratedPair:
 
 @dataclass
 class _Tries:
-    """The tries at pairs of one type: of which index the next one is, how many of how many are spent, and
-    what was wrong how often.
+    """The tries at pairs of one type: index of the next one, how many are allowed and spent, and how often
+    each problem occurred.
     """
 
     index: int
@@ -237,9 +237,9 @@ class PairGenerator:
             feathers.append(feather)
         for job, region in zip(jobs, decoded, strict=True):
             after, mask = in_window(result, job.region.window).levels(), job.region.mask
-            canvas = on_canvas(after, mask, size)
+            view = on_canvas(after, mask, size)
             changed.append(
-                (job.defect_type, ChangedRegion(canvas, job.photo.levels(), after, mask, region.noise))
+                (job.defect_type, ChangedRegion(view, job.photo.levels(), after, mask, region.noise))
             )
         heat = decoded[0].heat
         return GeneratedPair(
@@ -271,7 +271,7 @@ class PairGenerator:
     def remember(self, pair: GeneratedPair) -> None:
         """Takes note of an accepted pair, so that none too much like it follows."""
         for name, region in pair.regions:
-            self.gate(name).remember(region.canvas)
+            self.gate(name).remember(region.view)
 
     def _recall(
         self, defect_types: list[str], earlier: Iterable[tuple[dict[str, np.ndarray], Photo]]
@@ -281,8 +281,8 @@ class PairGenerator:
             self.gate(name).forget()
         for masks, photo in earlier:
             for name, mask in masks.items():
-                for canvas in regions_on_canvas(photo, mask, self.learned.image_size):
-                    self.gate(name).remember(canvas)
+                for view in regions_on_canvas(photo, mask, self.learned.image_size):
+                    self.gate(name).remember(view)
 
     def limits(self, pair: GeneratedPair) -> Scores:
         """What the gates ask of a pair; of several types, the strictest."""

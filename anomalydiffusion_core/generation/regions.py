@@ -131,8 +131,8 @@ class RegionMaker:
         )
 
     def _heat(self, decoded: DecodedRegion, shares: Tensor) -> np.ndarray:
-        canvas = on_canvas(decoded.values, decoded.region.mask, self.learned.image_size)
-        return heat_over_photo(shares, canvas.pixels, self.base.factor)
+        view = on_canvas(decoded.values, decoded.region.mask, self.learned.image_size)
+        return heat_over_photo(shares, view.pixels, self.base.factor)
 
 
 def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> DecodedRegion:
@@ -195,8 +195,8 @@ def softened(
 def _seam(before: Photo, decoded: DecodedRegion, feather: float, size: int) -> float:
     """The seam of a region that is laid into its window's photo."""
     after = before.pasted(decoded.values, decoded.region.mask, feather=feather)
-    canvas = on_canvas(after.levels(), decoded.region.mask, size)
-    return seam(canvas.pixels, canvas.mask)
+    view = on_canvas(after.levels(), decoded.region.mask, size)
+    return seam(view.pixels, view.mask)
 
 
 def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[RegionView]:

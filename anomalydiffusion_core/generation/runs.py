@@ -63,7 +63,7 @@ class GenerationRun:
             "artifact_sha256": file_hash(self.artifact),
             "base_family": self.base.fingerprint.family,
             "base_weights": self.base.fingerprint.weights,
-            "method": METHOD,
+            "method_version": METHOD,
             "torch": torch.__version__,
             "mask_sources": self.mask_sources,
             "config": config,
@@ -335,7 +335,7 @@ def _mask_source(
 ) -> MaskSource:
     """Where the masks of one defect type come from."""
     config, pairs = run.config, supply.real[defect_type]
-    laid = learned.mask_placements.get(defect_type) or (supply.weights.get(REAL) and pairs)
+    size_known = learned.mask_placements.get(defect_type) or (supply.weights.get(REAL) and pairs)
     request = MaskRequest(
         defect_type=defect_type,
         seed=config.seed,
@@ -344,7 +344,7 @@ def _mask_source(
         ),
         real=lambda: [read_mask(pair.mask) for pair in pairs],
         given=supply.given.get(defect_type, []),
-        area=None if laid else learned.mask_areas.get(defect_type, UNKNOWN_AREA),
+        area=None if size_known else learned.mask_areas.get(defect_type, UNKNOWN_AREA),
     )
     return mask_source(supply.weights, request)
 

@@ -20,7 +20,7 @@ from ..method.reweighting import AARConfig
 from ..method.sampling import SamplingConfig, SamplingRequest, image_generator, sample
 from ..method.templates import MASK_TEMPLATES
 from .foreground import without_specks
-from .placement import Placer, needed_share, placer_of
+from .placement import ON_OBJECT, Placer, needed_share, placer_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MaskConfig:
     largest: float = 0.5
     border: float = 1 / 3  # greatest covered share of any border line, as released
     speck: float = 0.1  # components smaller than this share of the largest are dropped
-    on_object: float = 0.9  # share of the mask that must lie on the foreground, where one is given
+    on_object: float = ON_OBJECT  # where there is one
     tries_per_mask: int = 20
 
 

@@ -29,6 +29,7 @@ LARGEST_TURNED = 1024  # pixels per side; larger shapes are turned at that size
 CANDIDATES = 2048  # pixels per side of the grid of places where a mask may be moved, at most
 
 PlacementMode = Literal["learned", "free"]
+ON_OBJECT = 0.9  # share of a mask that must lie on the object
 
 
 def placements_of(pairs: list[Pair], find_object: FindObject | None) -> list[Placement]:
@@ -83,7 +84,7 @@ def lay(
     size: tuple[int, int],
     *,
     generator: torch.Generator,
-    share: float = 0.9,
+    share: float = ON_OBJECT,
     mode: PlacementMode = "learned",
 ) -> np.ndarray | None:
     """Lays what is marked in `shape` (h,w) bool onto a photo of `size` (H,W): a mask (H,W) bool, wholly

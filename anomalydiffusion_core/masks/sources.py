@@ -11,7 +11,7 @@ import torch
 from ..dataset.augmentation import MAX_ROTATION
 from ..method.embeddings import Placement
 from ..method.sampling import image_generator
-from .placement import PlacementMode, fit_mask, lay, place_mask, placement_of, turned
+from .placement import ON_OBJECT, PlacementMode, fit_mask, lay, place_mask, placement_of, turned
 
 INVENTED, REAL, GIVEN, PROCEDURAL = "invented", "real", "given", "procedural"
 FORMER_NAMES = {"generated": INVENTED, "drawn": GIVEN}  # in scripts and graphs of before
@@ -26,7 +26,7 @@ class SourcedMask:
 
     shape: np.ndarray  # (h,w) bool
     source: str  # a name of SOURCES
-    placed: bool = False  # to be used exactly where it is
+    placed: bool = False  # to be used where it is, unless that is beside the object
 
 
 MaskSource = Callable[[int], SourcedMask]  # number -> mask, the same whatever was asked before
@@ -41,8 +41,8 @@ class MaskRequest:
     invented: Callable[[int], np.ndarray] | None = None  # shapes (s,s) bool of the base, by number
     real: Callable[[], Sequence[np.ndarray]] = tuple  # the training masks (H,W) bool, read when asked for
     given: Sequence[np.ndarray] = ()  # the user's masks (h,w) bool
-    given_placed: bool = True  # which stay exactly where they are
-    area: float | None = None  # share of the photo that a mask covers; None where laying it tells
+    given_placed: bool = True  # which stay where they are
+    area: float | None = None  # share of the photo that a mask covers; None where its placement sets it
 
 
 class Lacking(ValueError):
@@ -51,7 +51,7 @@ class Lacking(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """A line of `SOURCES`: how masks are got, and in words which these are. Raises Lacking."""
+    """A line of `SOURCES`: `masks` makes the source, and raises Lacking; `meaning` is its help text."""
 
     masks: Callable[[MaskRequest], MaskSource]
     meaning: str
@@ -64,7 +64,7 @@ def onto_photo(
     size: tuple[int, int],
     *,
     generator: torch.Generator,
-    share: float = 0.9,
+    share: float = ON_OBJECT,
     mode: PlacementMode = "learned",
 ) -> np.ndarray | None:
     """A mask (H,W) bool on a photo of `size` (H,W): fitted where it is placed, laid by `placement.lay`
@@ -108,7 +108,7 @@ def invented_shapes(request: MaskRequest) -> MaskSource:
     """Shapes that the base invents, not placed (`invention.invented_masks` without a frame)."""
     shapes = request.invented
     if shapes is None:
-        raise Lacking("the artifact has no mask embedding: train the masks")
+        raise Lacking("none were invented: train a mask embedding and invent some")
     return lambda number: SourcedMask(shapes(number), INVENTED)
 
 
@@ -132,7 +132,7 @@ def real_masks(request: MaskRequest) -> MaskSource:
 def given_masks(request: MaskRequest) -> MaskSource:
     """The user's masks in turn: exactly as they are, or as shapes to be laid."""
     if not len(request.given):
-        raise Lacking("no masks were given: name their folder")
+        raise Lacking("none were given: give your own")
     mask = in_turn(request.given)
     return lambda number: SourcedMask(mask(number), GIVEN, request.given_placed)
 

@@ -1,4 +1,4 @@
-"""One .safetensors file per trained model: tensors and metadata as DESIGN fixes them, written atomically."""
+"""What was learned as one .safetensors file, in the format `FORMAT`, written atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT = "anomalydiffusion/1"
 
 
 def save_artifact(learned: Learned, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the model to `path` through a temporary file; raises OSError where that is impossible."""
+    """Writes what was learned to `path` through a temporary file; raises OSError where that is impossible."""
     tensors = {name: tensor.to(dtype) for name, tensor in _tensors(learned).items()}
     metadata = {
         "format": FORMAT,
@@ -127,7 +127,7 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> Learned:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no {FORMAT} artifact: give a file written by 'anomalydiffusion train'.")
     try:
-        learned = _model_from(tensors, metadata)
+        learned = _learned_from(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"Artifact {path} is damaged ({reason}): restore or train it again.") from error
@@ -147,7 +147,7 @@ def check_base(trained_on: Fingerprint, base: Fingerprint, what: str, remedy: st
         log.warning("%s was trained on other weights of family %s; results may differ.", what, base.family)
 
 
-def _model_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learned:
+def _learned_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learned:
     learned = Learned(
         Fingerprint(metadata["base_family"], metadata["base_weights"]),
         int(metadata["image_size"]),

@@ -1,6 +1,7 @@
 """What the method asks of a frozen base model: latents, prompts with inserted vectors, noise prediction.
 
-Everything in this package talks to a base only through `LatentDiffusion`; each host implements it once.
+The package talks to a base through `LatentDiffusion` (adaptation also needs its layers); each host implements
+it once.
 """
 
 from __future__ import annotations

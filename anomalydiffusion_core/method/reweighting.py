@@ -39,7 +39,7 @@ class Moment:
     target: Inpainting
     noisy: Tensor  # z_t, of unit variance
     clean_hat: Tensor | None  # None before the first evaluation
-    region: Tensor
+    blend_mask: Tensor
     decode: Decode
 
 
@@ -48,15 +48,15 @@ class ReweightingMode:
     """One way to re-weight.
 
     `weight` gives w (B,1,h,w) at strength 1, or None where there is nothing to compare yet; a mode without it
-    is the plain sampler. `attention` applies it. `region` gives the mask of Eq. 1 from m_z (B,1,h,w), the
+    is the plain sampler. `attention` applies it. `blend_mask` gives the mask of Eq. 1 from m_z (B,1,h,w), the
     timestep as a share of T, the number of steps, and how far the mask widens.
     """
 
     weight: Callable[[Moment, AARConfig], Tensor | None] | None
     meaning: str  # for who chooses
     attention: Attention = attend
-    region: Callable[[Tensor, float, int, float], Tensor] = lambda m_z, progress, steps, widening: widened(
-        m_z, widening * progress
+    blend_mask: Callable[[Tensor, float, int, float], Tensor] = lambda m_z, progress, steps, widening: (
+        widened(m_z, widening * progress)
     )
     pixels: bool = False  # whether it reads the target's image and mask, or decodes
 
@@ -93,7 +93,7 @@ class AARConfig:
         """Whether AAR is on at this share of the steps."""
         return self.enabled and self.start <= progress < self.end
 
-    def blend_region(self, m_z: Tensor, progress: float, steps: int, widening: float) -> Tensor:
+    def blend_mask(self, m_z: Tensor, progress: float, steps: int, widening: float) -> Tensor:
         """The mask (B,1,h,w) that Eq. 1 blends with at timestep t = `progress` x T of a run of `steps`: m_z,
         widened while noise is high.
 
@@ -101,7 +101,7 @@ class AARConfig:
         instead of drawing the defect.
         """
         mode = MODES[self.mode if self.enabled else "off"]
-        return mode.region(m_z, progress, steps, widening)
+        return mode.blend_mask(m_z, progress, steps, widening)
 
     def weight_map(self, moment: Moment) -> Tensor | None:
         """w (B,1,h,w) for the coming evaluation; None where there is nothing to compare yet.
@@ -146,7 +146,7 @@ def paper_weight(image: Tensor, clean_hat: Tensor, mask: Tensor, temperature: fl
     return torch.where(mask > 0, mask.sum((1, 2, 3), keepdim=True) * softmax, 1.0)
 
 
-def released_region(mask: Tensor, t: int, fifty_steps: bool = False) -> Tensor:
+def released_blend_mask(mask: Tensor, t: int, fifty_steps: bool = False) -> Tensor:
     """M of the authors' code: the latent mask dilated by a square of radius floor((t + 100) * 8 / 1000).
 
     With exactly 50 steps their factor is 16. M is the region of the weights and the blend mask.
@@ -155,11 +155,11 @@ def released_region(mask: Tensor, t: int, fifty_steps: bool = False) -> Tensor:
     return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
 
 
-def released_weight(noisy: Tensor, normal: Tensor, region: Tensor) -> Tensor:
+def released_weight(noisy: Tensor, normal: Tensor, blend_mask: Tensor) -> Tensor:
     """w = ||M||_1 (1/d) / sum(1/d) with d = mean_c [M (z_t - z_y)]^2, zeros to 1, clipped to [1, 1.5]."""
-    d = (region * (noisy - normal)).square().mean(1, keepdim=True)
-    inverse = torch.where(region > 0, 1 / d.clamp(min=1e-8), 0.0)
-    w = region.sum((1, 2, 3), keepdim=True) * inverse / inverse.sum((1, 2, 3), keepdim=True)
+    d = (blend_mask * (noisy - normal)).square().mean(1, keepdim=True)
+    inverse = torch.where(blend_mask > 0, 1 / d.clamp(min=1e-8), 0.0)
+    w = blend_mask.sum((1, 2, 3), keepdim=True) * inverse / inverse.sum((1, 2, 3), keepdim=True)
     return torch.where(w == 0, 1.0, w).clamp(1.0, 1.5)
 
 
@@ -193,10 +193,10 @@ def _adaptive(moment: Moment, aar: AARConfig) -> Tensor | None:
 
 MODES: dict[str, ReweightingMode] = {
     "released": ReweightingMode(
-        lambda moment, aar: released_weight(moment.noisy, moment.target.normal, moment.region),
+        lambda moment, aar: released_weight(moment.noisy, moment.target.normal, moment.blend_mask),
         "as the authors' code, gently",
         attend_logits,
-        lambda m_z, progress, steps, widening: released_region(m_z, round(1000 * progress), steps == 50),
+        lambda m_z, progress, steps, widening: released_blend_mask(m_z, round(1000 * progress), steps == 50),
     ),
     "adaptive": ReweightingMode(
         _adaptive,

@@ -150,23 +150,23 @@ def _denoise(
     guidance = _per_image(request.guidance, config.guidance, noise)
     unconditional = None if (guidance == 1).all() else request.unconditional
     weights = AttentionWeights(aar.mode, request.context.columns)
-    x, clean_hat, region = _start(base.schedule, scheduler, noise, target), None, None
+    x, clean_hat, blend_mask = _start(base.schedule, scheduler, noise, target), None, None
     total = len(scheduler.timesteps)
     with base.reweighted(weights):  # once for all steps: installing it costs a walk through the U-Net
         for i, t in enumerate(scheduler.timesteps):
             # 1. Eq. 1: outside the region, x is the noised photo, x <- m x + (1 - m) q(z_y, t)
             if target:
                 progress = int(t) / base.schedule.steps
-                region = aar.blend_region(target.m_z, progress, config.steps, config.widening)
-                x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), region)
+                blend_mask = aar.blend_mask(target.m_z, progress, config.steps, config.widening)
+                x = blend(x, scheduler.add_noise(target.normal, noise, t[None].expand(len(x))), blend_mask)
             z_t = scheduler.scale_model_input(x, t)
             times = t.to(z_t.dtype).expand(len(z_t))
             # 2. Eq. 8: weights w, from how much the last estimate of z_0, or z_t, differs from the photo
             weights.w, weights.maps = None, request.maps
             if request.maps is not None:
                 request.maps.begin(i / total)
-            if target and region is not None and aar.acts(i / total):
-                weights.w = aar.weight_map(Moment(target, z_t, clean_hat, region, decode))
+            if target and blend_mask is not None and aar.acts(i / total):
+                weights.w = aar.weight_map(Moment(target, z_t, clean_hat, blend_mask, decode))
             # 3. Eq. 7: the noise in z_t, predicted with re-weighted attention; Eq. 10: guided
             eps = base.predict_noise(z_t, times, request.context)
             weights.w = weights.maps = None

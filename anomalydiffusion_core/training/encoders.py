@@ -1,4 +1,4 @@
-"""Spatial encoders before their first step: those of a model, of the base, or untrained ones."""
+"""Spatial encoders before their first step: those learned before, of the base, or untrained ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def starting_encoders(
         check_base(start.base, base.fingerprint, "The spatial encoder to start from", "give one of this base")
         if not start.spatial_encoders:
             raise ValueError(
-                "The model to start from has no spatial encoder: give one that was trained with it."
+                "The artifact to start from has no spatial encoder: give one that was trained with it."
             )
         return copy.deepcopy(start.spatial_encoders)
     return copy.deepcopy(base.spatial_encoders) or untrained_encoders(base, seed)

@@ -37,9 +37,9 @@ Pairs = dict[str, list[Pair]]  # by defect type
 class TrainingJob:
     """What is learned of which dataset on which base: e_a of every defect type, E, and e_m.
 
-    The first `config.share` of each type's pairs trains; the rest only measures. With a model that the job
-    `extends`, only types that are new to it are learned, with its E as it is: the outcome holds both, and of
-    what was known every bit as before. E starts as the `start` model's, where one is given.
+    The first `config.share` of each type's pairs trains; the rest only measures. Where the
+    job `extends` what was learned before, only types that are new to it are learned, with its E as it is: the
+    outcome holds both, and of what was known every bit as before. E starts as that of `start`, where given.
     """
 
     base: LatentDiffusion
@@ -55,9 +55,7 @@ class TrainingJob:
     def of_masks(
         cls, base: LatentDiffusion, dataset: Dataset, config: TrainingConfig, learned: Learned
     ) -> TrainingJob:
-        """A job whose masks go into `learned`: types that have e_m there keep it, unless all have: then all
-        are learned anew.
-        """
+        """Learns e_m of the types that `learned` lacks; of all types, where it lacks none."""
         adds = learned.mask and set(dataset.by_type()) - set(learned.mask)
         return cls(base, dataset, config, learned if adds else None)
 
@@ -166,8 +164,8 @@ class TrainingJob:
         """E before the first step; ValueError where `start` is of no use."""
         wanted = self.config.defects.spatial_encoder
         if self.start and (self.extends or not wanted):
-            reason = "brings its own" if self.extends else "learns none"
-            who = "A model to be extended" if self.extends else "A training without spatial encoder"
+            reason = "keep their own" if self.extends else "learns none"
+            who = "Embeddings that are extended" if self.extends else "A training without spatial encoder"
             raise ValueError(f"{who} {reason}: leave out the spatial encoder to start from.")
         if self.extends:
             return copy.deepcopy(self.extends.spatial_encoders)
@@ -197,7 +195,7 @@ class TrainingJob:
         return Validation(views, every=config.validate_every, patience=config.patience)
 
     def _nothing_learned(self) -> Learned:
-        """A model of the base as it stands that has learned nothing yet."""
+        """What is learned on the base as it stands, before the first step: nothing."""
         return Learned(
             self.base.fingerprint,
             self.config.image_size,
@@ -209,17 +207,17 @@ class TrainingJob:
     def _extended(self, known: Learned) -> Learned:
         """A copy that may be added to."""
         remedy = "give the base that it was trained on"
-        check_base(known.base, self.base.fingerprint, "The model to be extended", remedy)
+        check_base(known.base, self.base.fingerprint, "What is to be extended", remedy)
         if known.image_size != self.config.image_size:
             raise ValueError(
-                f"The model to be extended was trained at {known.image_size} px, not "
+                f"What is to be extended was trained at {known.image_size} px, not "
                 f"{self.config.image_size}: give the same size."
             )
         return known.copied()
 
 
 def check_extension(config: TrainingConfig, extends: bool) -> None:
-    """Raises ValueError where a model is to be extended on a base that is to be adapted first."""
+    """Raises ValueError where embeddings are to be extended on a base that is to be adapted first."""
     if extends and config.adaptation:
         raise ValueError(
             "--adapt and --extend exclude each other: what is extended stays on the base that it was "
@@ -232,7 +230,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 def _record(learned: Learned, part: str, record: dict[str, object], added: Collection[str]) -> None:
-    """Notes how a part of a model was trained; or, where types were `added` to one later, how these were."""
+    """Notes how a part was trained; or, where types were `added` to one later, how these were."""
     if not added:
         learned.training[part] = record
         return

@@ -40,7 +40,7 @@ class TensorBoardLog:
     def show(self, stage: str, step: int, real: Tensor, sampled: Tensor) -> None:
         """Latents (N,C,h,w) of views, and their previews below."""
         rows = [self.base.decode(latents).clamp(-1, 1) / 2 + 0.5 for latents in (real, sampled)]
-        self.writer.add_images(f"{stage}/real_above_drawn", torch.cat(rows, 2).float().cpu(), step)
+        self.writer.add_images(f"{stage}/real_above_preview", torch.cat(rows, 2).float().cpu(), step)
 
     def close(self) -> None:
         """Writes what is not on disk yet."""

@@ -30,5 +30,5 @@ def binary_masks(mask: Tensor) -> Tensor:
     marked = (mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5).float()
     empty = [i for i, m in enumerate(marked) if not m.any()]
     if empty:
-        raise ValueError(f"Mask {empty[0]} is empty: draw or generate one that marks where the defect goes.")
+        raise ValueError(f"Mask {empty[0]} is empty: give or invent one that marks where the defect goes.")
     return marked

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-DEMO = "demo (comes with the pack)"  # in place of a file of embeddings
+BUNDLED_DEMO = "demo (comes with the pack)"  # in place of a file of embeddings
 MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model_paths.yaml
 
 
@@ -65,7 +65,7 @@ def embeddings_file(name: str) -> Path:
     """A file below the model folder, or the demo's; ValueError where there is none of that name."""
     from ...anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 
-    if name == DEMO:
+    if name == BUNDLED_DEMO:
         return DEMO_EMBEDDINGS
     path = folder_paths.get_full_path(MODELS, name)
     if path is None:

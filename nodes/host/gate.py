@@ -111,16 +111,16 @@ def made_regions(
         for region in regions_of(mask, size):
             good, changed = region.window.cut(before), region.window.cut(after)
             noise = autoencoder_noise(good, _reconstruction(good, vae, size))
-            canvas = on_canvas(changed, region.mask, size)
-            regions.append(ChangedRegion(canvas, good, changed, region.mask, noise))
+            view = on_canvas(changed, region.mask, size)
+            regions.append(ChangedRegion(view, good, changed, region.mask, noise))
         pairs.append(regions)
     return pairs
 
 
 def _reconstruction(pixels: np.ndarray, vae: VAE, size: int) -> np.ndarray:
     """A window (side,side,3) in [0,255] through the autoencoder at the canvas's size."""
-    canvas = from_core(to_image(pixels, size)[None])
-    return to_pixels(to_core(vae.decode(vae.encode(canvas)))[0].cpu(), (len(pixels), len(pixels)))
+    image = from_core(to_image(pixels, size)[None])
+    return to_pixels(to_core(vae.decode(vae.encode(image)))[0].cpu(), (len(pixels), len(pixels)))
 
 
 def _gate_of(
@@ -172,7 +172,7 @@ def _judged(gate: Gate, pairs: list[list[ChangedRegion]]) -> list[JudgedPair]:
         scores = Scores.worst([gate.score(region) for region in regions])
         problems = gate.problems(scores)
         for region in [] if problems else regions:
-            gate.remember(region.canvas)
+            gate.remember(region.view)
         row = {
             "fill": round(shown_share(regions), 4),
             "noise": round(max(region.noise for region in regions), 3),

@@ -69,9 +69,9 @@ def cropped(regions: CroppedRegions) -> tuple[Tensor, Tensor]:
             images.append(window)
             masks.append(region.mask)
         else:
-            canvas = on_canvas(255 * window, region.mask, regions.size)
-            images.append(canvas.pixels / 255)
-            masks.append(canvas.mask)
+            view = on_canvas(255 * window, region.mask, regions.size)
+            images.append(view.pixels / 255)
+            masks.append(view.mask)
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)).float()
 
 

@@ -143,15 +143,15 @@ class Reweighting:
             self.maps.begin(done)
         if self.config.acts(done):
             z_t = x / (1 + level**2).sqrt()  # x has unit signal, z_t unit variance
-            region = self.blend_region(run.target.m_z, level, run.steps, model_sampling)
-            moment = Moment(run.target, z_t, run.clean_hat, region, self._decode)
+            blend_mask = self.blend_mask(run.target.m_z, level, run.steps, model_sampling)
+            moment = Moment(run.target, z_t, run.clean_hat, blend_mask, self._decode)
             weights.w = self.config.weight_map(moment)
         return weights
 
-    def blend_region(self, m_z: Tensor, sigma: Tensor, steps: int, model_sampling: Any) -> Tensor:
+    def blend_mask(self, m_z: Tensor, sigma: Tensor, steps: int, model_sampling: Any) -> Tensor:
         """The mask of Eq. 1 (B,1,h,w) at noise level `sigma` (1,)."""
         progress = float(model_sampling.timestep(sigma)) / len(model_sampling.sigmas)
-        return self.config.blend_region(m_z, progress, steps, self.widening)
+        return self.config.blend_mask(m_z, progress, steps, self.widening)
 
     def _decode(self, latent: Tensor) -> Tensor:
         if self.pixels is None:
@@ -172,8 +172,8 @@ class _Narrowing:
         m_z = (denoise_mask[:, :1] > 0).to(denoise_mask)
         steps = len(extra_options["sigmas"]) - 1
         model_sampling = extra_options["model"].inner_model.model_sampling
-        region = self.reweighting.blend_region(m_z, sigma.flatten()[:1], steps, model_sampling)
-        return region.expand_as(denoise_mask)
+        blend_mask = self.reweighting.blend_mask(m_z, sigma.flatten()[:1], steps, model_sampling)
+        return blend_mask.expand_as(denoise_mask)
 
 
 def with_reweighted_attention(model: ModelPatcher) -> ModelPatcher:

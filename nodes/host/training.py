@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...anomalydiffusion_core.training.checkpoint import Checkpoints
+from ...anomalydiffusion_core.training.config import FitConfig
 from ...anomalydiffusion_core.training.jobs import TrainingJob
 from ...anomalydiffusion_core.training.stage import End, Stage
 from .training_preview import TrainingPreview
@@ -18,13 +19,13 @@ FOLDER = Path("anomalydiffusion") / "training"  # below ComfyUI's output folder
 
 
 def kept_training(
-    name: str, job: TrainingJob, minutes: float, preview: TrainingPreview
+    name: str, job: TrainingJob, config: FitConfig, minutes: float, *, preview: TrainingPreview
 ) -> tuple[Checkpoints, Stage]:
-    """One training of a job, which `preview` shows, and where it is kept: queued again with just these
-    settings, it goes on from there.
+    """One training of a job by `config`, which `preview` shows, and where it is kept: queued again with just
+    these settings, it goes on from there.
     """
     origin = job.origin()
-    settings = json.dumps([name, origin, asdict(job.config)], sort_keys=True)
+    settings = json.dumps([name, origin, asdict(config)], sort_keys=True)
     folder = hashlib.sha256(settings.encode()).hexdigest()[:16]
     checkpoints = Checkpoints(Path(folder_paths.get_output_directory()) / FOLDER / folder, minutes)
     return checkpoints, Stage(name, preview.on_stage, preview.monitor, checkpoints.stage(name, origin))

@@ -92,7 +92,7 @@ def test_a_check_added_to_the_table_is_an_input_at_the_end_and_stops_pairs(
         "too large",
         "pairs that mark too much",
         at_most=True,
-        score=lambda gate, canvas, changed: float(canvas.mask.mean()),
+        score=lambda gate, view, changed: float(view.mask.mean()),
         limit=lambda gate, known: area,
     )
     monkeypatch.setitem(gate.CHECKS, "area", check)

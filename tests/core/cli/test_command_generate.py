@@ -127,7 +127,7 @@ def test_given_masks_must_be_given(
     base: Any, trained: Path, dataset: Path, tmp_path: Path, name: str
 ) -> None:
     result = run("generate", trained, dataset, "--out", tmp_path / "out", "--mask-sources", name)
-    refused(result, "thing/scratch cannot come from source 'given', since no masks were given")
+    refused(result, "thing/scratch cannot come from source 'given', since none were given")
     assert not (tmp_path / "out").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_check_added_to_the_table_scores_limits_stops_and_is_reported(
         "too large",
         "pairs that mark too much",
         at_most=True,
-        score=lambda gate, canvas, changed: float(canvas.mask.mean()),
+        score=lambda gate, view, changed: float(view.mask.mean()),
         limit=lambda gate, known: 0.03,
     )
     monkeypatch.setitem(CHECKS, "area", check)

@@ -74,7 +74,7 @@ def test_tensorboard_has_losses_gradients_rates_and_pictures(
             shown = [event.value for event in events.Scalars(f"{stage}/{name}")]
             assert shown == pytest.approx(record[name], abs=2e-5)
         assert len(events.Scalars(f"{stage}/rate")) == record["steps"]
-        assert [event.step for event in events.Images(f"{stage}/real_above_drawn")][0] == 2
+        assert [event.step for event in events.Images(f"{stage}/real_above_preview")][0] == 2
     held_out = [(event.step, event.value) for event in events.Scalars("anomaly/held_out_loss")]
     assert held_out == [(step, pytest.approx(loss)) for step, loss in training["anomaly"]["validation"]]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from anomalydiffusion_core.dataset.layout import Pair, find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo
+from anomalydiffusion_core.training.config import TrainingConfig
 
 Write = Callable[[Path, np.ndarray], Path]
 PICTURE = np.zeros((4, 4), np.uint8)
@@ -143,7 +144,7 @@ def test_shares_that_are_no_exact_binary_number_lose_no_pair() -> None:
 
 @given(st.integers(2, 400))
 def test_a_third_is_rounded_down(n: int) -> None:
-    training, held_out = split_pairs([pair(f"{i:04d}") for i in range(n)])
+    training, held_out = split_pairs([pair(f"{i:04d}") for i in range(n)], TrainingConfig.share)
     assert len(training) == max(1, int(Fraction(n, 3))) and len(training) + len(held_out) == n
 
 
@@ -156,9 +157,9 @@ def test_ids_count_as_numbers() -> None:
 
 def test_one_sample_alone_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="thing/scratch has 1 pair: at least 2 are needed"):
-        split_pairs([pair("000")])
+        split_pairs([pair("000")], 0.5)
     with pytest.raises(ValueError, match="has 0 pair"):
-        split_pairs([])
+        split_pairs([], 0.5)
 
 
 def test_the_real_photos_pair_up(shared_data: Path) -> None:

@@ -137,6 +137,6 @@ def test_names_in_a_manifest_that_lead_out_of_the_folder_are_refused(
     (row,) = write_pairs(tmp_path / "made", 1)
     (tmp_path / "made/manifest.jsonl").write_text(json.dumps({**row, key: name}) + "\n")
     before = tree(tmp_path)
-    with pytest.raises(ValueError, match="is no category/defect"):
+    with pytest.raises(ValueError, match="is no category/defect|leads out of the dataset"):
         export_dataset(tmp_path / "made", "mvtec", tmp_path / "out")
     assert tree(tmp_path) == before

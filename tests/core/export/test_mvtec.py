@@ -14,7 +14,7 @@ from PIL import Image
 from written_pairs import MASK, pixels, tree, write_mixed, write_pairs
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import Photo, photo_of, read_photo
+from anomalydiffusion_core.dataset.photos import Photo, file_hash, photo_of, read_photo
 from anomalydiffusion_core.export.mvtec import MVTecWriter, check_output, manifest_root, read_manifest
 from anomalydiffusion_core.export.writer import ExportPair
 
@@ -124,6 +124,23 @@ def test_other_peoples_folders_are_refused_and_left_alone(tmp_path: Path) -> Non
                 use(tmp_path / name)
             assert "\n" not in str(error.value)
     assert tree(tmp_path) == ["file", "full/mine.txt", "other/manifest.jsonl"]
+
+
+@pytest.mark.parametrize("key", ["image", "mask", "normal", "labels", "attention", "category", "defect"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.png", "a/../../secret.png", "C:\\x", "..\\x", ""])
+def test_a_manifest_that_leads_out_of_its_dataset_is_refused_before_a_file_is_touched(
+    tmp_path: Path, key: str, name: str
+) -> None:
+    out, secret = tmp_path / "out", tmp_path / "secret.png"
+    (row,) = write_pairs(out, 1)
+    secret.write_bytes(b"secret")
+    row |= {key: name, f"{key}_sha256": file_hash(secret)}  # by which a half-done pair would be taken back
+    (out / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    before = tree(tmp_path)
+    for use in (read_manifest, MVTecWriter):
+        with pytest.raises(ValueError, match=rf"line 1 has .* as its {key}, which leads out of the dataset"):
+            use(out)
+    assert tree(tmp_path) == before
 
 
 def test_opening_makes_nothing_and_an_empty_folder_serves(tmp_path: Path) -> None:

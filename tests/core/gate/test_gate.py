@@ -49,8 +49,8 @@ def gate_of(count: int, config: GateConfig = GateConfig()) -> Gate:
     return Gate([[stain(i)] for i in range(count)], spots() if count else [], POOLING, config)
 
 
-def changed(canvas: RegionView, before: np.ndarray) -> ChangedRegion:
-    return ChangedRegion(canvas, before, canvas.pixels, canvas.mask, 5.0)
+def changed(view: RegionView, before: np.ndarray) -> ChangedRegion:
+    return ChangedRegion(view, before, view.pixels, view.mask, 5.0)
 
 
 def test_limits_lie_between_what_real_defects_score_and_what_nothing_does() -> None:
@@ -85,16 +85,16 @@ def test_the_farthest_plausible_defect_is_measured_from_pair_to_pair() -> None:
 
 
 def test_features_are_mean_deviation_and_difference_from_the_surroundings() -> None:
-    canvas = stain(0)
-    cells = torch.from_numpy(canvas.pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    view = stain(0)
+    cells = torch.from_numpy(view.pixels).permute(2, 0, 1)[None] / 127.5 - 1
     cells = F.avg_pool2d(cells, 8)[0].numpy()
 
     def touched(mask: np.ndarray) -> np.ndarray:
         return mask.reshape(8, 8, 8, 8).any((1, 3))
 
-    inside, around = cells[:, touched(canvas.mask)], cells[:, touched(surroundings(canvas.mask))]
+    inside, around = cells[:, touched(view.mask)], cells[:, touched(surroundings(view.mask))]
     expected = [*inside.mean(1), *inside.std(1), *(inside.mean(1) - around.mean(1))]
-    np.testing.assert_allclose(POOLING.features(canvas.pixels, canvas.mask), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(POOLING.features(view.pixels, view.mask), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_few_real_pairs_do_not_say_how_much_they_differ() -> None:

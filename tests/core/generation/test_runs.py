@@ -350,7 +350,7 @@ def test_what_continues_a_run_is_the_method_s_version_and_not_the_package_s(
 ) -> None:
     out = tmp_path / "out"
     first = generate(out, 1, KIND).rows
-    assert {(row["method"], row["package_version"]) for row in first} == {(METHOD, __version__)}
+    assert {(row["method_version"], row["package_version"]) for row in first} == {(METHOD, __version__)}
     monkeypatch.setattr(runs, "__version__", "99.0")
     second = generate(out, 2, KIND).rows
     assert second[0] == json.loads(json.dumps(first[0])) and [row["index"] for row in second] == [0, 1]

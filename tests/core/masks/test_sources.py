@@ -133,9 +133,9 @@ def test_masks_without_photos_are_placed_in_the_frame() -> None:
 
 def test_a_source_that_cannot_be_served_says_why() -> None:
     for name, reason in (
-        ("invented", "no mask embedding"),
+        ("invented", "none were invented"),
         ("real", "no training masks"),
-        ("given", "no masks were given"),
+        ("given", "none were given"),
     ):
         with pytest.raises(ValueError, match=f"thing/dent cannot .* source '{name}', since .*{reason}"):
             mask_source({name: 1.0, "procedural": 1.0}, DENT)

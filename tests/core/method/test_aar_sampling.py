@@ -308,7 +308,7 @@ def test_the_released_region_is_twice_as_wide_with_exactly_fifty_steps(
 ) -> None:
     m_z = torch.zeros(1, 1, 30, 33)
     m_z[..., 14, 3] = 1
-    region = AARConfig("released").blend_region(m_z, t / 1000, steps, 0.5)
+    region = AARConfig("released").blend_mask(m_z, t / 1000, steps, 0.5)
     expected = dilated({(14, 3)}, math.floor((t + 100) * factor / 1000), (30, 33))
     assert {(i, j) for _, _, i, j in region.nonzero().tolist()} == expected
 

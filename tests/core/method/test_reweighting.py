@@ -25,7 +25,7 @@ from anomalydiffusion_core.method.reweighting import (
     Moment,
     adaptive_weight,
     paper_weight,
-    released_region,
+    released_blend_mask,
     released_weight,
     strengthened,
 )
@@ -91,7 +91,7 @@ def test_the_released_region_is_the_mask_dilated_by_a_square_that_shrinks_with_t
         for j in range(21):
             near = any(max(abs(i - a), abs(j - b)) <= radius for a, b in ((11, 4), (12, 5)))
             expected[..., i, j] = float(near)
-    assert torch.equal(released_region(mask, t, fifty_steps), expected)
+    assert torch.equal(released_blend_mask(mask, t, fifty_steps), expected)
 
 
 def test_released_weights_are_shares_of_one_over_the_difference_clipped_to_one_and_a_half() -> None:

@@ -284,8 +284,8 @@ def test_what_no_training_can_start_from_is_refused_in_a_sentence(
         return train_quickly(dataset, tmp_path / "out.safetensors", *options)
 
     refused(train("--encoder", other), "other.safetensors was trained on base family 'sd1'", "is 'tiny'")
-    refused(train("--encoder", bare), "The model to start from has no spatial encoder")
-    refused(train("--encoder", file, "--extend", trained), "A model to be extended brings its own")
+    refused(train("--encoder", bare), "The artifact to start from has no spatial encoder")
+    refused(train("--encoder", file, "--extend", trained), "Embeddings that are extended keep their own")
     refused(train("--encoder", file, "--no-spatial-encoder"), "without spatial encoder learns none")
     refused(generate_quickly(file, dataset, tmp_path / "g"), "holds no anomaly embedding")
     refused(run("masks", file, "--out", tmp_path / "m"), "holds no mask embedding")
