@@ -64,13 +64,13 @@ def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
 
     from .ddim import ChainedDDIMScheduler
 
-    class_name, own_settings = SCHEDULERS.get(name, (name, {}))
+    class_name, special = SCHEDULERS.get(name, (name, {}))
     cls = ChainedDDIMScheduler if class_name == "DDIMScheduler" else getattr(diffusers, class_name, None)
     if not (inspect.isclass(cls) and hasattr(cls, "set_timesteps")):
         raise ValueError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     products = schedule.alphas_cumprod.double()
     betas = 1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]])
-    settings = own_settings | {
+    settings = special | {
         "num_train_timesteps": schedule.steps,
         "trained_betas": betas.tolist(),
         "prediction_type": "epsilon",

@@ -55,7 +55,7 @@ def judge_batch(
     Raises ValueError, saying what failed how often, where none is good enough.
     """
     size = canvas_size(learned, normals, vae)
-    regions = made_regions(images, masks, normals, vae, size=size)
+    regions = changed_regions(images, masks, normals, vae, size=size)
     gate, calibration = _gate_of(dataset, learned, defect_type, config, vae, size)
     pairs = _judged(gate, regions)
     if all(pair.problems for pair in pairs):
@@ -89,7 +89,7 @@ def canvas_size(learned: Learned | None, normals: Tensor, vae: VAE) -> int:
     return min(LARGEST_CANVAS, -(-max(normals.shape[1:3]) // factor) * factor)
 
 
-def made_regions(
+def changed_regions(
     images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, *, size: int
 ) -> list[list[ChangedRegion]]:
     """The regions of each pair in their windows: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
