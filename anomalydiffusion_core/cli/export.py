@@ -18,7 +18,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
     json: Json = None,
 ) -> None:
-    """Converts a generated dataset into another format; the dataset itself stays as it is."""
+    """Writes the pairs of a generated dataset in another format; the dataset itself stays as it is."""
 
     def command() -> dict[str, Any]:
         check_writable(out)

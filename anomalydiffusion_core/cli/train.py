@@ -181,9 +181,8 @@ def train(
         start = load_artifact(encoder, loaded.fingerprint) if encoder else None
         return TrainingJob(loaded, few_shot, config, extends, start)
 
-    with launched(device) as processes:
-        code = run_command(lambda: _train(prepare, files, tensorboard, processes), json, processes)
-    raise typer.Exit(code)
+    processes = launched(device)
+    processes.end(run_command(lambda: _train(prepare, files, tensorboard, processes), json, processes))
 
 
 def _train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..method.progress import OnStage
 from .mvtec import MANIFEST, MVTecWriter, read_manifest, written_pair
@@ -16,7 +17,7 @@ FORMATS: dict[str, Callable[[Path], PairWriter]] = {  # a writer, made with the 
 
 def export_dataset(root: Path, format_name: str, out: Path, on_stage: OnStage = lambda *_: None) -> int:
     """Writes the pairs that a generated dataset's manifest names into the new folder `out`, in a format of
-    the table; returns their number.
+    the table; returns their number. The folder is there when all is written, and else not at all.
 
     Raises ValueError where the format is unknown, there are no pairs, a file is unusable, or `out` is not
     empty.
@@ -30,11 +31,17 @@ def export_dataset(root: Path, format_name: str, out: Path, on_stage: OnStage = 
             "generate' wrote."
         )
     _check_new(root, out)
-    writer = FORMATS[format_name](out)
-    for number, row in enumerate(rows, start=1):
-        writer.write(written_pair(root, row))
-        on_stage(f"{format_name} export", number, len(rows), "")
-    writer.close()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:
+        part = Path(folder) / out.name
+        writer = FORMATS[format_name](part)
+        for number, row in enumerate(rows, start=1):
+            writer.write(written_pair(root, row))
+            on_stage(f"{format_name} export", number, len(rows), "")
+        writer.close()
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
     return len(rows)
 
 

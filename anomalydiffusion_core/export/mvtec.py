@@ -37,6 +37,8 @@ LABELS, ATTENTION, REJECTED = BESIDE = ("labels", "attention", "rejected")  # fo
 FILES = (LABELS, ATTENTION, "mask", "image")  # of a pair, by their key in its row, in order of writing
 WRITTEN_KEYS = ("category", "defect", "classes", *FILES, *(f"{key}_sha256" for key in FILES))
 ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_sha256")
+# of what is computed with; any other key holds what it likes
+ROW_TYPES = {"index": int, "fill": (int, float), "noise": (int, float), "scores": dict, "classes": dict}
 PhotoContent = tuple[tuple[int, ...], str, bytes]  # of a photo: shape and type of its samples, and their hash
 DIGITS = 5  # of an id: names keep their order, with or without `_mask`, as long as all are equally long
 
@@ -70,19 +72,27 @@ def _complete_rows(root: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{where} is no JSON: restore the manifest or use a new folder.") from None
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ROW_KEYS):
         raise ValueError(
             f"{where} lacks some of {', '.join(ROW_KEYS)}, so it was not written by 'anomalydiffusion "
             "generate': choose a new folder."
         )
-    for key in ("category", "defect", *FILES, "normal"):
-        if key in row and not _is_below(row[key]):
+    for key, value in row.items():
+        problem = ""
+        if key in ("category", "defect", *FILES, "normal") and not _is_below(value):
+            problem = "which leads out of the dataset"
+        elif key in ("category", "defect") and "/" in value:
+            problem = "which is no folder's name"
+        elif key in ROW_TYPES and (not isinstance(value, ROW_TYPES[key]) or isinstance(value, bool)):
+            problem = "which nothing wrote"
+        if problem:
             raise ValueError(
-                f"{where} has {row[key]!r} as its {key}, which leads out of the dataset: restore the "
-                "manifest or use a new folder."
+                f"{where} has {value!r} as its {key}, {problem}: restore the manifest or use a new folder."
             )
+    if LABELS in row and not all(number.isdecimal() for number in row.get("classes", {"": ""})):
+        raise ValueError(f"{where} has no classes for its labels: restore the manifest or use a new folder.")
     return row
 
 

@@ -167,7 +167,7 @@ class _Output:
     def next_index(self, defect: str) -> int:
         """The first index that this run has not tried, as far as is known."""
         tried = self.done(defect) + self.writer.rejected(self.category.name, defect, self.identity)
-        return 1 + max((int(row["index"]) for row in tried), default=-1)
+        return 1 + max((row.get("index", -1) for row in tried), default=-1)
 
     def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
         """Appends an accepted pair; returns its manifest row."""

@@ -216,13 +216,13 @@ def parse_weights(text: str) -> dict[str, float]:
 
 def checked_weights(weights: dict[str, float]) -> dict[str, float]:
     """Weights by source, as they are; raises ValueError where they name another, or none has a weight."""
-    if not set(weights) <= set(SOURCES) or not all(0 <= w < float("inf") for w in weights.values()):
+    if not set(weights) <= set(SOURCES) or not all(w == 0 or 1e-6 <= w <= 1e6 for w in weights.values()):
         wrong = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
     elif not any(weights.values()):
         wrong = "none with a weight"
     else:
         return weights
     raise ValueError(
-        f"Mask sources are given as weights of at least 0, such as invented=2,real=1, of "
+        f"Mask sources are given as weights of 0, or of 1e-6 to 1e6, such as invented=2,real=1, of "
         f"{', '.join(SOURCES)}: got {wrong}."
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,10 @@ class Processes:
     def first(self, action: Callable[[], object]) -> None:
         """Does in the first process what is to be done once; what it raises is raised in all."""
         self.together(action if self.index == 0 else lambda: None)
+
+    def end(self, code: int) -> NoReturn:
+        """Ends this process with an exit code."""
+        sys.exit(code)
 
     @contextmanager
     def held(self, context: AbstractContextManager[object]) -> Iterator[None]:
@@ -102,13 +107,13 @@ class LaunchedProcesses(Processes):
 
         return broadcast_object_list([value])[0]
 
+    def end(self, code: int) -> NoReturn:
+        self.state.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a thread of torch may abort an interpreter that shuts down, after all is done
 
-@contextmanager
-def launched(device: str | None) -> Iterator[Processes]:
+
+def launched(device: str | None) -> Processes:
     """The processes of this launch, to train on `device`."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield ALONE
-        return
-    processes = LaunchedProcesses(device)
-    yield processes
-    processes.state.destroy_process_group()
+    return ALONE if int(os.environ.get("WORLD_SIZE", 1)) == 1 else LaunchedProcesses(device)

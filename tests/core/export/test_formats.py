@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,18 @@ def test_names_in_a_manifest_that_lead_out_of_the_folder_are_refused(
     (row,) = write_pairs(tmp_path / "made", 1)
     (tmp_path / "made/manifest.jsonl").write_text(json.dumps({**row, key: name}) + "\n")
     before = tree(tmp_path)
-    with pytest.raises(ValueError, match="is no category/defect|leads out of the dataset"):
+    with pytest.raises(ValueError, match=f"line 1 has {name!r} as its {key}, which "):
         export_dataset(tmp_path / "made", "mvtec", tmp_path / "out")
     assert tree(tmp_path) == before
+
+
+def test_an_export_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
+    made, out = tmp_path / "made", tmp_path / "to" / "out"
+    row = write_pairs(made, 3)[1]
+    (made / row["image"]).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read"):
+        export_dataset(made, "mvtec", out)
+    assert list((tmp_path / "to").iterdir()) == []
+    out.mkdir()  # an empty folder serves
+    shutil.copy(made / write_pairs(made, 1)[0]["image"], made / row["image"])
+    assert export_dataset(made, "mvtec", out) == 4 and len(read_manifest(out)) == 4

@@ -143,6 +143,31 @@ def test_a_manifest_that_leads_out_of_its_dataset_is_refused_before_a_file_is_to
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("index", "x"), ("index", True), ("fill", "high"), ("scores", "x"), ("classes", ["dent"])],
+)
+def test_a_manifest_with_values_that_nothing_wrote_is_refused(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    (row,) = write_pairs(tmp_path, 1)
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({**row, key: value}) + "\n")
+    with pytest.raises(ValueError, match=f"line 1 has .* as its {key}, which nothing wrote: restore the"):
+        read_manifest(tmp_path)
+
+
+def test_labels_need_the_classes_that_they_stand_for(tmp_path: Path) -> None:
+    (row,) = write_mixed(tmp_path, 1)
+    for classes in ({}, {"classes": {"x": "dent"}}):
+        plain = {key: value for key, value in row.items() if key != "classes"}
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(plain | classes) + "\n")
+        with pytest.raises(ValueError, match="line 1 has no classes for its labels"):
+            read_manifest(tmp_path)
+    (tmp_path / "manifest.jsonl").write_text("[" * 200_000 + "\n")
+    with pytest.raises(ValueError, match="line 1 is no JSON"):
+        read_manifest(tmp_path)
+
+
 def test_opening_makes_nothing_and_an_empty_folder_serves(tmp_path: Path) -> None:
     assert MVTecWriter(tmp_path / "new").rejected("bolt", "dent", "r1") == []
     assert list(tmp_path.iterdir()) == []

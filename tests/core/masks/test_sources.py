@@ -153,7 +153,18 @@ def test_all_sources_serve_together() -> None:
 def test_weights_are_read_from_text() -> None:
     assert parse_weights("invented=2, real=0.5") == {"invented": 2, "real": 0.5}
     assert parse_weights("procedural") == {"procedural": 1}
-    for wrong in ("imagined=1", "real=x", "real=-1", "real=nan", "real=inf", "real=0", "", "=1"):
+    for wrong in (
+        "imagined=1",
+        "real=x",
+        "real=-1",
+        "real=nan",
+        "real=inf",
+        "real=1e7",
+        "real=1e-50",
+        "real=0",
+        "",
+        "=1",
+    ):
         with pytest.raises(ValueError, match="of invented, real, given, procedural: got"):
             parse_weights(wrong)
 
