@@ -120,10 +120,10 @@ class BinarizeMasks(io.ComfyNode):
 class MixMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..anomalydiffusion_core.masks.sources import FORMER_NAMES, SOURCES
+        from ..anomalydiffusion_core.masks.sources import SOURCES, current_name
 
         def weight(input_id: str, default: float, optional: bool = False) -> io.Input:
-            name = FORMER_NAMES.get(input_id, input_id)
+            name = current_name(input_id)
             return io.Float.Input(
                 input_id,
                 display_name=name,
@@ -135,7 +135,7 @@ class MixMasks(io.ComfyNode):
                 tooltip=f"How often masks are {name}: {SOURCES[name].meaning}; 0 = never.",
             )
 
-        others = [name for name in SOURCES if name not in {FORMER_NAMES.get(key, key) for key in MIXED}]
+        others = [name for name in SOURCES if name not in set(map(current_name, MIXED))]
         return io.Schema(
             node_id="ADiff_MixMasks",
             display_name="Mix Masks",
@@ -190,9 +190,9 @@ class MixMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.photos import read_mask
         from ..anomalydiffusion_core.masks.sources import (
-            FORMER_NAMES,
             UNKNOWN_AREA,
             MaskRequest,
+            current_name,
             in_turn,
             known_placements,
             mask_source,
@@ -212,7 +212,7 @@ class MixMasks(io.ComfyNode):
             given=[] if drawn_masks is None else _marked(drawn_masks),
             area=None if placements else UNKNOWN_AREA,
         )
-        source = mask_source({FORMER_NAMES.get(key, key): value for key, value in weights.items()}, request)
+        source = mask_source({current_name(key): value for key, value in weights.items()}, request)
         return _masks_output(
             masks_in_frame(source, count, placements, (height, width), seed=seed, defect_type=name)
         )

@@ -76,6 +76,12 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+def check_outside(out: Path, dataset: Path) -> None:
+    """Raises ValueError where `out` is the dataset's folder or below it: what is written would be read."""
+    if dataset.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
+
+
 def find_dataset(root: Path, category: str | None = None, defects: list[str] | None = None) -> Dataset:
     """Finds the pairs under `root`: one category's folder, a folder of categories, or `images` with `masks`.
 

@@ -157,10 +157,7 @@ def _localised(trial: Trial, run: ComparisonRun) -> Predictions:
     config, test, checkpoints = run.config, trial.test, list[tuple[float, Predictions]]()
     pairs = trial.contender.training_pairs(trial.split, config)
     data = training_data(pairs, trial.split.normals, config.localizer.size)
-    stage = f"{trial.contender.name} {trial.split.category} {trial.seed}"
-
-    def on_step(step: int, total: int, loss: float) -> None:
-        run.on_stage(stage, step, total, f"loss {loss:.4f}")
+    on_step = run.losses_shown(f"{trial.contender.name} {trial.split.category} {trial.seed}")
 
     def on_checkpoint(network: Localizer) -> None:
         predictions = predict(network, test.images, run.device)
@@ -207,11 +204,7 @@ def _confusion(trial: Trial, run: ComparisonRun) -> Confusion | None:
         return None
     path = run.results / f"{trial.confusion_identity(pairs, classifier)}_classes.json"
     if not path.is_file():
-        stage = f"classes, {trial.contender.name} {split.category} {trial.seed}"
-
-        def on_step(step: int, total: int, loss: float) -> None:
-            run.on_stage(stage, step, total, f"loss {loss:.4f}")
-
+        on_step = run.losses_shown(f"classes, {trial.contender.name} {split.category} {trial.seed}")
         settings = replace(classifier, seed=trial.seed)
         classification = train_and_classify(pairs, split, settings, run.device, on_step=on_step)
         write_confusion(classification.confusion.tolist(), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +43,10 @@ class ComparisonRun:
     out: Path
     on_stage: OnStage = lambda *_: None
     device: torch.device | str = "cpu"
+
+    def losses_shown(self, stage: str) -> Callable[[int, int, float], None]:
+        """What a training tells its steps to: (step, total, loss)."""
+        return lambda step, total, loss: self.on_stage(stage, step, total, f"loss {loss:.4f}")
 
     @property
     def results(self) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..dataset.layout import check_outside
 from ..method.progress import OnStage
 from .mvtec import MANIFEST, MVTecWriter, read_manifest, written_pair
 from .writer import PairWriter
@@ -30,7 +31,9 @@ def export_dataset(root: Path, format_name: str, out: Path, on_stage: OnStage = 
             f"{root} has no generated pairs (no rows in {MANIFEST}): give a folder that 'anomalydiffusion "
             "generate' wrote."
         )
-    _check_new(root, out)
+    check_outside(out, root)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists already: choose a new folder, nothing is overwritten.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:
         part = Path(folder) / out.name
@@ -43,10 +46,3 @@ def export_dataset(root: Path, format_name: str, out: Path, on_stage: OnStage = 
             out.rmdir()
         part.rename(out)
     return len(rows)
-
-
-def _check_new(root: Path, out: Path) -> None:
-    if root.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ValueError(f"{out} lies inside the dataset {root}: choose a folder outside it.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists already: choose a new folder, nothing is overwritten.")

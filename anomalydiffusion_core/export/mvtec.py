@@ -91,7 +91,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
             raise ValueError(
                 f"{where} has {value!r} as its {key}, {problem}: restore the manifest or use a new folder."
             )
-    if LABELS in row and not all(number.isdecimal() for number in row.get("classes", {"": ""})):
+    if LABELS in row and not ("classes" in row and all(number.isdecimal() for number in row["classes"])):
         raise ValueError(f"{where} has no classes for its labels: restore the manifest or use a new folder.")
     return row
 
@@ -106,13 +106,17 @@ def _is_below(name: object) -> bool:
 
 def check_output(root: Path) -> None:
     """Raises ValueError when pairs cannot be written below `root`: a file, or somebody else's folder."""
+    _check_folder(root)
+    read_manifest(root)
+
+
+def _check_folder(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file: give a folder for the generated dataset.")
     if root.is_dir() and any(root.iterdir()) and not (root / MANIFEST).is_file():
         raise ValueError(
             f"{root} is not empty and has no {MANIFEST}: choose a new folder, so that nothing is mixed."
         )
-    read_manifest(root)
 
 
 class MVTecWriter:
@@ -125,7 +129,7 @@ class MVTecWriter:
         self.root = root
         self._numbers: dict[Path, int] = {}  # next id by folder of images
         self._normals: dict[str, dict[PhotoContent, Path]] = {}  # files in train/good by category and content
-        check_output(root)
+        _check_folder(root)
         self.rows, self._size, half_done = _complete_rows(root)
         if half_done:
             self._take_back(half_done)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .. import __version__
 from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
-from ..dataset.layout import Category, Pair, find_dataset
+from ..dataset.layout import Category, Pair, check_outside, find_dataset
 from ..dataset.photos import file_hash, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..export.writer import ExportPair
@@ -314,8 +314,7 @@ def single_types(name: str, learned: Learned) -> list[str]:
 def _categories(dataset: Path, out: Path, names: Iterable[str]) -> dict[str, Category]:
     """The dataset's categories that the types `names` belong to, in order of names."""
     categories = find_dataset(dataset).categories
-    if dataset.resolve() == out.resolve() or dataset.resolve() in out.resolve().parents:
-        raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
+    check_outside(out, dataset)
     wanted = sorted({name.partition("/")[0] for name in names})
     for name in wanted:
         if name not in categories:

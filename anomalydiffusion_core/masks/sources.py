@@ -198,6 +198,11 @@ def mixed(
     return source
 
 
+def current_name(name: str) -> str:
+    """What a source is called now, by its present or former name."""
+    return FORMER_NAMES.get(name, name)
+
+
 def parse_weights(text: str) -> dict[str, float]:
     """`invented=2,real=1` as weights by source; a name alone weighs 1, and former names are read too.
 
@@ -206,7 +211,7 @@ def parse_weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = (piece.strip() for piece in part.partition("="))
-        name = FORMER_NAMES.get(name, name)
+        name = current_name(name)
         try:
             weights[name] = weights.get(name, 0) + float(number or 1)
         except ValueError:
