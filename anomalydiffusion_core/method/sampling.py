@@ -1,4 +1,4 @@
-"""Denoising with any diffusers scheduler: plain, or blended into normal photos with attention
+"""Denoising with DDIM or any diffusers scheduler: plain, or blended into normal photos with attention
 re-weighting.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .attention_maps import AttentionMaps
 from .blending import blend, latent_mask
+from .ddim import DDIM
 from .inpainting import Decode, Inpainting
 from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from .progress import OnStep
@@ -56,16 +57,21 @@ def image_generator(run_seed: int, index: int, series: str = "") -> torch.Genera
 
 
 def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
-    """A diffusers scheduler on the base's own noise schedule, fed with predicted noise.
+    """DDIM, or a diffusers scheduler, on the base's own noise schedule, fed with predicted noise.
 
-    Raises ValueError naming the known ones.
+    Raises ValueError naming the known ones, or where diffusers is needed and not installed.
     """
-    import diffusers
-
-    from .ddim import ChainedDDIMScheduler
-
     class_name, special = SCHEDULERS.get(name, (name, {}))
-    cls = ChainedDDIMScheduler if class_name == "DDIMScheduler" else getattr(diffusers, class_name, None)
+    if class_name == "DDIMScheduler":
+        return DDIM(schedule)
+    try:
+        import diffusers
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"Scheduler {name!r} is one of diffusers, which is not installed: take ddim, or run "
+            "'pip install diffusers'."
+        ) from None
+    cls = getattr(diffusers, class_name, None)
     if not (inspect.isclass(cls) and hasattr(cls, "set_timesteps")):
         raise ValueError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     products = schedule.alphas_cumprod.double()
@@ -191,7 +197,7 @@ def _per_image(guidance: Tensor | None, default: float, noise: Tensor) -> Tensor
 
 
 def _set_timesteps(scheduler: Any, config: SamplingConfig, device: torch.device) -> None:
-    most = scheduler.config.get("original_inference_steps", scheduler.config.num_train_timesteps)
+    most = scheduler.config.get("original_inference_steps") or scheduler.config["num_train_timesteps"]
     if not 1 <= config.steps <= most:
         raise ValueError(
             f"Scheduler {config.scheduler!r} takes 1 to {most} steps: {config.steps} were asked."

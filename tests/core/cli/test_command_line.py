@@ -41,7 +41,7 @@ import importlib, pkgutil, sys
 import anomalydiffusion_core as core
 assert not {"torch", "PIL", "numpy", "diffusers"} & set(sys.modules), sorted(sys.modules)
 for module in pkgutil.walk_packages(core.__path__, "anomalydiffusion_core."):
-    if ".tiny_base" not in module.name and not module.name.endswith(".ddim"):  # a diffusers scheduler
+    if ".tiny_base" not in module.name:
         importlib.import_module(module.name)
         assert not {"diffusers", "transformers", "matplotlib", "comfy"} & set(sys.modules), module.name
 """

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.blending import latent_mask
+from anomalydiffusion_core.method.ddim import DDIM
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import (
@@ -346,6 +349,35 @@ def test_ddim_is_the_loop_of_its_paper(
     normal, m_z = base.encode(photos), latent_mask(masks, base.factor)
     blended = ddim(base, context, empty, (7, 9), config, generators(), normal, m_z)
     torch.testing.assert_close(into.double(), blended, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_ddim_equals_that_of_diffusers_where_steps_divides_the_schedule(
+    fake_base: LatentDiffusion, eta: float
+) -> None:
+    products = fake_base.schedule.alphas_cumprod.double()
+    betas = 1 - products / torch.cat([torch.ones(1).double(), products[:-1]])
+    ours = DDIM(fake_base.schedule)
+    theirs = DDIMScheduler(trained_betas=betas.tolist(), timestep_spacing="trailing", clip_sample=False)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(20)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
+    x, eps = (torch.randn(2, 4, 5, 6, generator=image_generator(0, i)) for i in range(2))
+    for t in ours.timesteps:
+        a, b = (
+            scheduler.step(eps, t, x, eta=eta, generator=[image_generator(1, i) for i in range(2)])
+            for scheduler in (ours, theirs)
+        )
+        torch.testing.assert_close(a.prev_sample, b.prev_sample)
+
+
+def test_ddim_needs_no_diffusers_and_other_schedulers_say_so(
+    fake_base: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    make_scheduler(fake_base.schedule, "ddim").set_timesteps(5)
+    with pytest.raises(ValueError, match="'euler' is one of diffusers, which is not installed: take ddim"):
+        make_scheduler(fake_base.schedule, "euler")
 
 
 def test_a_one_pixel_mask_changes_the_latent_cell_it_lies_in(fake_base: LatentDiffusion) -> None:
