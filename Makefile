@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+STOCK := .venv-stock
 # A torchaudio built for another CUDA version than torch fails to import, as 2.11.1 does beside torch 2.11.0: so the trio
 # is pinned here, not in the package.
 TORCH := "torch==2.11.0" "torchvision==0.26.0" "torchaudio==2.11.0"
@@ -24,14 +25,14 @@ demo: $(READY) $(COMFYUI_READY)
 demo-headless: $(READY)
 	$(BIN)/anomalydiffusion demo --out demo-headless
 
-test: $(READY) $(COMFYUI_READY)
+test: $(READY) $(COMFYUI_READY) $(STOCK)/.ready
 	mkdir -p .comfyui && ln -sfn $(COMFYUI_PATH) .comfyui/checked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 	$(BIN)/pytest tests/core
-	COMFYUI_PATH=$(COMFYUI_PATH) $(BIN)/pytest tests/comfyui
+	COMFYUI_PATH=$(COMFYUI_PATH) COMFYUI_PYTHON=$(CURDIR)/$(STOCK)/bin/python $(BIN)/pytest tests/comfyui
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -53,5 +54,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet -r $(COMFYUI_PATH)/requirements.txt requests
 	touch $@
 
+# What a stranger's ComfyUI has: its own requirements and what the pack asks ComfyUI-Manager for, nothing else.
+$(STOCK)/.ready: $(COMFYUI_READY) requirements.txt
+	$(PYTHON) -m venv $(STOCK)
+	$(STOCK)/bin/python -m pip install --quiet --upgrade pip
+	$(STOCK)/bin/python -m pip install --quiet $(TORCH)
+	$(STOCK)/bin/python -m pip install --quiet -r $(COMFYUI_PATH)/requirements.txt requests -r requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .comfyui demo-output demo-headless
+	rm -rf .venv .comfyui $(STOCK) demo-output demo-headless

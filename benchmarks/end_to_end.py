@@ -28,6 +28,7 @@ from measurement import busy_seconds, use_one_thread
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base, load_onto
 from anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
+from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import file_hash
 from anomalydiffusion_core.export.mvtec import MVTecWriter, read_manifest
 from anomalydiffusion_core.generation.calibration import calibrated_gate
@@ -38,7 +39,6 @@ from anomalydiffusion_core.generation.runs import GenerationOutcome, GenerationR
 from anomalydiffusion_core.masks.foreground import object_finder
 from anomalydiffusion_core.masks.invention import invent_shapes
 from anomalydiffusion_core.method.conditioning import anomaly_context, empty_context
-from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.sampling import inpaint
 from anomalydiffusion_core.pretraining.demo import SIZE
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
@@ -86,24 +86,25 @@ def watched(seconds: dict[str, float]) -> Iterator[None]:
         seconds[now] += busy_seconds("cpu") - since
 
 
-def generate(
-    run: GenerationRun, learned: Learned, dataset: Path, count: int
-) -> tuple[GenerationOutcome, int]:
+def generate(run: GenerationRun, dataset: Dataset, count: int) -> tuple[GenerationOutcome, int]:
     """The accepted pairs, and how many were rejected."""
     with tempfile.TemporaryDirectory() as folder:
-        outcome = generate_all(run, learned, dataset, count, out=Path(folder) / "out")
+        outcome = generate_all(run, dataset, count, out=Path(folder) / "out")
         return outcome, len(read_manifest(Path(folder) / "out" / "rejected"))
 
 
 def measure(artifact: Path, dataset: Path, base: DiffusersModel, count: int) -> dict[str, object]:
     """The benchmark's result, ready for JSON."""
     learned = load_onto(base, artifact)
-    run = GenerationRun(artifact, GenerationConfig(), base, keep_rejected=True)
+    run, photos = (
+        GenerationRun(learned, GenerationConfig(), base, artifact, keep_rejected=True),
+        find_dataset(dataset),
+    )
     start = busy_seconds("cpu")
-    outcome, rejected = generate(run, learned, dataset, count)
+    outcome, rejected = generate(run, photos, count)
     plain, seconds = busy_seconds("cpu") - start, defaultdict[str, float](float)
     with watched(seconds):
-        generate(run, learned, dataset, count)
+        generate(run, photos, count)
     accepted = len(outcome.rows)
     total = sum(seconds.values())
     shares = {name: seconds[name] / total for name in (*STAGES, OTHER)}

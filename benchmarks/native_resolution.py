@@ -28,7 +28,7 @@ from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, short_hash, write_png
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
-from anomalydiffusion_core.generation.runs import GenerationRun, generate_all
+from anomalydiffusion_core.generation.runs import GenerationRun, generate_all, masks_in_folder
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.procedural.few_shot import draw_pair
@@ -87,8 +87,15 @@ def generate(root: Path, options: argparse.Namespace) -> None:
         gate=GateConfig(checks=()),
         batch_size=options.batch,
     )
-    run, masks = GenerationRun(options.artifact, config, base), dataset / CATEGORY / "ground_truth"
-    outcome = generate_all(run, model, dataset, 2, out=root / "out", defect_types=[NAME], mask_folder=masks)
+    run, masks = GenerationRun(model, config, base, options.artifact), dataset / CATEGORY / "ground_truth"
+    outcome = generate_all(
+        run,
+        find_dataset(dataset),
+        2,
+        out=root / "out",
+        defect_types=[NAME],
+        given=masks_in_folder(masks, [NAME], model),
+    )
     if len(outcome.rows) != 2:
         raise RuntimeError(f"2 pairs were to be made: {outcome.shortfalls}")
 

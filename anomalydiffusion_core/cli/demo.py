@@ -13,9 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from ..bases.diffusers_model import load_base, load_onto
+from ..dataset.layout import find_dataset
 from ..export.mvtec import read_manifest
 from ..generation.config import GenerationConfig
-from ..generation.runs import GenerationRun, generate_all
+from ..generation.runs import GenerationRun, RunWatch, generate_all
 from ..method.artifact import load_artifact, save_artifact
 from ..method.embeddings import Learned
 from ..method.progress import OnStage
@@ -78,8 +79,8 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
         save_artifact(training.learned, artifact)
     learned = load_onto(base, artifact)
     config = GenerationConfig(seed=seed)
-    run = GenerationRun(artifact, config, base)
-    outcome = generate_all(run, learned, few_shot, count, out=generated, on_stage=on_stage)
+    run = GenerationRun(learned, config, base, artifact)
+    outcome = generate_all(run, find_dataset(few_shot), count, out=generated, watch=RunWatch(on_stage))
     return {
         **_summary(few_shot, artifact, generated, learned),
         "shortfall": " ".join(outcome.shortfalls.values()),

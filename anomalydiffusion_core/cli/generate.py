@@ -124,8 +124,9 @@ def generate(
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
+    from ..dataset.layout import find_dataset
     from ..export.mvtec import check_output
-    from ..generation.runs import GenerationRun, generate_all
+    from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
     from ..masks.sources import parse_weights
 
     def command() -> dict[str, Any]:
@@ -149,19 +150,20 @@ def generate(
             tries_per_pair=tries,
             batch_size=batch,
         )
-        run = GenerationRun(artifact, config, loaded, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
+        run = GenerationRun(
+            learned, config, loaded, artifact, keep_rejected=keep_rejected, aar_decoder=aar_decoder
+        )
+        given = masks_in_folder(mask_folder, defect_type, learned) if mask_folder else None
         with progress() as on_stage:
             outcome = generate_all(
                 run,
-                learned,
-                dataset,
+                find_dataset(dataset),
                 count,
                 out=out,
                 defect_types=defect_type,
-                mask_folder=mask_folder,
+                given=given,
                 weights=weights,
-                on_stage=on_stage,
-                on_step=steps_shown(on_stage),
+                watch=RunWatch(on_stage, steps_shown(on_stage)),
             )
         say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
         return {

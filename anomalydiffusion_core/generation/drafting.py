@@ -41,10 +41,21 @@ class DraftedDefect:
 
 
 @dataclass(frozen=True)
+class TryNumber:
+    """Which try at a pair this is: with the run seed `index` fixes everything random, and `mask` says which
+    of the source's masks it takes. A mask that is unusable costs a number of a mask, not a try: so every
+    normal photo is tried equally often.
+    """
+
+    index: int = 0
+    mask: int = 0
+
+
+@dataclass(frozen=True)
 class Draft:
     """A pair that is to be made: everything that chance decides but its noise."""
 
-    index: int  # of the try; with the run seed it fixes everything random
+    number: TryNumber
     normal: int  # which normal photo
     template: str
     defects: tuple[DraftedDefect, ...]
@@ -107,27 +118,27 @@ class Drafter:
         """The files of their masks."""
         return [pair.mask for pair in self._real.get(defect_type, [])]
 
-    def draft(self, defect_type: str, index: int, masks: dict[str, MaskSource]) -> Draft:
-        """Try `index` of a type, or of several that share an image: `masks` has a source for each.
+    def draft(self, defect_type: str, number: TryNumber, masks: dict[str, MaskSource]) -> Draft:
+        """A try at a type, or at several that share an image: `masks` has a source for each.
 
         Raises Unusable where a mask cannot be used, or two overlap.
         """
-        config, generator = self.config, image_generator(self.config.seed, index, defect_type)
+        config, generator = self.config, image_generator(self.config.seed, number.index, defect_type)
         template = int(torch.randint(len(self.learned.templates), (), generator=generator))
         strength, guidance = (
             1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)
             for spread in (config.vary_strength, config.vary_guidance)
         )
-        number = self._turn(defect_type, index)
+        normal = self._turn(defect_type, number.index)
         defects: list[DraftedDefect] = []
         for name, source in masks.items():
-            defect = self.defect(name, source(index), self.normal(number), generator)
+            defect = self.defect(name, source(number.mask), self.normal(normal), generator)
             if any((defect.mask & other.mask).any() for other in defects):
                 raise Unusable(OVERLAPPING)
             defects.append(defect)
         return Draft(
-            index=index,
-            normal=number,
+            number=number,
+            normal=normal,
             template=self.learned.templates[template],
             defects=tuple(defects),
             strength=strength,

@@ -25,7 +25,7 @@ from ..method.progress import OnStep
 from ..method.sampling import Decode, image_generator
 from .calibration import calibrated_gate
 from .config import GenerationConfig
-from .drafting import Draft, DraftedDefect, Drafter, Unusable
+from .drafting import Draft, DraftedDefect, Drafter, TryNumber, Unusable
 from .regions import (
     DecodedRegion,
     RegionJob,
@@ -38,6 +38,7 @@ from .regions import (
 )
 
 MASKS_PER_TRY = 50  # unusable ones, after which a source counts as hopeless
+MASKS_PER_PHOTO = 10  # unusable ones, after which it is the next photo's turn
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class GeneratedPair:
     """
 
     defect_type: str
-    index: int  # of the try; with the run seed it fixes everything random
+    number: TryNumber
     normal: int  # which normal photo
     template: str
     strength: float  # of the anomaly embedding
@@ -80,14 +81,28 @@ class GeneratedPair:
 
 @dataclass
 class _Tries:
-    """The tries at pairs of one type: index of the next one, how many are allowed and spent, and how often
-    each problem occurred.
+    """The tries at pairs of one type: the next one, how many are allowed and spent, and how often each
+    problem occurred.
     """
 
-    index: int
+    next: TryNumber
     limit: int
     spent: int = 0
     problems: Counter[str] = field(default_factory=Counter)
+    unusable_masks: int = 0  # on the photo whose turn it is
+
+    def drafted(self) -> None:
+        """Notes that the next try is made."""
+        self.spent, self.unusable_masks = self.spent + 1, 0
+        self.next = TryNumber(self.next.index + 1, self.next.mask + 1)
+
+    def unusable(self, problem: str) -> None:
+        """Notes that its mask is unusable: the photo gets another one, for so long."""
+        self.problems[problem] += 1
+        self.unusable_masks += 1
+        given_up = self.unusable_masks == MASKS_PER_PHOTO
+        self.unusable_masks %= MASKS_PER_PHOTO
+        self.next = TryNumber(self.next.index + given_up, self.next.mask + 1)
 
     def shortfall(self, defect_type: str, done: int, count: int) -> str:
         reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
@@ -128,20 +143,20 @@ class PairGenerator:
         masks: dict[str, MaskSource],
         count: int,
         *,
-        first_index: int = 0,
+        start: TryNumber = TryNumber(),
         earlier: Iterable[tuple[dict[str, np.ndarray], Photo]] = (),
         on_pair: Callable[[int, int], None] = lambda accepted, tries: None,
         on_rejected: Callable[[GeneratedPair], None] = lambda pair: None,
         on_step: OnStep | None = None,
     ) -> Iterator[GeneratedPair]:
-        """Yields exactly `count` accepted pairs, trying indices from `first_index` on.
+        """Yields exactly `count` accepted pairs, trying from `start` on.
 
-        Try i takes mask number i. `on_rejected` is given each pair that the gate stopped. None is too much
+        `on_rejected` is given each pair that the gate stopped. None is too much
         like another of them, or of the `earlier` ones: masks (H,W) bool by defect type, and photo. Raises
         TriesExhausted, saying what failed how often, when tries or masks run out.
         """
         self._recall(list(masks), earlier)
-        done, tries = 0, _Tries(first_index, self.config.tries_per_pair * count)
+        done, tries = 0, _Tries(start, self.config.tries_per_pair * count)
         while done < count:
             drafts = self._drafts(defect_type, masks, min(self.config.batch_size, count - done), tries)
             if not drafts:
@@ -167,15 +182,14 @@ class PairGenerator:
         drafts: list[Draft] = []
         while len(drafts) < count and tries.spent < tries.limit:
             try:
-                drafts.append(self.drafter.draft(defect_type, tries.index, masks))
-                tries.spent += 1
+                drafts.append(self.drafter.draft(defect_type, tries.next, masks))
+                tries.drafted()
             except Unusable as problem:
-                tries.problems[str(problem)] += 1
+                tries.unusable(str(problem))
             except TriesExhausted:  # of the masks
                 if not drafts:
                     raise
                 break  # what is drafted is made first
-            tries.index += 1
             if tries.problems.total() > MASKS_PER_TRY * tries.limit:
                 break
         return drafts
@@ -185,7 +199,8 @@ class PairGenerator:
         drafts = []
         for index in indices:
             with suppress(Unusable):
-                drafts.append(self.drafter.draft(defect_type, index, {defect_type: masks}))
+                number = TryNumber(index, index)
+                drafts.append(self.drafter.draft(defect_type, number, {defect_type: masks}))
         return drafts
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
@@ -215,7 +230,7 @@ class PairGenerator:
                 template=draft.template,
                 region=region,
                 photo=in_window(photo, region.window),
-                generator=image_generator(seed, draft.index, f"{defect.defect_type} region {number}"),
+                generator=image_generator(seed, draft.number.index, f"{defect.defect_type} region {number}"),
                 strength=draft.strength,
                 guidance=draft.guidance,
             )
@@ -244,7 +259,7 @@ class PairGenerator:
         heat = decoded[0].heat
         return GeneratedPair(
             defect_type=defect_type,
-            index=draft.index,
+            number=draft.number,
             normal=draft.normal,
             template=draft.template,
             strength=draft.strength,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from PIL import Image
 
 from .. import __version__
 from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
-from ..dataset.layout import Category, Pair, check_outside, find_dataset
-from ..dataset.photos import file_hash, read_mask, read_photo, short_hash
+from ..dataset.layout import Category, Dataset, Pair, check_outside
+from ..dataset.photos import Photo, file_hash, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..export.writer import ExportPair
 from ..masks.files import read_mask_folder
@@ -32,26 +31,33 @@ from ..masks.sources import (
     checked_weights,
     mask_source,
 )
+from ..method.artifact import learned_hash
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage, OnStep
 from .config import GenerationConfig
+from .drafting import TryNumber
 from .generator import GeneratedPair, PairGenerator
 
 # How pairs are made. Raise it with every change after which the same settings give other pixels, masks or
 # scores: a dataset that was begun before is then appended to by a run of its own, not continued.
-METHOD = "generation/1"
+METHOD = "generation/2"
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
 BOTH = "+"  # joins two defects that share an image
 
 
 @dataclass(frozen=True)
 class GenerationRun:
-    """What identifies a run in the manifest, and what it keeps."""
+    """What identifies a run in the manifest, and what it keeps.
 
-    artifact: Path
+    The same settings on the same base are the same run on every host, whether what was learned comes from a
+    file (`artifact`) or not.
+    """
+
+    learned: Learned
     config: GenerationConfig
     base: LatentDiffusion
+    artifact: Path | None = None  # the file that `learned` was read from, for the record
     mask_sources: str = INVENTED  # their weights, and a hash of masks that were given
     keep_rejected: bool = False
     aar_decoder: Path | None = None  # of AAR modes that compare pixels, instead of the base's own
@@ -60,7 +66,7 @@ class GenerationRun:
         """Everything but the seed's index that makes a pair what it is."""
         config = {key: value for key, value in asdict(self.config).items() if key not in BUDGET}
         return {
-            "artifact_sha256": file_hash(self.artifact),
+            "learned_sha256": learned_hash(self.learned),
             "base_family": self.base.fingerprint.family,
             "base_weights": self.base.fingerprint.weights,
             "method_version": METHOD,
@@ -101,15 +107,18 @@ class GenerationOutcome:
         return float(np.mean([row["fill"] for row in self.rows])) if self.rows else 0.0
 
 
+@dataclass(frozen=True)
+class RunWatch:
+    """What is told of a run: its stages, every denoising step, each pair that was accepted or rejected."""
+
+    on_stage: OnStage = lambda *_: None
+    on_step: OnStep | None = None
+    on_accepted: Callable[[GeneratedPair], None] = lambda pair: None
+    on_rejected: Callable[[GeneratedPair], None] = lambda pair: None
+
+
 def generate_dataset(
-    run: GenerationRun,
-    learned: Learned,
-    job: CategoryJob,
-    count: int,
-    *,
-    out: Path,
-    on_stage: OnStage = lambda *_: None,
-    on_step: OnStep | None = None,
+    run: GenerationRun, job: CategoryJob, count: int, *, out: Path, watch: RunWatch = RunWatch()
 ) -> GenerationOutcome:
     """Brings each defect of a job to `count` accepted pairs under `out`.
 
@@ -118,9 +127,9 @@ def generate_dataset(
     """
     decode = load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None
     generator = PairGenerator(
-        run.base, learned, list(job.category.normals), run.config, real=job.real, decode=decode
+        run.base, run.learned, list(job.category.normals), run.config, real=job.real, decode=decode
     )
-    output = _Output(run, generator, job.category, out)
+    output = _Output(run, generator, job.category, out, watch.on_stage)
     outcome = GenerationOutcome()
     for defect, masks in job.masks.items():
         name = f"{job.category.name}/{defect}"
@@ -130,21 +139,27 @@ def generate_dataset(
             continue
 
         def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
-            on_stage(name, had + done, count, f"{tries} tried")
+            watch.on_stage(name, had + done, count, f"{tries} tried")
+
+        def on_rejected(pair: GeneratedPair, defect: str = defect) -> None:
+            watch.on_rejected(pair)
+            if run.keep_rejected:
+                output.reject(defect, pair)
 
         pairs = generator.accepted(
             name,
             masks,
             count - len(finished),
-            first_index=output.next_index(defect),
+            start=output.next_try(defect),
             earlier=((_masks_by_type(row, out), read_photo(out / row["image"])) for row in finished),
             on_pair=on_pair,
-            on_rejected=partial(output.reject, defect) if run.keep_rejected else lambda pair: None,
-            on_step=on_step,
+            on_rejected=on_rejected,
+            on_step=watch.on_step,
         )
         try:
             for pair in pairs:
                 outcome.rows.append(output.write(defect, pair))
+                watch.on_accepted(pair)
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
     return outcome
@@ -153,9 +168,12 @@ def generate_dataset(
 class _Output:
     """Where a run's pairs of one category go, with the normal photos they were made on."""
 
-    def __init__(self, run: GenerationRun, generator: PairGenerator, category: Category, root: Path) -> None:
-        self.generator, self.category = generator, category
+    def __init__(
+        self, run: GenerationRun, generator: PairGenerator, category: Category, root: Path, on_stage: OnStage
+    ) -> None:
+        self.generator, self.category, self.on_stage = generator, category, on_stage
         self.identity, self.settings = run.identity(), run.settings()
+        self.artifact = {"artifact_sha256": file_hash(run.artifact)} if run.artifact else {}
         self.writer = MVTecWriter(root)
         self.normals: list[str] = []
         self.sources = [file_hash(path) for path in category.normals]
@@ -164,10 +182,11 @@ class _Output:
         """Rows of this run's pairs that are there already."""
         return self.writer.done(self.category.name, defect, self.identity)
 
-    def next_index(self, defect: str) -> int:
-        """The first index that this run has not tried, as far as is known."""
+    def next_try(self, defect: str) -> TryNumber:
+        """The first try that this run has not made, as far as is known."""
         tried = self.done(defect) + self.writer.rejected(self.category.name, defect, self.identity)
-        return 1 + max((row.get("index", -1) for row in tried), default=-1)
+        index, mask = ((row.get(key, -1) for row in tried) for key in ("index", "mask_number"))
+        return TryNumber(1 + max(index, default=-1), 1 + max(mask, default=-1))
 
     def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
         """Appends an accepted pair; returns its manifest row."""
@@ -191,12 +210,11 @@ class _Output:
         return ExportPair(self.category.name, pair.result, masks, self._row(pair))
 
     def _row(self, pair: GeneratedPair) -> dict[str, object]:
-        self.normals = self.normals or self.writer.add_normals(
-            self.category.name, map(read_photo, self.category.normals)
-        )
+        self.normals = self.normals or self.writer.add_normals(self.category.name, self._photos())
         return {
             "run": self.identity,
-            "index": pair.index,
+            "index": pair.number.index,
+            "mask_number": pair.number.mask,
             "normal": self.normals[pair.normal],
             "normal_sha256": self.sources[pair.normal],
             "template": pair.template,
@@ -210,9 +228,17 @@ class _Output:
             "thresholds": self.generator.limits(pair).rounded(),
             "backbone": self.generator.backbone.name,
             **self.settings,
+            **self.artifact,
             "package_version": __version__,  # for the record: no run depends on it
             "trained_on": self.generator.trained_on(pair),
         }
+
+    def _photos(self) -> Iterator[Photo]:
+        """The category's normal photos, read one at a time."""
+        total = len(self.category.normals)
+        for number, path in enumerate(self.category.normals, start=1):
+            yield read_photo(path)
+            self.on_stage(f"{self.category.name} normal photos", number, total, "copied")
 
 
 def _masks_by_type(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:
@@ -251,30 +277,30 @@ class MaskSupply:
 
 def generate_all(
     run: GenerationRun,
-    learned: Learned,
-    dataset: Path,
+    dataset: Dataset,
     count: int,
     *,
     out: Path,
     defect_types: list[str] | None = None,
-    mask_folder: Path | None = None,
+    given: dict[str, list[np.ndarray]] | None = None,
     weights: dict[str, float] | None = None,
-    on_stage: OnStage = lambda *_: None,
-    on_step: OnStep | None = None,
+    watch: RunWatch | None = None,
 ) -> GenerationOutcome:
-    """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
+    """`count` accepted pairs of each defect type (default: all that were learned), on the dataset's normal
     photos. `category/a+b` puts both defects into every image.
 
-    `weights` says which sources masks come from (default: those of `mask_folder`, or invented ones).
+    `given` are the user's own masks (H,W) bool by single type; `weights` says which sources masks come from
+    (default: those given, or invented ones).
     """
+    learned, watch = run.learned, watch or RunWatch()
     names = {name: single_types(name, learned) for name in defect_types or sorted(learned.anomaly)}
     if not names:
-        raise ValueError(f"{run.artifact} holds no anomaly embedding: give a file written by 'train'.")
+        raise ValueError("There is no anomaly embedding: give what 'train' or Train Anomaly learned.")
     for name, _ in run.config.aar_strengths:
         learned.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
     categories = _categories(dataset, out, names)
     types = list(dict.fromkeys(single for singles in names.values() for single in singles))
-    given = {name: read_mask_folder(mask_folder, *name.split("/", 1)) for name in types if mask_folder}
+    given = {name: masks for name, masks in (given or {}).items() if name in types}
     supply = MaskSupply(
         weights=checked_weights(weights or {GIVEN if given else INVENTED: 1.0}),
         given=given,
@@ -284,17 +310,25 @@ def generate_all(
     for category in categories.values():
         masks = {
             name.partition("/")[2]: {
-                single: _mask_source(run, learned, supply, single, _on_mask(on_stage, single, count))
-                for single in singles
+                single: _mask_source(run, supply, single, count, watch) for single in singles
             }
             for name, singles in names.items()
             if name.partition("/")[0] == category.name
         }
         job = CategoryJob(category, masks, supply.real)
-        part = generate_dataset(run, learned, job, count, out=out, on_stage=on_stage, on_step=on_step)
+        part = generate_dataset(run, job, count, out=out, watch=watch)
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
     return outcome
+
+
+def masks_in_folder(
+    folder: Path, defect_types: list[str] | None, learned: Learned
+) -> dict[str, list[np.ndarray]]:
+    """The user's masks (H,W) bool in a folder by single defect type (default: all that were learned)."""
+    names = defect_types or sorted(learned.anomaly)
+    singles = {single for name in names for single in single_types(name, learned)}
+    return {name: read_mask_folder(folder, *name.split("/", 1)) for name in sorted(singles)}
 
 
 def single_types(name: str, learned: Learned) -> list[str]:
@@ -311,45 +345,45 @@ def single_types(name: str, learned: Learned) -> list[str]:
     return types
 
 
-def _categories(dataset: Path, out: Path, names: Iterable[str]) -> dict[str, Category]:
+def _categories(dataset: Dataset, out: Path, names: Iterable[str]) -> dict[str, Category]:
     """The dataset's categories that the types `names` belong to, in order of names."""
-    categories = find_dataset(dataset).categories
-    check_outside(out, dataset)
+    check_outside(out, dataset.root)
     wanted = sorted({name.partition("/")[0] for name in names})
     for name in wanted:
-        if name not in categories:
+        if name not in dataset.categories:
             raise ValueError(
-                f"There is no category {name!r} in {dataset}: it has {', '.join(categories)}; name the "
-                "types wanted with --type."
+                f"There is no category {name!r} in {dataset.root}: it has {', '.join(dataset.categories)}; "
+                "name the types wanted (--type, or defect_type)."
             )
-    return {name: categories[name] for name in wanted}
+    return {name: dataset.categories[name] for name in wanted}
 
 
 def _mask_source(
-    run: GenerationRun,
-    learned: Learned,
-    supply: MaskSupply,
-    defect_type: str,
-    on_mask: Callable[[int, int], None],
+    run: GenerationRun, supply: MaskSupply, defect_type: str, count: int, watch: RunWatch
 ) -> MaskSource:
-    """Where the masks of one defect type come from."""
-    config, pairs = run.config, supply.real[defect_type]
+    """Where the masks of one defect type come from, for `count` pairs."""
+    config, learned, pairs = run.config, run.learned, supply.real[defect_type]
     size_known = learned.mask_placements.get(defect_type) or (supply.weights.get(REAL) and pairs)
+
+    def on_mask(accepted: int, tries: int) -> None:
+        # at least one per pair, more where pairs are tried again
+        watch.on_stage(f"{defect_type} masks", accepted, max(accepted, count), f"{tries} tried")
+
     request = MaskRequest(
         defect_type=defect_type,
         seed=config.seed,
         invented=invented_masks(
-            run.base, learned, defect_type, config.seed, config=config.masks, on_mask=on_mask, in_frame=False
+            run.base,
+            learned,
+            defect_type,
+            config.seed,
+            config=config.masks,
+            on_mask=on_mask,
+            on_step=watch.on_step,
+            in_frame=False,
         ),
         real=lambda: [read_mask(pair.mask) for pair in pairs],
         given=supply.given.get(defect_type, []),
         area=None if size_known else learned.mask_areas.get(defect_type, UNKNOWN_AREA),
     )
     return mask_source(supply.weights, request)
-
-
-def _on_mask(on_stage: OnStage, defect_type: str, pairs: int) -> Callable[[int, int], None]:
-    """Progress of masks invented on the way: at least one per pair, more where pairs are tried again."""
-    return lambda accepted, tries: on_stage(
-        f"{defect_type} masks", accepted, max(accepted, pairs), f"{tries} tried"
-    )

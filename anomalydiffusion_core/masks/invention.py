@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..method.conditioning import empty_context, mask_context
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
-from ..method.progress import OnStage
+from ..method.progress import OnStage, OnStep
 from ..method.reweighting import AARConfig
 from ..method.sampling import SamplingConfig, SamplingRequest, image_generator, sample
 from ..method.templates import MASK_TEMPLATES
@@ -92,6 +93,7 @@ def invent_shapes(
     *,
     seed: int,
     config: MaskConfig,
+    on_step: OnStep | None = None,
 ) -> list[np.ndarray]:
     """One try per index: shapes (s,s) bool, neither checked nor placed; the same (seed, index) gives the same
     one.
@@ -101,7 +103,7 @@ def invent_shapes(
     cells = mask_picture_size(base, learned.image_size) // base.factor
     latent = sample(
         base,
-        SamplingRequest(context, empty_context(base, len(indices)), generators),
+        SamplingRequest(context, empty_context(base, len(indices)), generators, on_step=on_step),
         (cells, cells),
         config.sampling,
     )
@@ -135,7 +137,9 @@ class InventedMasks:
     ) -> None:
         self.invent, self.place, self.defect_type, self.config = invent, place, defect_type, config
         self.batch, self.on_mask = batch, on_mask
-        self.accepted: list[np.ndarray] = []
+        self._accepted: list[
+            tuple[np.ndarray, tuple[int, ...]]
+        ] = []  # bits and shape: runs ask for thousands
         self.tries = 0
         self.problems: Counter[str] = Counter()
 
@@ -143,11 +147,11 @@ class InventedMasks:
         """Mask (S,S) bool, or shape (s,s) bool where unplaced. Raises TriesExhausted, saying what was wrong
         how often, when too few are usable.
         """
-        while len(self.accepted) <= number:
+        while len(self._accepted) <= number:
             if self.tries >= self.config.tries_per_mask * (number + 1):
                 reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
                 raise TriesExhausted(
-                    f"Only {len(self.accepted)} of {number + 1} masks of {self.defect_type} were usable "
+                    f"Only {len(self._accepted)} of {number + 1} masks of {self.defect_type} were usable "
                     f"after {self.tries} tries ({reasons}): train the masks on "
                     f"more pairs (a larger share) or longer, or use real masks."
                 )
@@ -155,10 +159,11 @@ class InventedMasks:
                 if problem:
                     self.problems[problem] += 1
                 else:
-                    self.accepted.append(mask)
+                    self._accepted.append((np.packbits(mask), mask.shape))
             self.tries += self.batch
-            self.on_mask(len(self.accepted), self.tries)
-        return self.accepted[number]
+            self.on_mask(len(self._accepted), self.tries)
+        bits, shape = self._accepted[number]
+        return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
 
     def attempt(self, numbers: list[int]) -> list[tuple[np.ndarray, str | None]]:
         """Tries by number: masks, placed where their shapes are usable, and what is wrong with each."""
@@ -181,13 +186,14 @@ def invented_masks(
     config: MaskConfig = MaskConfig(),
     batch: int = 8,
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
+    on_step: OnStep | None = None,
     in_frame: bool = True,
 ) -> InventedMasks:
     """Masks that the base invents, accepted by the measure of their own type: laid `in_frame` where the
     training masks were in their photos, or left where they were invented.
     """
     config = usable_for(config, learned, defect_type)
-    invent = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config)
+    invent = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config, on_step=on_step)
     place = placer_of(learned, defect_type, seed) if in_frame else None
     return InventedMasks(invent, place, defect_type, config, batch=batch, on_mask=on_mask)
 

@@ -63,8 +63,14 @@ def save_artifact(learned: Learned, path: Path, dtype: torch.dtype = torch.float
 
 
 def learned_hash(learned: Learned) -> str:
-    """SHA-256 (hex) over the names and values of all that was learned, whether or not it is in a file."""
-    digest = hashlib.sha256()
+    """SHA-256 (hex) over the names and values of all that was learned and that pairs depend on, whether or
+    not it is in a file.
+    """
+    about = (
+        learned.base.family, learned.image_size, learned.templates, learned.mask_areas, learned.trained_on,
+        {name: list(map(asdict, placements)) for name, placements in learned.mask_placements.items()},
+    )  # fmt: skip
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(_tensors(learned).items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ from anomalydiffusion_core.cli.comfyui_client import as_prompt, changed, read_wo
 from anomalydiffusion_core.cli.comfyui_process import RunningServer, running_server
 
 ROOT = Path(__file__).parents[2]
+# of an environment with ComfyUI's requirements and the pack's own alone, where 'make test' runs
+PYTHON = os.environ.get("COMFYUI_PYTHON") or sys.executable
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
 Run = Callable[..., tuple]
 
@@ -81,7 +84,7 @@ class Server:
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI server with the pack in it."""
     base = tmp_path_factory.mktemp("server") / "base"
-    with running_server(comfyui, base) as running:
+    with running_server(comfyui, base, python=PYTHON) as running:
         yield Server(running)
 
 

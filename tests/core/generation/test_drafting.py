@@ -13,7 +13,7 @@ from PIL import Image
 from anomalydiffusion_core.dataset.windows import regions_of
 from anomalydiffusion_core.generation import drafting
 from anomalydiffusion_core.generation.config import GenerationConfig
-from anomalydiffusion_core.generation.drafting import Drafter, Unusable
+from anomalydiffusion_core.generation.drafting import Drafter, TryNumber, Unusable
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
@@ -43,7 +43,7 @@ def drafter(learned: Learned, normal: Path) -> Drafter:
 def test_a_draft_carries_the_regions_of_each_defect(learned: Learned, normal: Path) -> None:
     apart = box(10, 10, 8) | box(150, 150, 8)
     masks = {SCRATCH: given([apart]), STAIN: given([box(80, 20, 9)])}
-    draft = drafter(learned, normal).draft("thing/scratch+stain", 0, masks)
+    draft = drafter(learned, normal).draft("thing/scratch+stain", TryNumber(), masks)
     assert [(d.defect_type, d.source, len(d.regions)) for d in draft.defects] == [
         (SCRATCH, "given", 2),
         (STAIN, "given", 1),
@@ -81,4 +81,4 @@ def test_regions_are_found_once_for_a_pair(
 def test_an_unusable_mask_says_why_in_a_word(learned: Learned, normal: Path, masks: dict, word: str) -> None:
     learned = replace(learned, image_size=16, mask_areas={})
     with pytest.raises(Unusable, match=f"^{word}$"):
-        drafter(learned, normal).draft("+".join(masks), 0, masks)
+        drafter(learned, normal).draft("+".join(masks), TryNumber(), masks)

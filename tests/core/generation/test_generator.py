@@ -18,6 +18,7 @@ from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.generation.drafting import TryNumber
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation.regions import restored, to_pixels
 from anomalydiffusion_core.generation.runs import (
@@ -26,6 +27,7 @@ from anomalydiffusion_core.generation.runs import (
     GenerationRun,
     generate_all,
     generate_dataset,
+    masks_in_folder,
 )
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
@@ -91,8 +93,7 @@ def run(
     config: GenerationConfig = CONFIG,
 ) -> GenerationOutcome:
     return generate_dataset(
-        GenerationRun(artifact, config, base),
-        load_artifact(artifact, base.fingerprint),
+        GenerationRun(load_artifact(artifact, base.fingerprint), config, base, artifact),
         CategoryJob(
             find_dataset(dataset).categories["thing"],
             {d: {f"thing/{d}": given(three_masks())} for d in ("scratch", "stain")},
@@ -209,7 +210,7 @@ def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
     assert all((tmp_path / "out" / row["image"]).is_file() for row in rows)
     # the first three accepted are the same with room for retries
     retried = make_pairs(fake_base, learned, dataset, replace(strict, tries_per_pair=9), 3)
-    assert [pair.index for pair in retried] == good[:3]
+    assert [pair.number.index for pair in retried] == good[:3]
 
 
 def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
@@ -231,18 +232,18 @@ def test_masks_are_moved_onto_the_object_where_most_photos_show_one(
     found = make_pairs(fake_base, learned, dataset, CONFIG, 12)
     assert {pair.normal for pair in found} == {0, 1, 2}
     for pair in found:
-        given = three_masks()[pair.index % 3]
+        given = three_masks()[pair.number.mask % 3]
         assert pair.mask.sum() == given.sum()
         if pair.normal < 2:
             assert (pair.photo.pixels[..., 0][pair.mask] == 180).mean() >= 0.9
         else:
             assert np.array_equal(pair.mask, given)
     anywhere = make_pairs(fake_base, learned, dataset, replace(CONFIG, foreground="none"), 3)
-    assert all(np.array_equal(p.mask, three_masks()[p.index % 3]) for p in anywhere)
+    assert all(np.array_equal(p.mask, three_masks()[p.number.mask % 3]) for p in anywhere)
     assert any((p.photo.pixels[..., 0][p.mask] == 10).any() for p in anywhere)
     Image.open(normals_of(dataset)[2]).save(normals_of(dataset)[0])  # now most are textures
     assert all(
-        np.array_equal(p.mask, three_masks()[p.index % 3])
+        np.array_equal(p.mask, three_masks()[p.number.mask % 3])
         for p in make_pairs(fake_base, learned, dataset, CONFIG, 6)
     )
 
@@ -250,13 +251,13 @@ def test_masks_are_moved_onto_the_object_where_most_photos_show_one(
 def test_all_types_of_an_artifact_are_generated_with_masks_from_a_folder(
     fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    run = GenerationRun(artifact, CONFIG, fake_base)
-    masks = dataset / "thing/ground_truth"
     learned = load_artifact(artifact)
-    rows = generate_all(run, learned, dataset, 2, out=tmp_path / "out", mask_folder=masks).rows
+    run, photos = GenerationRun(learned, CONFIG, fake_base), find_dataset(dataset)
+    masks = masks_in_folder(dataset / "thing/ground_truth", None, learned)
+    rows = generate_all(run, photos, 2, out=tmp_path / "out", given=masks).rows
     assert [row["defect"] for row in rows] == ["scratch", "scratch", "stain", "stain"]
     with pytest.raises(ValueError, match="lies inside the dataset"):
-        generate_all(run, learned, dataset, 2, out=dataset / "x")
+        generate_all(run, photos, 2, out=dataset / "x")
 
 
 def test_a_generator_needs_normal_photos(fake_base: LatentDiffusion, learned: Learned) -> None:
@@ -274,7 +275,7 @@ def test_a_pair_is_the_same_whatever_the_batch_size(
     one, three = (
         make_pairs(fake_base, learned, dataset, replace(CONFIG, batch_size=size), 7) for size in (1, 3)
     )
-    assert [pair.index for pair in one] == [pair.index for pair in three] == list(range(7))
+    assert [pair.number.index for pair in one] == [pair.number.index for pair in three] == list(range(7))
     assert len({pair.template for pair in one}) > 2
     for a, b in zip(one, three, strict=True):
         assert (a.template, a.normal) == (b.template, b.normal)
@@ -299,9 +300,9 @@ def test_a_pair_is_the_same_whichever_pairs_were_made_before(
     generator = PairGenerator(fake_base, learned, normals_of(dataset), CONFIG)
     masks = {"thing/scratch": given(three_masks())}
     whole = list(generator.accepted("thing/scratch", masks, 5))
-    later = list(generator.accepted("thing/scratch", masks, 2, first_index=3))
+    later = list(generator.accepted("thing/scratch", masks, 2, start=TryNumber(3, 3)))
     for a, b in zip(whole[3:], later, strict=True):
-        assert a.index == b.index
+        assert a.number == b.number
         assert np.array_equal(a.pixels, b.pixels)
 
 

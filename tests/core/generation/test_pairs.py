@@ -28,6 +28,7 @@ from anomalydiffusion_core.generation.runs import (
     GenerationOutcome,
     GenerationRun,
     generate_all,
+    masks_in_folder,
     single_types,
     training_pairs,
 )
@@ -79,13 +80,12 @@ def trained(learned: Learned, dataset: Path) -> Learned:
 def generated(
     base: LatentDiffusion, learned: Learned, dataset: Path, out: Path, count: int, **more: Any
 ) -> GenerationOutcome:
-    artifact = out.parent / "artifact.safetensors"
-    artifact.write_bytes(b"x")
     run = GenerationRun(
-        artifact, more.pop("config", CONFIG), base, keep_rejected=more.pop("keep_rejected", False)
+        learned, more.pop("config", CONFIG), base, keep_rejected=more.pop("keep_rejected", False)
     )
-    more.setdefault("mask_folder", dataset / "thing/ground_truth")
-    return generate_all(run, learned, dataset, count, out=out, **more)
+    folder = dataset / "thing/ground_truth"
+    more.setdefault("given", masks_in_folder(folder, more.get("defect_types"), learned))
+    return generate_all(run, find_dataset(dataset), count, out=out, **more)
 
 
 # --- at the photo's own resolution and depth

@@ -24,7 +24,13 @@ from anomalydiffusion_core.generation import runs
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.regions import RegionJob, RegionMaker, in_window, stitched
-from anomalydiffusion_core.generation.runs import METHOD, GenerationOutcome, GenerationRun, generate_all
+from anomalydiffusion_core.generation.runs import (
+    METHOD,
+    GenerationOutcome,
+    GenerationRun,
+    generate_all,
+    masks_in_folder,
+)
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.embeddings import Learned
@@ -67,13 +73,15 @@ def generate(
     fake_base: LatentDiffusion, calibrated: Learned, dataset: Path, tmp_path: Path
 ) -> Callable[..., GenerationOutcome]:
     """Runs `generate_all` into a folder; masks are those of the dataset unless given."""
-    artifact = tmp_path / "artifact.safetensors"
-    artifact.write_bytes(b"x")
 
     def run(out: Path, count: int, *types: str, config: GenerationConfig = CONFIG, **more: Any) -> Any:
-        settings = GenerationRun(artifact, config, fake_base, keep_rejected=more.pop("keep_rejected", False))
-        more.setdefault("mask_folder", dataset / "thing/ground_truth")
-        return generate_all(settings, calibrated, dataset, count, out=out, defect_types=list(types), **more)
+        kept = more.pop("keep_rejected", False)
+        settings = GenerationRun(more.pop("learned", calibrated), config, fake_base, keep_rejected=kept)
+        folder, names = more.pop("mask_folder", dataset / "thing/ground_truth"), list(types)
+        given = masks_in_folder(folder, names, settings.learned) if folder else None
+        return generate_all(
+            settings, find_dataset(dataset), count, out=out, defect_types=names, given=given, **more
+        )
 
     return run
 
@@ -111,7 +119,8 @@ def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
                 on_rejected=rejected.append,
             )
         )
-    assert [pair.index for pair in rejected] == [0, 2, 4, 6, 8, 10]
+    assert [pair.number.index for pair in rejected] == [0, 1, 2, 3, 4, 5]
+    assert [pair.number.mask for pair in rejected] == [0, 2, 4, 6, 8, 10]
     assert reports[-1] == (0, 6) and len(reports) == 6 // min(batch, 2)
     assert "were accepted in 6 tries (6 unfilled, 5 empty): " in str(shortfall.value)
 
@@ -121,7 +130,7 @@ def test_exactly_the_asked_number_is_accepted(
     fake_base: LatentDiffusion, learned: Learned, normals: list[Path], batch: int
 ) -> None:
     generator = PairGenerator(fake_base, learned, normals, replace(CONFIG, batch_size=batch))
-    assert [pair.index for pair in generator.accepted(KIND, {KIND: BOX}, 5)] == [0, 1, 2, 3, 4]
+    assert [pair.number.index for pair in generator.accepted(KIND, {KIND: BOX}, 5)] == [0, 1, 2, 3, 4]
 
 
 def test_no_more_pairs_are_made_than_are_missing(
@@ -183,7 +192,7 @@ def test_when_masks_run_out_what_they_sufficed_for_is_made(
     generator, made = PairGenerator(fake_base, learned, normals, replace(CONFIG, batch_size=batch)), []
     with pytest.raises(TriesExhausted, match="Only 3 masks were usable"):
         for pair in generator.accepted(KIND, {KIND: three}, 5):
-            made.append(pair.index)
+            made.append(pair.number.index)
     assert made == [0, 1, 2]
 
 
@@ -308,7 +317,7 @@ def test_each_part_of_a_mixed_pair_looks_like_its_own_type(
                 pair.template,
                 region,
                 in_window(pair.photo, region.window),
-                image_generator(0, pair.index, f"{part.defect_type} region 0"),
+                image_generator(0, pair.number.index, f"{part.defect_type} region 0"),
                 pair.strength,
                 pair.guidance,
             )
@@ -317,7 +326,7 @@ def test_each_part_of_a_mixed_pair_looks_like_its_own_type(
             with_other = replace(
                 job,
                 defect_type=OTHER if part.defect_type == KIND else KIND,
-                generator=image_generator(0, pair.index, f"{part.defect_type} region 0"),
+                generator=image_generator(0, pair.number.index, f"{part.defect_type} region 0"),
             )
             (other,) = maker.make([with_other], {with_other.defect_type: CONFIG.sampling})
             assert not np.allclose(other.values[part.mask], made.values[part.mask])
@@ -333,12 +342,12 @@ def test_a_varied_pair_is_the_plain_one_with_scaled_tokens_and_guidance(
         scaled = replace(learned, anomaly={KIND: tokens})
         sampling = replace(CONFIG.sampling, guidance=pair.guidance)
         plain = PairGenerator(calm_base, scaled, normals, replace(CONFIG, sampling=sampling))
-        (same,) = plain.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
+        (same,) = plain.try_indices(KIND, range(pair.number.index, pair.number.index + 1), BOX)
         assert (same.template, same.normal) == (pair.template, pair.normal)
         assert same.strength == 1 and same.guidance == pair.guidance
         assert np.array_equal(same.pixels, pair.pixels)
         unscaled = PairGenerator(calm_base, learned, normals, CONFIG)
-        (other,) = unscaled.try_indices(KIND, range(pair.index, pair.index + 1), BOX)
+        (other,) = unscaled.try_indices(KIND, range(pair.number.index, pair.number.index + 1), BOX)
         assert not np.array_equal(other.pixels, pair.pixels)
 
 
