@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 # by the names under which Linux, Windows and macOS have them; the later ones hold Chinese and Japanese
 SYSTEM_FONTS = (
@@ -15,7 +15,21 @@ SYSTEM_FONTS = (
 )  # fmt: skip
 SPACING = 1.35  # from line to line, in heights of letters
 NOWHERE = "\U0010fffd"  # a letter that no font has
+TITLE, TEXT, LABEL = 26, 22, 17  # heights of letters, legible in a picture shown at half its size too
+GAP, MARGIN = 8, 10
+GROUND, BRIGHT, DIM = (24, 26, 30), (240, 240, 240), (165, 170, 178)
+GOOD, STOPPED = (95, 215, 130), (255, 120, 95)  # of titles
+Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text in letters of `size` pixels."""
+
+    text: str
+    size: int = TEXT
+    colour: Colour = BRIGHT
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,19 @@ class Wrapped:
     def height(self) -> int:
         """Pixels of all lines together."""
         return len(self.lines) * self.spacing
+
+
+def written(paragraphs: list[Paragraph], width: int) -> Image.Image:
+    """Paragraphs below each other, `width` pixels wide, as high as they ask."""
+    inside = [(wrapped(one.text, width - 2 * MARGIN, one.size), one.colour) for one in paragraphs]
+    picture = Image.new("RGB", (width, sum(text.height + GAP for text, _ in inside) + GAP), GROUND)
+    draw, y = ImageDraw.Draw(picture), GAP
+    for text, colour in inside:
+        for line in text.lines:
+            draw.text((MARGIN, y), line, fill=colour, font=text.font)
+            y += text.spacing
+        y += GAP
+    return picture
 
 
 def wrapped(text: str, width: int, size: int) -> Wrapped:
@@ -87,4 +114,10 @@ def _font(name: str | None, size: int) -> Font | None:
 
 
 def _missing(font: Font, letter: str) -> bool:
-    return not letter.isspace() and bytes(font.getmask(letter)) == bytes(font.getmask(NOWHERE))
+    return not letter.isspace() and _shape(font, letter) == _shape(font, NOWHERE)
+
+
+def _shape(font: Font, letter: str) -> bytes:
+    image = Image.new("L", (128, 128))
+    ImageDraw.Draw(image).text((0, 0), letter, fill=255, font=font)
+    return image.tobytes()

@@ -8,14 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation
 
-from .lettering import Wrapped, wrapped
+from .lettering import BRIGHT, DIM, GAP, GOOD, GROUND, LABEL, MARGIN, STOPPED, TITLE, Paragraph, written
 
 WIDTH = 768  # pixels, of the whole picture
-GAP, MARGIN = 8, 10
 TILE = (WIDTH - 2 * MARGIN - 2 * GAP) // 3  # pixels at most per side of each of the three pictures
-TITLE, TEXT, LABEL = 26, 22, 17  # heights of letters, legible at half the size too
-GROUND, BRIGHT, DIM = (24, 26, 30), (240, 240, 240), (165, 170, 178)
-GOOD, STOPPED = (95, 215, 130), (255, 120, 95)  # colours of titles
 OUTLINE, SHADE = (0, 255, 255), (0, 0, 0)
 LEAST_SIDE = 32  # pixels of the photo that a close-up shows at least
 MARGIN_AROUND = 1.6  # sides of a close-up over the extent of the mask
@@ -37,17 +33,22 @@ def pair_picture(
     Photos (H,W,3) uint8, mask (H,W) bool; without a mask the close-up is the whole result. The title is green
     for a `good` pair, else red.
     """
-    inside, box = WIDTH - 2 * MARGIN, close_up(mask)
-    above = [(wrapped(title, inside, TITLE), GOOD if good else STOPPED)]
-    below = [(wrapped(sentence, inside, TEXT), BRIGHT) for sentence in sentences]
-    below += [(wrapped(details, inside, LABEL), DIM)] if details else []
-    tiles = _row([_framed(normal, box), _tile(result), _outlined(result[box], mask[box])])
-    height = tiles.height + sum(text.height + GAP for text, _ in above + below) + GAP + MARGIN
-    picture = Image.new("RGB", (WIDTH, height), GROUND)
-    y = _write(ImageDraw.Draw(picture), above, MARGIN)
-    picture.paste(tiles, (MARGIN, y))
-    _write(ImageDraw.Draw(picture), below, y + tiles.height + GAP)
-    return picture
+    box = close_up(mask)
+    above = [Paragraph(title, TITLE, GOOD if good else STOPPED)]
+    below = [Paragraph(sentence) for sentence in sentences]
+    below += [Paragraph(details, LABEL, DIM)] if details else []
+    tiles = [_framed(normal, box), _tile(result), _outlined(result[box], mask[box])]
+    return stacked([written(above, WIDTH), _row(tiles), written(below, WIDTH)])
+
+
+def stacked(pictures: list[Image.Image]) -> Image.Image:
+    """Below each other."""
+    width, height = max(one.width for one in pictures), sum(one.height for one in pictures)
+    whole, y = Image.new("RGB", (width, height), GROUND), 0
+    for picture in pictures:
+        whole.paste(picture, (0, y))
+        y += picture.height
+    return whole
 
 
 def close_up(mask: np.ndarray) -> tuple[slice, slice]:
@@ -68,24 +69,14 @@ def close_up(mask: np.ndarray) -> tuple[slice, slice]:
 
 def _row(tiles: list[Image.Image]) -> Image.Image:
     """Tiles side by side, each below its label."""
-    labels = [wrapped(label, TILE, LABEL) for label in LABELS]
-    top, height = labels[0].spacing, max(tile.height for tile in tiles)
-    row = Image.new("RGB", (WIDTH - 2 * MARGIN, top + height), GROUND)
-    for column, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-        x = column * (TILE + GAP)
-        ImageDraw.Draw(row).text((x, 0), label.lines[0], fill=DIM, font=label.font)
-        row.paste(tile, (x + (TILE - tile.width) // 2, top))
+    columns = [
+        stacked([written([Paragraph(label, LABEL, DIM)], TILE), tile])
+        for tile, label in zip(tiles, LABELS, strict=True)
+    ]
+    row = Image.new("RGB", (WIDTH, max(column.height for column in columns)), GROUND)
+    for number, column in enumerate(columns):
+        row.paste(column, (MARGIN + number * (TILE + GAP), 0))
     return row
-
-
-def _write(draw: ImageDraw.ImageDraw, texts: list[tuple[Wrapped, tuple[int, int, int]]], y: int) -> int:
-    """Texts below each other from y on; returns where they end."""
-    for lines, colour in texts:
-        for line in lines.lines:
-            draw.text((MARGIN, y), line, fill=colour, font=lines.font)
-            y += lines.spacing
-        y += GAP
-    return y
 
 
 def _tile(pixels: np.ndarray) -> Image.Image:
@@ -103,7 +94,7 @@ def _framed(pixels: np.ndarray, box: tuple[slice, slice]) -> Image.Image:
     if len(rows) * len(columns) < 0.7 * pixels.shape[0] * pixels.shape[1]:
         scale = tile.width / pixels.shape[1]
         left, top = columns.start * scale, rows.start * scale
-        right, bottom = (columns.stop) * scale - 1, rows.stop * scale - 1
+        right, bottom = columns.stop * scale - 1, rows.stop * scale - 1
         draw = ImageDraw.Draw(tile)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=SHADE)
         draw.rectangle((left, top, right, bottom), outline=BRIGHT)
