@@ -6,7 +6,7 @@ halfway between the two where they differ, nothing where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +26,7 @@ from .scores import (
 )
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
-# real pairs, to say how much those of a type differ; with fewer, seam and plausibility are not asked
-ENOUGH = 3
+ENOUGH = 3  # real pairs, to say how much those of a type differ
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,13 @@ class Known:
         """Whether limits can be learned from it."""
         return bool(self.regions and self.spots)
 
-    @property
-    def tells_spread(self) -> bool:
-        """Whether it says how much real pairs differ, too."""
-        return self.calibrates and len(self.real) >= ENOUGH
-
 
 @dataclass(frozen=True)
 class Check:
     """One thing that pairs are checked for: a line of `CHECKS`.
 
     `score` is given a region on its canvas, and what changed in it where the photo before is known. `limit`
-    learns from real defects and spots what to ask.
+    learns from real defects and spots what to ask; it is not called with fewer than `needs` real pairs.
     """
 
     problem: str  # the word for a pair that fails
@@ -89,9 +83,20 @@ class Check:
     at_most: bool  # the score must not exceed its limit; else it must reach it
     score: Callable[[Gate, RegionView, ChangedRegion | None], float | None]  # None: there is none
     limit: Callable[[Gate, Known], float | None]  # None: nothing is asked
+    fault: str  # what is wrong with a pair that fails, with `{score}` and `{limit}` in it
+    remedy: str  # what to change then, a sentence that serves the command line and the nodes
+    needs: int = 0  # real pairs at least to learn a limit from
 
     def stopped(self, score: float, limit: float) -> bool:
         return score > limit if self.at_most else score < limit
+
+    def asked(self, limit: float) -> str:
+        return f"at {'most' if self.at_most else 'least'} {limit:.2f}"
+
+    def learned(self, gate: Gate, known: Known) -> float | None:
+        """The limit, where there are real pairs enough to learn it from."""
+        enough = self.needs == 0 or (known.calibrates and len(known.real) >= self.needs)
+        return self.limit(gate, known) if enough else None
 
 
 class Scores(Mapping[str, float]):
@@ -156,6 +161,15 @@ class GateConfig:
             raise ValueError(f"There is no check {unknown[0]!r}: choose from {', '.join(CHECKS)}.")
 
 
+def failed(scores: Mapping[str, float], limits: Mapping[str, float], checks: Iterable[str]) -> list[str]:
+    """Which of the checks a pair of these scores fails."""
+    return [
+        name
+        for name in checks
+        if name in scores and name in limits and CHECKS[name].stopped(scores[name], limits[name])
+    ]
+
+
 class Gate:
     """The gate of one defect type, calibrated on `real` defects, one list of regions for each pair, and on
     `spots` of normal photos marked as if there were one. It remembers what it let through.
@@ -173,7 +187,7 @@ class Gate:
         self._set_features(known)
         # of real pairs, however few, to fit the feather to
         self.usual_seam = _most_seam(known) if known.calibrates else None
-        self.limits = Scores({name: check.limit(self, known) for name, check in CHECKS.items()})
+        self.limits = Scores({name: check.learned(self, known) for name, check in CHECKS.items()})
 
     def score(self, region: ChangedRegion) -> Scores:
         """What a generated region scores."""
@@ -188,13 +202,7 @@ class Gate:
 
     def problems(self, scores: Scores) -> list[str]:
         """What is wrong with a pair of these scores, in words; nothing where it is good enough."""
-        return [
-            CHECKS[name].problem
-            for name in self.config.checks
-            if name in scores
-            and name in self.limits
-            and CHECKS[name].stopped(scores[name], self.limits[name])
-        ]
+        return [CHECKS[name].problem for name in failed(scores, self.limits, self.config.checks)]
 
     def remember(self, view: RegionView) -> None:
         """Takes note of an accepted region, so that none too much like it follows."""
@@ -248,8 +256,6 @@ def _contrast(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> fl
 
 def _contrast_limit(gate: Gate, known: Known) -> float | None:
     """Halfway between the weakest real defect and nothing at all; None where these do not differ."""
-    if not known.calibrates:
-        return None
     real, nothing = ([contrast(v.pixels, v.mask) for v in views] for views in (known.regions, known.spots))
     weakest, typical = float(np.quantile(real, WEAKEST)), float(np.median(nothing))
     return (weakest + typical) / 2 if weakest > typical else None
@@ -261,7 +267,7 @@ def _seam(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float:
 
 
 def _seam_limit(gate: Gate, known: Known) -> float | None:
-    return gate.usual_seam if known.tells_spread else None
+    return gate.usual_seam
 
 
 def _most_seam(known: Known) -> float:
@@ -278,10 +284,8 @@ def _plausibility(gate: Gate, view: RegionView, changed: ChangedRegion | None) -
     return float(gate.distances(gate.backbone.features(view.pixels, view.mask)).min())
 
 
-def _plausibility_limit(gate: Gate, known: Known) -> float | None:
+def _plausibility_limit(gate: Gate, known: Known) -> float:
     """Of real defects to those of other pairs, or halfway to what nothing at all is away from them."""
-    if not known.tells_spread:
-        return None
     nearest = [gate.distances(f, i).min() for i, pair in enumerate(gate.real_features) for f in pair]
     worst = float(np.quantile(nearest, 1 - WEAKEST))
     typical = float(np.median([gate.distances(f).min() for f in gate.spot_features]))
@@ -296,8 +300,6 @@ def _duplicate(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> f
 
 def _duplicate_limit(gate: Gate, known: Known) -> float | None:
     """Half the distance of the two most alike real pairs; None where there are no two."""
-    if not known.calibrates:
-        return None
     distances = [
         look_distance(a, b)
         for i, pair in enumerate(gate.looks)
@@ -309,13 +311,46 @@ def _duplicate_limit(gate: Gate, known: Known) -> float | None:
 
 
 CHECKS: dict[str, Check] = {
-    "fill": Check("unfilled", "pairs of which a part of the mask does not show", False, _fill, _fill_limit),
-    "contrast": Check(
-        "faint", "defects that cannot be told from their surroundings", False, _contrast, _contrast_limit
+    "fill": Check(
+        "unfilled",
+        "pairs of which a part of the mask does not show",
+        False,
+        _fill,
+        _fill_limit,
+        "a part of the mask is not filled: {score} of it shows, at least {limit} should",
+        "Take mode adaptive for the attention or raise its strength, train longer, or lower smallest fill.",
     ),
-    "seam": Check("seam", "pairs in which the mask's outline shows", True, _seam, _seam_limit),
+    "contrast": Check(
+        "faint",
+        "defects that cannot be told from their surroundings",
+        False,
+        _contrast,
+        _contrast_limit,
+        "too faint: contrast {score}, real ones reach {limit}",
+        "Take mode adaptive for the attention or raise its strength, raise the guidance (cfg), or train "
+        "longer.",
+        needs=1,
+    ),
+    "seam": Check(
+        "seam",
+        "pairs in which the mask's outline shows",
+        True,
+        _seam,
+        _seam_limit,
+        "the mask's outline shows: {score} times the edges beside it, real ones stay within {limit}",
+        "Let the defect fade in over more pixels (feather), or give masks with a margin around the defect.",
+        needs=ENOUGH,
+    ),
     "plausibility": Check(
-        "implausible", "defects that resemble no real one", True, _plausibility, _plausibility_limit
+        "implausible",
+        "defects that resemble no real one",
+        True,
+        _plausibility,
+        _plausibility_limit,
+        "unlike the real defects: {score} deviations from the nearest, real ones lie within {limit}",
+        "Train longer, lower the strength of the attention or the guidance (cfg), or give masks shaped and "
+        "placed like the real ones.",
+        needs=ENOUGH,
     ),
     "duplicate": Check(
         "duplicate",
@@ -323,5 +358,8 @@ CHECKS: dict[str, Check] = {
         False,
         _duplicate,
         _duplicate_limit,
+        "too much like a real or an earlier defect: {score} grey levels apart, at least {limit} should be",
+        "Give other masks and more normal photos, take another seed, or train fewer steps.",
+        needs=2,
     ),
 }

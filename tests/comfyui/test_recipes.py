@@ -94,6 +94,8 @@ def test_a_check_added_to_the_table_is_an_input_at_the_end_and_stops_pairs(
         at_most=True,
         score=lambda gate, view, changed: float(view.mask.mean()),
         limit=lambda gate, known: area,
+        fault="marks {score} of the photo, more than {limit}",
+        remedy="Give smaller masks.",
     )
     monkeypatch.setitem(gate.CHECKS, "area", check)
     inputs = inputs_of(run, "ADiff_QualityGate")

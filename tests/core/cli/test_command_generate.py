@@ -272,6 +272,8 @@ def test_a_check_added_to_the_table_scores_limits_stops_and_is_reported(
         at_most=True,
         score=lambda gate, view, changed: float(view.mask.mean()),
         limit=lambda gate, known: 0.03,
+        fault="marks {score} of the photo, more than {limit}",
+        remedy="Give smaller masks.",
     )
     monkeypatch.setitem(CHECKS, "area", check)
     for name, side in (("scratch", 10), ("stain", 12)):  # 100 and 144 of 4096 pixels
