@@ -10,6 +10,7 @@ from .datasets import LoadDataset
 from .embeddings import LoadEmbeddings, SaveEmbeddings
 from .evaluation import EvaluateLocalizer, GenerationMetrics, TrainClassifier, TrainLocalizer
 from .export import QualityGate, SaveDataset
+from .generation import GeneratePairs
 from .host.folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .regions import CropRegions, StitchRegions
@@ -33,6 +34,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     AnomalyConditioning,
     AttentionReweighting,
     KSampler,
+    GeneratePairs,
     StitchRegions,
     QualityGate,
     SaveDataset,

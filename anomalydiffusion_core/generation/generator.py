@@ -60,6 +60,7 @@ class GeneratedPair:
     feather: float  # pixels over which the softest outline fades in
     regions: tuple[tuple[str, ChangedRegion], ...]  # with the defect type of each
     scores: Scores = field(default_factory=Scores)
+    limits: Scores = field(default_factory=Scores)  # what the gate asks; of several types, the strictest
     problems: tuple[str, ...] = ()  # what the gate finds wrong
     attention: np.ndarray | None = None  # (S,n*S,3) uint8: what the tokens of the first region looked at
 
@@ -275,13 +276,19 @@ class PairGenerator:
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""
-        scores, problems = [], []
+        scores, limits, problems = [], [], []
         for name in dict.fromkeys(name for name, _ in pair.regions):
             gate = self.gate(name)
             worst = Scores.worst([gate.score(region) for other, region in pair.regions if other == name])
             problems += gate.problems(worst)
             scores.append(worst)
-        return replace(pair, scores=Scores.worst(scores), problems=tuple(dict.fromkeys(problems)))
+            limits.append(gate.limits)
+        return replace(
+            pair,
+            scores=Scores.worst(scores),
+            limits=Scores.strictest(limits),
+            problems=tuple(dict.fromkeys(problems)),
+        )
 
     def remember(self, pair: GeneratedPair) -> None:
         """Takes note of an accepted pair, so that none too much like it follows."""
@@ -298,10 +305,6 @@ class PairGenerator:
             for name, mask in masks.items():
                 for view in regions_on_canvas(photo, mask, self.learned.image_size):
                     self.gate(name).remember(view)
-
-    def limits(self, pair: GeneratedPair) -> Scores:
-        """What the gates ask of a pair; of several types, the strictest."""
-        return Scores.strictest([self.gate(defect.defect_type).limits for defect in pair.defects])
 
     def trained_on(self, pair: GeneratedPair) -> list[str]:
         """Short hashes of the photos that taught the pair's defect types."""

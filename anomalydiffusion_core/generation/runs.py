@@ -19,6 +19,7 @@ from ..dataset.layout import Category, Dataset, Pair, check_outside
 from ..dataset.photos import Photo, file_hash, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..export.writer import ExportPair
+from ..gate.reasons import grounds
 from ..masks.files import read_mask_folder
 from ..masks.invention import TriesExhausted, invented_masks
 from ..masks.sources import (
@@ -97,10 +98,13 @@ class CategoryJob:
 
 @dataclass
 class GenerationOutcome:
-    """Manifest rows of a run's accepted pairs, and by type what kept it from the asked number."""
+    """Manifest rows of a run's accepted pairs; by type what kept it from the asked number, and what its gate
+    asks, in lines, where pairs were made.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     shortfalls: dict[str, str] = field(default_factory=dict)
+    grounds: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def mean_fill(self) -> float:
@@ -135,6 +139,8 @@ def generate_dataset(
         name = f"{job.category.name}/{defect}"
         finished = output.done(defect)
         outcome.rows += finished
+        if finished:
+            watch.on_stage(name, min(count, len(finished)), count, "there already")
         if len(finished) >= count:
             continue
 
@@ -162,6 +168,7 @@ def generate_dataset(
                 watch.on_accepted(pair)
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
+        outcome.grounds |= {single: grounds(generator.gate(single)) for single in masks}
     return outcome
 
 
@@ -225,7 +232,7 @@ class _Output:
             "fill": round(pair.fill, 4),
             "noise": round(pair.noise, 3),
             "scores": pair.scores.rounded(),
-            "thresholds": self.generator.limits(pair).rounded(),
+            "thresholds": pair.limits.rounded(),
             "backbone": self.generator.backbone.name,
             **self.settings,
             **self.artifact,
@@ -319,6 +326,7 @@ def generate_all(
         part = generate_dataset(run, job, count, out=out, watch=watch)
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
+        outcome.grounds |= part.grounds
     return outcome
 
 

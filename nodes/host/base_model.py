@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.sd
@@ -292,11 +292,20 @@ def _copy_weights(module: nn.Module, dtype: torch.dtype | None) -> None:
         comfy.utils.set_attr_param(module, name, parameter.detach().clone().to(dtype or parameter.dtype))
 
 
-def load_for(learned: Learned, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> ComfyModel:
+Base = TypeVar("Base", bound=ComfyModel)
+
+
+def load_for(
+    learned: Learned,
+    model: ModelPatcher,
+    clip: comfy.sd.CLIP,
+    vae: comfy.sd.VAE,
+    kind: type[Base] = ComfyModel,
+) -> Base:
     """The base for using what was learned. Raises ValueError where it was learned on another family; other
     weights of the same family, and a base that lacks the LoRA learned with them, only give a warning.
     """
-    base = ComfyModel(model, clip, vae)
+    base = kind(model, clip, vae)
     check_base(learned.base, base.fingerprint, "The artifact", "connect that base or train again")
     if not base.has_lora_for(learned.adapter):
         log.warning(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ from ...anomalydiffusion_core.export.mvtec import MVTecWriter
 from ...anomalydiffusion_core.export.writer import ExportPair
 from ...anomalydiffusion_core.method.artifact import check_type, learned_hash
 from ...anomalydiffusion_core.method.embeddings import Learned
-from .folders import graph_folder
+from .folders import output_folder
 from .pixels import pixels_of
 
 
@@ -43,7 +41,7 @@ def save_pairs(
             raise ValueError(f"There are {len(batch)} {what} for {len(images)} images: give one for each.")
     check_type(defect_type.strip())
     category, _, defect = defect_type.strip().partition("/")
-    root = graph_folder(os.path.join(folder_paths.get_output_directory(), folder))
+    root = output_folder(folder)
     writer = MVTecWriter(root)
     about: list[dict[str, Any]] = [dict(row) for row in scores or [{}] * len(images)]
     if normals is not None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ...anomalydiffusion_core.export.mvtec import MANIFEST
+
 BUNDLED_DEMO = "demo (comes with the pack)"  # in place of a file of embeddings
 MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model_paths.yaml
 
@@ -33,6 +35,24 @@ def graph_folder(name: str) -> Path:
             f"{roots[0]}."
         )
     return Path(path)
+
+
+def output_folder(name: str) -> Path:
+    """A dataset's folder that a graph names, relative to ComfyUI's output folder.
+
+    Raises ValueError for an empty name, and as `graph_folder` does.
+    """
+    if not name.strip():
+        raise ValueError("The folder has no name: give one below ComfyUI's output folder, such as dataset.")
+    return graph_folder(os.path.join(folder_paths.get_output_directory(), name.strip()))
+
+
+def manifest_stamp(name: str | None) -> str:
+    """Size and time of the manifest of a dataset below the output folder; changes when pairs come or go."""
+    try:
+        return file_stamp(output_folder(name or "") / MANIFEST)
+    except (ValueError, OSError):
+        return ""
 
 
 def _lies_under(path: str, root: str) -> bool:
