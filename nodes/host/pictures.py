@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ...anomalydiffusion_core.gate.lettering import BRIGHT, TITLE, Paragraph, written
+from ...anomalydiffusion_core.gate.lettering import BRIGHT, TITLE, Colour, Paragraph, written
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 CARD = 640  # pixels wide
 
 
-def card(title: str, lines: Sequence[str]) -> Image:
+def card(title: str, lines: Sequence[str], colour: Colour = BRIGHT) -> Image:
     """A title and lines of text as a picture."""
-    return written([Paragraph(title, TITLE, BRIGHT), *map(Paragraph, lines)], CARD)
+    return written([Paragraph(title, TITLE, colour), *map(Paragraph, lines)], CARD)
 
 
 def shown(pictures: Sequence[Image], text: str, cls: type[io.ComfyNode]) -> dict[str, Any]:
