@@ -76,9 +76,8 @@ def advice(pairs: Sequence[Sequence[Reason]]) -> list[str]:
         nearest = min(
             (reason for reason in stopped if reason.check == check), key=lambda r: abs(r.score - r.limit)
         )
-        lines.append(
-            f"{count} {nearest.problem}, the nearest to passing: {nearest.sentence}. {nearest.remedy}"
-        )
+        who = f"{count} {nearest.problem}" + (", the nearest to passing" if count > 1 else "")
+        lines.append(f"{who}: {nearest.sentence}. {nearest.remedy}")
     return lines
 
 

@@ -71,7 +71,7 @@ def test_the_gate_asks_for_what_real_pairs_show(run: Run, trained: Any, masks: T
     assert "duplicate 0.00 (at least " in copy
     assert nothing.startswith("- pair 2: left out: ") and "too faint: contrast " in nothing
     assert good.startswith("- pair 1: accepted; fill ") and good.count(" (at ") == 5
-    faint = next(line for line in lines if " faint, the nearest to passing: too faint" in line)
+    faint = next(line for line in lines if line.startswith("- 1 faint: too faint: contrast"))
     assert faint.endswith("or train longer.")
     (row,) = rows
     names = {"fill", "contrast", "seam", "plausibility", "duplicate"}
