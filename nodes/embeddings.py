@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import folder_paths
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 
-from .host.folders import BUNDLED_DEMO, MODELS, embeddings_file, file_stamp, new_output
+from .host.folders import (
+    BUNDLED_DEMO,
+    MODELS,
+    SAVED,
+    embeddings_file,
+    embeddings_names,
+    file_stamp,
+    listed_as,
+    new_embeddings,
+)
 from .sockets import AnomalyEmbedding
 
 if TYPE_CHECKING:
@@ -23,15 +31,15 @@ class SaveEmbeddings(io.ComfyNode):
             node_id="ADiff_SaveEmbeddings",
             display_name="Save Anomaly Embeddings",
             category=CATEGORY,
-            description="Writes the learned embeddings and spatial encoder into the output folder. To load "
-            f"them later, move the file into models/{MODELS}.",
+            description="Writes the learned embeddings and spatial encoder into the output folder, where "
+            "Load Anomaly Embeddings finds them (press R to refresh its list).",
             is_output_node=True,
             inputs=[
                 AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly or Train Masks."),
                 io.String.Input(
                     "filename_prefix",
-                    default="anomalydiffusion/embeddings",
-                    tooltip="Path below the output folder; a number is added, nothing is overwritten.",
+                    default=f"{SAVED}/embeddings",
+                    tooltip=f"Path below output/{SAVED}; a number is added, nothing is overwritten.",
                 ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="The file that was written.")],
@@ -40,10 +48,12 @@ class SaveEmbeddings(io.ComfyNode):
     @classmethod
     def execute(cls, embeddings: Learned, filename_prefix: str) -> io.NodeOutput:
         from ..anomalydiffusion_core.method.artifact import save_artifact
+        from .host.pictures import card, shown
 
-        path = new_output(filename_prefix, ".safetensors")
+        path = new_embeddings(filename_prefix)
         save_artifact(embeddings, path)
-        return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {path}"))
+        lines = [str(path), f"Load Anomaly Embeddings lists it as {listed_as(path)} once you press R."]
+        return io.NodeOutput(str(path), ui=shown([card("Saved", lines)], "\n".join(lines), cls))
 
 
 class LoadEmbeddings(io.ComfyNode):
@@ -54,13 +64,14 @@ class LoadEmbeddings(io.ComfyNode):
             display_name="Load Anomaly Embeddings",
             category=CATEGORY,
             description="Reads what Save Anomaly Embeddings or the command line wrote, from "
-            f"models/{MODELS}; or the demo's embeddings, which fit the tiny base.",
+            f"output/{SAVED} or models/{MODELS}; or the demo's embeddings, which fit the tiny base.",
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=[BUNDLED_DEMO, *folder_paths.get_filename_list(MODELS)],
+                    options=[BUNDLED_DEMO, *embeddings_names()],
                     default=BUNDLED_DEMO,
-                    tooltip=f"A .safetensors file in models/{MODELS}; or the demo's leather and metal.",
+                    tooltip=f"A .safetensors file in output/{SAVED} or models/{MODELS}; or the demo's "
+                    "leather and metal. Press R to see new files.",
                 )
             ],
             outputs=[
@@ -70,8 +81,15 @@ class LoadEmbeddings(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> str:
-        return file_stamp(embeddings_file(name))
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        try:
+            return name is None or bool(embeddings_file(name))  # None: it comes by a link
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str | None) -> str:
+        return "" if name is None else file_stamp(embeddings_file(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

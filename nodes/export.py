@@ -29,7 +29,9 @@ class QualityGate(io.ComfyNode):
             display_name="Quality Gate",
             category=CATEGORY,
             description="Keeps the pairs whose defect shows, stands out, fits in, looks like real ones "
-            "and is new, by the measure of the real pairs of a dataset. Without one only fill is asked for.",
+            "and is new, by the measure of the real pairs of a dataset. Without one only fill is asked for. "
+            "Shows every pair, why it was left out, and what to change.",
+            is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="Generated photos, from KSampler (Anomaly)."),
                 io.Mask.Input("masks", tooltip="Their masks."),
@@ -73,10 +75,12 @@ class QualityGate(io.ComfyNode):
         import torch
 
         from ..anomalydiffusion_core.gate.gate import CHECKS, GateConfig
-        from .host.gate import judge_batch
+        from ..anomalydiffusion_core.gate.lettering import GOOD, STOPPED
+        from .host.gate import blocked, judge_batch
+        from .host.pictures import card, shown
 
         config = GateConfig(tuple(name for name in CHECKS if checks.get(name, True)), smallest_fill)
-        pairs, report = judge_batch(
+        judgement = judge_batch(
             images,
             masks,
             normals,
@@ -86,14 +90,18 @@ class QualityGate(io.ComfyNode):
             learned=embeddings,
             defect_type=defect_type,
         )
-        good = [i for i, pair in enumerate(pairs) if not pair.problems]
-        left = [i for i, pair in enumerate(pairs) if pair.problems]
+        good, left = judgement.accepted, judgement.rejected
         # no node can take a batch of none
         rejected = (images[left], masks[left]) if left else map(torch.zeros_like, (images[:1], masks[:1]))
-        shown, normals = images.clone(), normals.expand(len(images), -1, -1, -1)
-        shown[left] *= 0.25
-        outputs = images[good], masks[good], normals[good], [pairs[i].row for i in good], report, *rejected
-        return io.NodeOutput(*outputs, ui=ui.PreviewImage(shown, cls=cls))
+        accepted: Any = blocked(judgement)
+        if good:
+            of_pairs = normals.expand(len(images), -1, -1, -1)
+            rows = [judgement.pairs[number].row for number in good]
+            accepted = images[good], masks[good], of_pairs[good], rows
+        summary = card(judgement.headline, judgement.grounds + judgement.advice, GOOD if good else STOPPED)
+        pictures = [summary, *(pair.picture for pair in judgement.pairs)]
+        ui = shown(pictures, judgement.report, cls)
+        return io.NodeOutput(*accepted, judgement.report, *rejected, ui=ui)
 
 
 def _judged_outputs() -> list[io.Output]:

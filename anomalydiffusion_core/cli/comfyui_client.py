@@ -228,7 +228,8 @@ class ComfyUIServer:
         if answer.status != 200:
             raise JobFailed(_refusal(reply))
         prompt_id = reply["prompt_id"]
-        history = await self._followed(prompt_id, prompt, on_progress)
+        blocked: list[str] = []
+        history = await self._followed(prompt_id, prompt, on_progress, blocked)
         for event, message in history["status"]["messages"]:
             if event == "execution_error":
                 words = str(message["exception_message"]).strip()
@@ -236,9 +237,14 @@ class ComfyUIServer:
                 raise JobFailed(f"Node {message['node_id']} ({node}) failed: {words}", node)
             if event == "execution_interrupted":
                 raise JobFailed("The job was cancelled on the server.")
+        if blocked:
+            raise JobFailed(" ".join(blocked))
         return Job(prompt_id, _files(history["outputs"]))
 
-    async def _followed(self, prompt_id: str, prompt: Prompt, on_progress: OnProgress) -> dict[str, Any]:
+    async def _followed(
+        self, prompt_id: str, prompt: Prompt, on_progress: OnProgress, blocked: list[str]
+    ) -> dict[str, Any]:
+        """The history of a job that has ended; `blocked` takes up why nodes were left out, which it lacks."""
         import aiohttp
 
         failures = 0
@@ -248,7 +254,7 @@ class ComfyUIServer:
                 async with self.session.ws_connect(address, heartbeat=PATIENCE) as socket:
                     while not (history := await self.get(f"/history/{prompt_id}")):
                         failures = 0
-                        await self._listen(socket, prompt_id, prompt, on_progress)
+                        await self._listen(socket, prompt_id, prompt, on_progress, blocked)
                     return history[prompt_id]
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
                 failures += 1
@@ -259,7 +265,9 @@ class ComfyUIServer:
                     ) from None
                 await asyncio.sleep(min(5.0, 0.25 * failures))
 
-    async def _listen(self, socket: Any, prompt_id: str, prompt: Prompt, on_progress: OnProgress) -> None:
+    async def _listen(
+        self, socket: Any, prompt_id: str, prompt: Prompt, on_progress: OnProgress, blocked: list[str]
+    ) -> None:
         """Passes progress on until the job's end is told or nothing is heard for a while."""
         from aiohttp import WSMsgType
 
@@ -280,6 +288,9 @@ class ComfyUIServer:
                 on_progress(_title(prompt, content["node"]), int(content["value"]), int(content["max"]))
             elif event == "executing" and content.get("node"):
                 on_progress(_title(prompt, content["node"]), 0, 1)
+            elif event == "execution_error" and content.get("exception_type") == "ExecutionBlocked":
+                words = str(content["exception_message"]).removeprefix("Execution Blocked: ")
+                blocked.append(f"Node {content['node_id']} ({content['node_type']}) was left out: {words}")
             elif event in ("execution_success", "execution_error", "execution_interrupted"):
                 return
 

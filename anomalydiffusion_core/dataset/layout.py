@@ -92,10 +92,7 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
         raise ValueError(f"Dataset {root} is no folder: give the folder that holds the categories.")
     categories = {entry.name: entry for entry in _categories(root)}
     if not categories:
-        raise ValueError(
-            f"{root} holds no dataset: expected <category>/test/<defect> with "
-            "<category>/ground_truth/<defect>, or folders images and masks."
-        )
+        raise ValueError(f"{root} holds no dataset: {_what_lacks(root)}.")
     if category and category not in categories:
         raise ValueError(f"There is no category {category!r} in {root}: it has {', '.join(categories)}.")
     chosen = {name: entry for name, entry in categories.items() if category in (None, name)}
@@ -125,6 +122,24 @@ def _categories(root: Path) -> list[Category]:
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".") and _is_category(folder)
     ]
+
+
+def _what_lacks(root: Path) -> str:
+    """What is there instead of a dataset, and what to do."""
+    for there, lacking in (("images", "masks"), ("masks", "images"), ("test", "ground_truth")):
+        if (root / there).is_dir():
+            return (
+                f"it has a folder {there} and none named {lacking}; add it, with a mask for each photo under "
+                "the same name"
+            )
+    if photos := len(list_images(root)):
+        return (
+            f"it has {photos} photos and no masks; put good ones into <category>/train/good, those with a "
+            "defect into <category>/test/<defect>, and their masks into <category>/ground_truth/<defect>"
+        )
+    return (
+        "expected <category>/test/<defect> with <category>/ground_truth/<defect>, or folders images and masks"
+    )
 
 
 def _is_category(folder: Path) -> bool:

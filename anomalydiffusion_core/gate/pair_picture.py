@@ -69,13 +69,13 @@ def close_up(mask: np.ndarray) -> tuple[slice, slice]:
 
 def _row(tiles: list[Image.Image]) -> Image.Image:
     """Tiles side by side, each below its label."""
-    columns = [
-        stacked([written([Paragraph(label, LABEL, DIM)], TILE), tile])
-        for tile, label in zip(tiles, LABELS, strict=True)
-    ]
-    row = Image.new("RGB", (WIDTH, max(column.height for column in columns)), GROUND)
-    for number, column in enumerate(columns):
-        row.paste(column, (MARGIN + number * (TILE + GAP), 0))
+    labels = [written([Paragraph(label, LABEL, DIM)], TILE) for label in LABELS]
+    top = labels[0].height
+    row = Image.new("RGB", (WIDTH, top + max(tile.height for tile in tiles)), GROUND)
+    for number, (label, tile) in enumerate(zip(labels, tiles, strict=True)):
+        x = number * (TILE + GAP)
+        row.paste(label, (x, 0))  # it has a margin of its own
+        row.paste(tile, (MARGIN + x, top))
     return row
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .gate import CHECKS, Gate, failed
@@ -50,10 +51,34 @@ def reasons(
     return [Reason(name, scores[name], limits[name]) for name in names]
 
 
-def measured(scores: Mapping[str, float], limits: Mapping[str, float], checks: Iterable[str]) -> list[str]:
-    """Each score with what is asked of it: 'contrast 0.41 (at least 0.60)'."""
-    asked = {name: CHECKS[name].asked(limits[name]) for name in checks if name in limits}
+def measured(
+    scores: Mapping[str, float], limits: Mapping[str, float], checks: Iterable[str] | None = None
+) -> list[str]:
+    """Each score with what the checks given, or all, ask of it: 'contrast 0.41 (at least 0.60)'."""
+    names = CHECKS if checks is None else checks
+    asked = {name: CHECKS[name].asked(limits[name]) for name in names if name in limits}
     return [f"{name} {score:.2f} ({asked.get(name, 'not asked')})" for name, score in scores.items()]
+
+
+def counted(pairs: Sequence[Sequence[Reason]]) -> str:
+    """How often what was wrong, the most frequent first: '3 faint, 1 seam'."""
+    problems = Counter(reason.problem for reasons in pairs for reason in reasons)
+    return ", ".join(f"{count} {problem}" for problem, count in problems.most_common())
+
+
+def advice(pairs: Sequence[Sequence[Reason]]) -> list[str]:
+    """What to change, for each check that stopped some of these pairs, the most frequent first: how many it
+    stopped, how near the nearest came, and the remedy.
+    """
+    stopped = [reason for reasons in pairs for reason in reasons]
+    lines = []
+    for check, count in Counter(reason.check for reason in stopped).most_common():
+        nearest = min(
+            (reason for reason in stopped if reason.check == check), key=lambda r: abs(r.score - r.limit)
+        )
+        who = f"{count} {nearest.problem}" + (", the nearest to passing" if count > 1 else "")
+        lines.append(f"{who}: {nearest.sentence}. {nearest.remedy}")
+    return lines
 
 
 def grounds(gate: Gate) -> list[str]:

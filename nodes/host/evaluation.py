@@ -37,7 +37,7 @@ from ...anomalydiffusion_core.evaluation.localizer import (
 )
 from ...anomalydiffusion_core.evaluation.split import Split, check_apart, split_category
 from .conditioning import binary_masks
-from .gate import canvas_size, changed_regions
+from .gate import canvas_size, changed_regions, matched_pairs
 from .pixels import pixels_of, to_core
 from .sampling import match_batch
 
@@ -96,7 +96,10 @@ def generation_metrics(
 ) -> tuple[str, float, float]:
     """Mean fill, change outside and IoU, and the share of copies: as text; fill and copies as numbers."""
     before, shown = match_batch(normals, binary_masks(masks))  # first, so that empty masks are told
-    regions = changed_regions(images, masks, normals, vae, size=canvas_size(None, normals, vae))
+    size = canvas_size(None, normals, vae)
+    regions = [
+        list(changed_regions(*photos, vae, size=size)) for photos in matched_pairs(images, masks, normals)
+    ]
     noises = [max(region.noise for region in pair) for pair in regions]
     photos, clean, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
     qualities = [pair_quality(clean[i], photos[i], marked[i], noises[i]) for i in range(len(images))]

@@ -11,6 +11,12 @@ from ...anomalydiffusion_core.export.mvtec import MANIFEST
 
 BUNDLED_DEMO = "demo (comes with the pack)"  # in place of a file of embeddings
 MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model_paths.yaml
+SAVED = Path(MODELS)  # below ComfyUI's output folder: what Save Anomaly Embeddings writes
+TRAININGS = SAVED / "training"  # below it: checkpoints of trainings, which nobody loads
+IN_OUTPUT = " [output]"  # after the name of a file there, as ComfyUI marks such files
+DEEPEST = 3  # levels of folders below input that are listed
+HOST_FOLDERS = {"3d", "clipspace"}  # ComfyUI's own, below input
+PARTS = {"train", "test", "ground_truth", "images", "masks"}  # of one category
 
 
 def register_model_folder() -> None:
@@ -81,17 +87,80 @@ def new_output(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
+def new_embeddings(prefix: str) -> Path:
+    """The next free file below output/anomalydiffusion, where `embeddings_names` finds it; the prefix may
+    begin with that folder or not.
+
+    Raises ValueError where it leads elsewhere, or among the checkpoints.
+    """
+    inside = prefix if Path(prefix).parts[:1] == SAVED.parts else str(SAVED / prefix)
+    path = new_output(inside, ".safetensors")
+    if listed_as(path) is None:
+        raise ValueError(
+            f"The prefix {prefix!r} leads out of output/{SAVED}, or into {TRAININGS.name}, where embeddings "
+            "are not looked for: leave that folder out."
+        )
+    return path
+
+
+def embeddings_names() -> list[str]:
+    """All files of embeddings that can be loaded: of the model folders, then of the output folder."""
+    saved = (_output() / SAVED).rglob("*.safetensors")
+    return [
+        *folder_paths.get_filename_list(MODELS),
+        *sorted(name for name in map(listed_as, saved) if name is not None),
+    ]
+
+
+def listed_as(path: Path) -> str | None:
+    """The name in the list of a file below output/anomalydiffusion; None for what is not listed."""
+    try:
+        inside = path.relative_to(_output() / SAVED)
+    except ValueError:
+        return None
+    return None if inside.parts[0] == TRAININGS.name else f"{inside.as_posix()}{IN_OUTPUT}"
+
+
+def _output() -> Path:
+    return Path(os.path.abspath(folder_paths.get_output_directory()))
+
+
 def embeddings_file(name: str) -> Path:
-    """A file below the model folder, or the demo's; ValueError where there is none of that name."""
+    """The file of a name in `embeddings_names`, or the demo's; ValueError where there is none."""
     from ...anomalydiffusion_core.bases.tiny.architecture import DEMO_EMBEDDINGS
 
     if name == BUNDLED_DEMO:
         return DEMO_EMBEDDINGS
+    known = embeddings_names()
+    if name in known and name.endswith(IN_OUTPUT):
+        return _output() / SAVED / name.removesuffix(IN_OUTPUT)
     path = folder_paths.get_full_path(MODELS, name)
     if path is None:
-        known = ", ".join(folder_paths.get_filename_list(MODELS)) or "none"
         raise ValueError(
-            f"There is no {name} in models/{MODELS} (it has {known}): move the file there, as Save Anomaly "
-            "Embeddings writes it into the output folder."
+            f"There is no {name} in models/{MODELS} or output/{SAVED} (they have "
+            f"{', '.join(known) or 'none'}): choose one of these, or put the file there and press R."
         )
     return Path(path)
+
+
+def input_folders() -> list[str]:
+    """Folders below ComfyUI's input folder, by their paths from there, down to single categories."""
+    root = Path(folder_paths.get_input_directory())
+    first = [name for name in _subfolders(root) if name not in HOST_FOLDERS]
+    return [inner for name in first for inner in _with_inner(root, name, DEEPEST)]
+
+
+def _with_inner(root: Path, name: str, levels: int) -> list[str]:
+    """A folder and those in it, unless they are the parts of one category."""
+    inner = _subfolders(root / name) if levels > 1 else []
+    if PARTS & set(inner):
+        return [name]
+    return [name, *(path for one in inner for path in _with_inner(root, f"{name}/{one}", levels - 1))]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError:  # gone, or not ours to read
+        return []

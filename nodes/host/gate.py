@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import numpy as np
 from comfy.sd import VAE
+from comfy_execution.graph_utils import ExecutionBlocker
+from PIL.Image import Image
 from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
 from ...anomalydiffusion_core.dataset.windows import regions_of
 from ...anomalydiffusion_core.gate.features import find_backbone
-from ...anomalydiffusion_core.gate.gate import CHECKS, ChangedRegion, Gate, GateConfig, Scores, shown_share
+from ...anomalydiffusion_core.gate.gate import ChangedRegion, Gate, GateConfig, Scores, shown_share
+from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture
+from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, grounds, measured, reasons
 from ...anomalydiffusion_core.generation.calibration import calibrated_gate
 from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.drafting import Drafter
@@ -32,11 +37,56 @@ LARGEST_CANVAS = 512  # pixels per side, where no embeddings tell
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """What a pair scores, what the gate finds wrong, and what its manifest row says of it."""
+    """Why the gate stops a pair, or nothing; its scores with what is asked of each, what its manifest row
+    says of it, and itself in a picture.
+    """
 
-    scores: Scores
-    problems: list[str]
+    reasons: list[Reason]
+    scores: list[str]
     row: dict[str, Any]
+    picture: Image
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate says of a batch: each pair, and on what grounds, a sentence a line."""
+
+    pairs: list[JudgedPair]
+    grounds: list[str]
+
+    @property
+    def accepted(self) -> list[int]:
+        return [number for number, pair in enumerate(self.pairs) if not pair.reasons]
+
+    @property
+    def rejected(self) -> list[int]:
+        return [number for number, pair in enumerate(self.pairs) if pair.reasons]
+
+    @property
+    def headline(self) -> str:
+        wrong = counted([pair.reasons for pair in self.pairs])
+        count = f"{len(self.accepted)} of {len(self.pairs)} pairs accepted"
+        return count + (f" ({wrong})" if wrong else "")
+
+    @property
+    def advice(self) -> list[str]:
+        """What to change, for each reason that occurred."""
+        return advice([pair.reasons for pair in self.pairs])
+
+    @property
+    def report(self) -> str:
+        """All of it, below the headline as a list in Markdown, as Preview as Text shows it."""
+        lines = [*self.grounds, *self.advice, *map(self._line, range(len(self.pairs)))]
+        return "\n".join([self.headline, *(f"- {line}" for line in lines)])
+
+    def _line(self, number: int) -> str:
+        pair = self.pairs[number]
+        scores = ", ".join(pair.scores)
+        if not pair.reasons:
+            return f"pair {number}: accepted; {scores}"
+        problems = ", ".join(reason.problem for reason in pair.reasons)
+        sentences = "; ".join(reason.sentence for reason in pair.reasons)
+        return f"pair {number}: left out: {problems} ({sentences}); {scores}"
 
 
 def judge_batch(
@@ -49,22 +99,27 @@ def judge_batch(
     dataset: Dataset | None,
     learned: Learned | None,
     defect_type: str,
-) -> tuple[list[JudgedPair], str]:
-    """Every pair, judged, and a report of it: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
-
-    Raises ValueError, saying what failed how often, where none is good enough.
-    """
+) -> Judgement:
+    """Every pair, judged: images and normals (B,H,W,3) in [0,1], masks (B,H,W). Shows each as it comes."""
     size = canvas_size(learned, normals, vae)
-    regions = changed_regions(images, masks, normals, vae, size=size)
+    pairs = list(matched_pairs(images, masks, normals))
     gate, calibration = _gate_of(dataset, learned, defect_type, config, vae, size)
-    pairs = _judged(gate, regions)
-    if all(pair.problems for pair in pairs):
-        best = max(pair.scores.get("fill", 0) for pair in pairs)
-        raise ValueError(
-            f"None of {len(pairs)} pairs is good enough ({_failures(pairs)}; best fill {best:.0%}): train "
-            "longer, raise the attention strength, lower smallest_fill, or leave checks out."
-        )
-    return pairs, _report(gate, calibration, pairs)
+    bar = comfy.utils.ProgressBar(len(pairs))
+    judged: list[JudgedPair] = []
+    for number, (before, after, mask) in enumerate(pairs):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        regions = list(changed_regions(before, after, mask, vae, size=size))
+        judged.append(_judged(gate, regions, number, (before, after, mask)))
+        bar.update_absolute(number + 1, len(pairs), ("JPEG", judged[-1].picture, WIDTH))
+    return Judgement(judged, [calibration, *grounds(gate)])
+
+
+def blocked(judgement: Judgement) -> tuple[ExecutionBlocker, ...]:
+    """Outputs of accepted images, masks, normals and scores where there are none: nodes that take them are
+    not run, and one of them says why.
+    """
+    words = f"None of {len(judgement.pairs)} pairs is good enough: {' '.join(judgement.advice)}"
+    return ExecutionBlocker(words), *(ExecutionBlocker(None) for _ in range(3))
 
 
 def outlines_of(
@@ -89,10 +144,11 @@ def canvas_size(learned: Learned | None, normals: Tensor, vae: VAE) -> int:
     return min(LARGEST_CANVAS, -(-max(normals.shape[1:3]) // factor) * factor)
 
 
-def changed_regions(
-    images: Tensor, masks: Tensor, normals: Tensor, vae: VAE, *, size: int
-) -> list[list[ChangedRegion]]:
-    """The regions of each pair in their windows: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
+Photos = tuple[np.ndarray, np.ndarray, np.ndarray]  # before, after (H,W,3) in [0,255], mask (H,W) bool
+
+
+def matched_pairs(images: Tensor, masks: Tensor, normals: Tensor) -> Iterator[Photos]:
+    """Each pair of a batch, one at a time: images and normals (B,H,W,3) in [0,1], masks (B,H,W).
 
     Raises ValueError where they do not fit, or a mask is empty.
     """
@@ -104,17 +160,19 @@ def changed_regions(
             f"The images are {images.shape[2]}x{images.shape[1]}, the normal photos "
             f"{normals.shape[2]}x{normals.shape[1]}: connect the photos that the images were made from."
         )
-    pairs = []
     for normal, image, mask in zip(normals, images, marked[:, 0].cpu().numpy() > 0, strict=True):
         before, after = (255 * x[..., :3].cpu().numpy() for x in (normal, image))
-        regions: list[ChangedRegion] = []
-        for region in regions_of(mask, size):
-            good, changed = region.window.cut(before), region.window.cut(after)
-            noise = autoencoder_noise(good, _reconstruction(good, vae, size))
-            view = on_canvas(changed, region.mask, size)
-            regions.append(ChangedRegion(view, good, changed, region.mask, noise))
-        pairs.append(regions)
-    return pairs
+        yield before, after, mask
+
+
+def changed_regions(
+    before: np.ndarray, after: np.ndarray, mask: np.ndarray, vae: VAE, *, size: int
+) -> Iterator[ChangedRegion]:
+    """The regions of a pair in their windows."""
+    for region in regions_of(mask, size):
+        good, changed = region.window.cut(before), region.window.cut(after)
+        noise = autoencoder_noise(good, _reconstruction(good, vae, size))
+        yield ChangedRegion(on_canvas(changed, region.mask, size), good, changed, region.mask, noise)
 
 
 def _reconstruction(pixels: np.ndarray, vae: VAE, size: int) -> np.ndarray:
@@ -135,7 +193,12 @@ def _gate_of(
     device = str(comfy.model_management.get_torch_device())
     family = learned.base.family if learned is not None else UNKNOWN
     encode: Any = vae.encode
-    backbone = find_backbone(lambda image: encode(from_core(image)), family, device)
+
+    def features(image: Tensor) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()  # to calibrate takes a while
+        return encode(from_core(image))
+
+    backbone = find_backbone(features, family, device)
     plain = Gate([], [], backbone, config)
     if dataset is None:
         return plain, "not calibrated: connect the dataset that the embeddings were trained on"
@@ -160,48 +223,37 @@ def _real_pairs(dataset: Dataset, learned: Learned | None, defect_type: str) -> 
         learned.anomaly_tokens(name)  # raises where there is no such type
     pairs = by_type.get(name, [])
     if learned is None or not learned.trained_on.get(name):
-        return name, pairs, f"{len(pairs) or 'no'} pairs of {name}, which of them trained is not known"
+        return name, pairs, f"{_number(pairs)} of {name}, which of them trained is not known"
     pairs = training_pairs(dataset.categories[pairs[0].category], learned, name) if pairs else []
-    return name, pairs, f"{len(pairs) or 'no'} pairs that trained {name}"
+    return name, pairs, f"{_number(pairs)} that trained {name}"
 
 
-def _judged(gate: Gate, pairs: list[list[ChangedRegion]]) -> list[JudgedPair]:
-    """Pairs in their order, each compared with those accepted before it as well."""
-    judged = []
-    for regions in pairs:
-        scores = Scores.worst([gate.score(region) for region in regions])
-        problems = gate.problems(scores)
-        for region in [] if problems else regions:
-            gate.remember(region.view)
-        row = {
-            "fill": round(shown_share(regions), 4),
-            "noise": round(max(region.noise for region in regions), 3),
-            "scores": scores.rounded(),
-            "thresholds": gate.limits.rounded(),
-            "backbone": gate.backbone.name,
-        }
-        judged.append(JudgedPair(scores, problems, row))
-    return judged
+def _number(pairs: list[Pair]) -> str:
+    return f"{len(pairs) or 'no'} pair{'' if len(pairs) == 1 else 's'}"
 
 
-def _report(gate: Gate, calibration: str, pairs: list[JudgedPair]) -> str:
-    """How many passed, what is asked and why, and each pair's scores."""
-    wrong, lines = _failures(pairs), []
-    for number, pair in enumerate(pairs):
-        scores = ", ".join(f"{name} {value:.2f}" for name, value in pair.scores.rounded().items())
-        left_out = f"  left out: {', '.join(pair.problems)}" if pair.problems else ""
-        lines.append(f"{number}: {scores}{left_out}")
-    asked = [
-        f"{name} at {'most' if CHECKS[name].at_most else 'least'} {gate.limits[name]:.2f}"
-        for name in gate.config.checks
-        if name in gate.limits
-    ]
-    accepted = sum(not pair.problems for pair in pairs)
-    head = f"{accepted} of {len(pairs)} pairs accepted" + (f" ({wrong})" if wrong else "")
-    return "\n".join([head, calibration, f"asked for: {', '.join(asked) or 'nothing'}", *lines])
-
-
-def _failures(pairs: list[JudgedPair]) -> str:
-    """How often what was wrong, in words."""
-    counted = Counter(problem for pair in pairs for problem in pair.problems)
-    return ", ".join(f"{count} {problem}" for problem, count in counted.most_common())
+def _judged(gate: Gate, regions: list[ChangedRegion], number: int, photos: Photos) -> JudgedPair:
+    """One pair, which is remembered where it is good, so that none too much like it follows."""
+    scores = Scores.worst([gate.score(region) for region in regions])
+    why = reasons(scores, gate.limits, gate.config.checks)
+    for region in [] if why else regions:
+        gate.remember(region.view)
+    row = {
+        "fill": round(shown_share(regions), 4),
+        "noise": round(max(region.noise for region in regions), 3),
+        "scores": scores.rounded(),
+        "thresholds": gate.limits.rounded(),
+        "backbone": gate.backbone.name,
+    }
+    told = measured(scores, gate.limits, gate.config.checks)
+    before, after = (np.rint(photo).astype(np.uint8) for photo in photos[:2])
+    picture = pair_picture(
+        before,
+        after,
+        photos[2],
+        f"Pair {number}: {'left out' if why else 'accepted'}",
+        sentences=[reason.explained for reason in why],
+        details=", ".join(told),
+        good=not why,
+    )
+    return JudgedPair(why, told, row, picture)

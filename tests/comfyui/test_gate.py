@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 Run = Callable[..., tuple]
@@ -33,9 +35,8 @@ def test_the_gate_keeps_what_shows_and_says_what_it_left_out(run: Run, trained: 
     assert one[5].shape == (1, 128, 128, 3) and not one[5].any() and not one[6].any()  # none was left out
     assert report.startswith("1 of 3 pairs accepted (2 unfilled)")
     assert report.count("left out: unfilled") == 2
-    assert "not calibrated: connect the dataset that the embeddings were trained on" in report
-    with pytest.raises(ValueError, match=r"None of 3 pairs is good enough \(3 unfilled; best fill 0%\)"):
-        run("ADiff_QualityGate", **{**inputs, "images": trained.normals}, smallest_fill=0.3)
+    assert "- not calibrated: connect the dataset that the embeddings were trained on" in report.splitlines()
+    assert "a part of the mask is not filled: 0.00 of it shows, at least 0.30 should" in report
     with pytest.raises(ValueError, match="The images are 128x64, the normal photos 128x128: connect"):
         run("ADiff_QualityGate", **{**inputs, "images": images[:, :64]}, smallest_fill=0.3)
 
@@ -63,9 +64,15 @@ def test_the_gate_asks_for_what_real_pairs_show(run: Run, trained: Any, masks: T
     lines = report.splitlines()
     assert torch.equal(accepted[0], images[1:2]) and torch.equal(left, images[[0, 2]])
     assert lines[0].startswith("1 of 3 pairs accepted (") and "1 duplicate" in lines[0]
-    assert lines[1] == "calibrated on 6 pairs that trained leather/ink"
-    assert lines[3].endswith("left out: duplicate") and "duplicate 0.00" in lines[3]
-    assert "faint" in lines[5] and "left out" not in lines[4]
+    assert lines[1] == "- calibrated on 6 pairs that trained leather/ink"
+    assert all(line.startswith("- ") for line in lines[1:])  # a list in Markdown, so that lines stay lines
+    copy, good, nothing = lines[-3:]
+    assert copy.startswith("- pair 0: left out: duplicate (too much like a real or an earlier defect: 0.00 ")
+    assert "duplicate 0.00 (at least " in copy
+    assert nothing.startswith("- pair 2: left out: ") and "too faint: contrast " in nothing
+    assert good.startswith("- pair 1: accepted; fill ") and good.count(" (at ") == 5
+    faint = next(line for line in lines if line.startswith("- 1 faint: too faint: contrast"))
+    assert faint.endswith("or train longer.")
     (row,) = rows
     names = {"fill", "contrast", "seam", "plausibility", "duplicate"}
     assert set(row["scores"]) == set(row["thresholds"]) == names and row["backbone"] == "tiny autoencoder"
@@ -75,6 +82,74 @@ def test_the_gate_asks_for_what_real_pairs_show(run: Run, trained: Any, masks: T
     assert len(run("ADiff_QualityGate", **inputs, **known, **off, smallest_fill=0.3)[0]) == 3
     some = run("ADiff_QualityGate", **inputs, **known, **{**off, "duplicate": True}, smallest_fill=0.3)
     assert torch.equal(some[0], images[1:])
+
+
+def pictures_below(run: Any, **inputs: Any) -> tuple[list[Image.Image], str]:
+    """What the gate's node shows: its pictures, and its text for the API."""
+    import folder_paths  # type: ignore[import-not-found]
+
+    node = run.nodes["ADiff_QualityGate"].PREPARE_CLASS_CLONE({"prompt": None, "extra_pnginfo": None})
+    shown = node.execute(**inputs).ui
+    temp = Path(folder_paths.get_temp_directory())
+    files = [temp / entry["subfolder"] / entry["filename"] for entry in shown["images"]]
+    return [Image.open(file) for file in files], shown["text"][0]
+
+
+def test_where_none_is_good_enough_all_are_shown_and_what_would_take_them_is_not_run(
+    run: Run, trained: Any, masks: Tensor
+) -> None:
+    inputs = {"images": trained.normals, "masks": masks, "normals": trained.normals}
+    inputs |= {"vae": trained.base["vae"], "smallest_fill": 0.3}
+    images, *others, report, rejected, rejected_masks = run("ADiff_QualityGate", **inputs)
+    assert images.message.startswith("None of 3 pairs is good enough: 3 unfilled, the nearest to passing: a ")
+    assert images.message.endswith("or lower smallest fill.")
+    assert [other.message for other in others] == [None] * 3  # one word is enough
+    assert torch.equal(rejected, trained.normals) and torch.equal(rejected_masks, masks)
+    pictures, text = pictures_below(run, **inputs)
+    assert text == report and report.startswith("0 of 3 pairs accepted (3 unfilled)")
+    assert len(pictures) == 1 + 3 and {picture.width for picture in pictures[1:]} == {768}
+    assert all((np.asarray(picture) == (255, 120, 95)).all(-1).any() for picture in pictures)  # titles, red
+
+
+def test_with_one_training_pair_the_gate_says_what_it_does_not_check(run: Run, trained: Any) -> None:
+    from dataclasses import replace
+
+    photos, marked = real_pairs(trained, "leather/burn")
+    one = replace(trained.embeddings, trained_on={"leather/burn": [short_hash_of(trained, "leather/burn")]})
+    inputs = {"images": photos[6:], "masks": marked[6:], "normals": 1 - photos[6:], "smallest_fill": 0.3}
+    inputs |= {"vae": trained.base["vae"], "dataset": trained.dataset, "defect_type": "leather/burn"}
+    lines = run("ADiff_QualityGate", **inputs, embeddings=one)[4].splitlines()
+    assert lines[1] == "- calibrated on 1 pair that trained leather/burn"
+    assert lines[2].startswith("- Asked for: fill at least ")
+    assert lines[3] == (
+        "- Not checked, for want of real pairs (known: 1; needed: seam (3), plausibility (3), duplicate (2))."
+    )
+
+
+def short_hash_of(trained: Any, defect_type: str) -> str:
+    from adiff_pack.anomalydiffusion_core.dataset.photos import short_hash  # type: ignore[import-not-found]
+
+    return short_hash(trained.dataset.by_type()[defect_type][0].image)
+
+
+def test_the_gate_shows_each_pair_as_it_is_judged_and_can_be_cancelled_between_two(
+    run: Run, trained: Any, masks: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as management  # type: ignore[import-not-found]
+    import comfy.utils  # type: ignore[import-not-found]
+
+    seen: list[tuple[int, int, int]] = []
+
+    def progress(value: int, total: int, preview: Any, **_: Any) -> None:
+        seen.append((value, total, preview[1].width))
+        if value == 2:
+            management.interrupt_current_processing()
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", progress)
+    inputs = {"images": trained.normals, "masks": masks, "normals": trained.normals}
+    with pytest.raises(management.InterruptProcessingException):
+        run("ADiff_QualityGate", **inputs, vae=trained.base["vae"], smallest_fill=0.3)
+    assert seen == [(1, 3, 768), (2, 3, 768)]
 
 
 def test_the_gate_says_what_it_is_calibrated_on(run: Run, trained: Any) -> None:
@@ -88,7 +163,7 @@ def test_the_gate_says_what_it_is_calibrated_on(run: Run, trained: Any) -> None:
     unknown = replace(trained.embeddings, trained_on={})
 
     def calibration(**more: Any) -> str:
-        return run("ADiff_QualityGate", **inputs, **more)[4].splitlines()[1]
+        return run("ADiff_QualityGate", **inputs, **more)[4].splitlines()[1].removeprefix("- ")
 
     assert calibration(embeddings=trained.embeddings) == "calibrated on 6 pairs that trained leather/burn"
     every = "calibrated on 10 pairs of leather/burn, which of them trained is not known"

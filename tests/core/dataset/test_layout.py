@@ -109,6 +109,19 @@ def test_folders_without_a_dataset_are_refused(tmp_path: Path) -> None:
             find_dataset(tmp_path / name)
 
 
+def test_what_lacks_to_a_dataset_is_said(tmp_path: Path, write_image: Write) -> None:
+    for number in range(3):
+        write_image(tmp_path / f"loose/{number}.png", PICTURE)
+    write_image(tmp_path / "bare/images/0.png", PICTURE)
+    write_image(tmp_path / "open/test/cut/0.png", PICTURE)
+    with pytest.raises(ValueError, match="loose holds no dataset: it has 3 photos and no masks; put good"):
+        find_dataset(tmp_path / "loose")
+    with pytest.raises(ValueError, match="it has a folder images and none named masks; add it, with a mask"):
+        find_dataset(tmp_path / "bare")
+    with pytest.raises(ValueError, match="it has a folder test and none named ground_truth"):
+        find_dataset(tmp_path / "open")
+
+
 def test_hidden_folders_are_no_defects(dataset: Path, write_image: Write) -> None:
     write_image(dataset / "thing/test/.thumbnails/000.png", PICTURE)
     (dataset / ".cache/train/good").mkdir(parents=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 
 import pytest
 from small_gates import POOLING, gate_of, spots, stain
 
 from anomalydiffusion_core.gate.gate import CHECKS, Gate, GateConfig, Scores
-from anomalydiffusion_core.gate.reasons import Reason, grounds, measured, reasons
+from anomalydiffusion_core.gate.reasons import Reason, advice, counted, grounds, measured, reasons
+
+HELP = Path(__file__).parents[3] / "nodes" / "web" / "docs" / "ADiff_QualityGate.md"
 
 
 def test_a_stopped_pair_is_told_what_it_scored_what_real_ones_reach_and_what_to_change() -> None:
@@ -33,6 +36,7 @@ def test_every_check_says_score_and_limit_and_ends_its_remedy_as_a_sentence(name
     fields = [field for _, field, _, _ in string.Formatter().parse(CHECKS[name].fault) if field]
     assert sorted(fields) == ["limit", "score"]
     assert CHECKS[name].remedy[0].isupper() and CHECKS[name].remedy.endswith(".")
+    assert f"| {CHECKS[name].problem} | {CHECKS[name].remedy} |" in HELP.read_text()
 
 
 def test_reasons_are_the_gate_s_own_problems() -> None:
@@ -49,6 +53,16 @@ def test_every_score_is_shown_with_its_direction_and_limit() -> None:
     shown = measured(scores, limits, CHECKS)
     assert shown == ["fill 0.93 (at least 0.30)", "seam 1.20 (at most 1.50)", "duplicate 12.00 (not asked)"]
     assert measured(scores, limits, ["fill"])[1] == "seam 1.20 (not asked)"
+
+
+def test_what_stopped_most_pairs_comes_first_with_how_near_the_nearest_came() -> None:
+    faint = [Reason("contrast", value, 0.6) for value in (0.1, 0.5, 0.3)]
+    seam = Reason("seam", 2.0, 1.5)
+    pairs = [[faint[0], seam], [faint[1]], [], [faint[2]]]
+    assert counted(pairs) == "3 faint, 1 seam" and counted([[], []]) == "" and advice([[]]) == []
+    first, second = advice(pairs)
+    assert first == f"3 faint, the nearest to passing: {faint[1].sentence}. {faint[1].remedy}"
+    assert second == f"1 seam: {seam.sentence}. {seam.remedy}"
 
 
 def test_with_few_real_pairs_the_gate_says_which_checks_it_leaves_out_and_what_it_asks_instead() -> None:
