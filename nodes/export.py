@@ -95,7 +95,7 @@ class QualityGate(io.ComfyNode):
         rejected = (images[left], masks[left]) if left else map(torch.zeros_like, (images[:1], masks[:1]))
         accepted: Any = blocked(judgement)
         if good:
-            of_pairs = normals.expand(len(images), -1, -1, -1)
+            of_pairs = normals[torch.arange(len(images)) % len(normals)]  # as the gate took them
             rows = [judgement.pairs[number].row for number in good]
             accepted = images[good], masks[good], of_pairs[good], rows
         summary = card(judgement.headline, judgement.grounds + judgement.advice, GOOD if good else STOPPED)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 
 from .host.folders import manifest_stamp, output_folder
+from .host.pictures import shown
 from .inputs import base_inputs, seed_input, type_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
@@ -162,7 +163,7 @@ class GeneratePairs(io.ComfyNode):
         )
         request = PairRequest(count, defect_type, output_folder(folder), dataset, images, masks, mask_sources)
         result = generated_pairs(model, clip, vae, embeddings, config, request=request)
-        shown = ui.PreviewImage(result.pictures, cls=cls).as_dict() | ui.PreviewText(result.report).as_dict()
+        below = shown(result.pictures, result.report, cls)
         if result.dataset is None:  # nothing that later nodes could read
-            return io.NodeOutput(ui=shown, block_execution=result.report)
-        return io.NodeOutput(result.dataset, str(result.root), result.report, ui=shown)
+            return io.NodeOutput(ui=below, block_execution=result.report)
+        return io.NodeOutput(result.dataset, str(result.root), result.report, ui=below)

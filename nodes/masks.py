@@ -40,6 +40,12 @@ class GenerateMasks(io.ComfyNode):
                 type_input(),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Accepted masks."),
                 *sampler_inputs(cfg=MaskConfig.sampling.guidance),
+                io.Image.Input(
+                    "normals",
+                    optional=True,
+                    tooltip="The photos that the masks are for, of any size: masks are laid on them in turn, "
+                    "on their object where there is one. Without them masks have the size of the training.",
+                ),
             ],
             outputs=[io.Mask.Output("masks", display_name="masks")],
         )
@@ -54,6 +60,7 @@ class GenerateMasks(io.ComfyNode):
         *,
         defect_type: str,
         count: int,
+        normals: Tensor | None = None,
         **sampler: Any,
     ) -> io.NodeOutput:
         from .host.mask_invention import masks_from_sampler
@@ -61,7 +68,14 @@ class GenerateMasks(io.ComfyNode):
 
         name = chosen_type(embeddings, defect_type, "mask")
         masks = masks_from_sampler(
-            model, clip, vae, embeddings, defect_type=name, count=count, settings=SamplerSettings(**sampler)
+            model,
+            clip,
+            vae,
+            embeddings,
+            defect_type=name,
+            count=count,
+            settings=SamplerSettings(**sampler),
+            normals=normals,
         )
         return io.NodeOutput(masks, ui=ui.PreviewMask(masks))
 

@@ -42,9 +42,9 @@ class DraftedDefect:
 
 @dataclass(frozen=True)
 class TryNumber:
-    """Which try at a pair this is: with the run seed `index` fixes everything random, and `mask` says which
-    of the source's masks it takes. A mask that is unusable costs a number of a mask, not a try: so every
-    normal photo is tried equally often.
+    """Which try at a pair this is, and which of the source's masks it takes: with the run seed they fix
+    everything random. A mask that is unusable costs a number of a mask, not a try: so every normal photo is
+    tried equally often.
     """
 
     index: int = 0
@@ -123,7 +123,7 @@ class Drafter:
 
         Raises Unusable where a mask cannot be used, or two overlap.
         """
-        config, generator = self.config, image_generator(self.config.seed, number.index, defect_type)
+        config, generator = self.config, image_generator(self.config.seed, number.mask, defect_type)
         template = int(torch.randint(len(self.learned.templates), (), generator=generator))
         strength, guidance = (
             1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)

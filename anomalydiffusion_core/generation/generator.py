@@ -17,7 +17,7 @@ from ..dataset.layout import Pair
 from ..dataset.photos import Photo
 from ..gate.features import find_backbone
 from ..gate.gate import ChangedRegion, Scores, shown_share
-from ..masks.invention import TriesExhausted
+from ..masks.invention import NO_OBJECT, TriesExhausted
 from ..masks.sources import MaskSource
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
@@ -98,11 +98,11 @@ class _Tries:
         self.next = TryNumber(self.next.index + 1, self.next.mask + 1)
 
     def unusable(self, problem: str) -> None:
-        """Notes that its mask is unusable: the photo gets another one, for so long."""
+        """Notes that its mask is unusable: the photo gets another one, unless that will not help."""
         self.problems[problem] += 1
         self.unusable_masks += 1
-        given_up = self.unusable_masks == MASKS_PER_PHOTO
-        self.unusable_masks %= MASKS_PER_PHOTO
+        given_up = problem == NO_OBJECT or self.unusable_masks == MASKS_PER_PHOTO
+        self.unusable_masks = 0 if given_up else self.unusable_masks
         self.next = TryNumber(self.next.index + given_up, self.next.mask + 1)
 
     def shortfall(self, defect_type: str, done: int, count: int) -> str:

@@ -192,8 +192,10 @@ class _Output:
     def next_try(self, defect: str) -> TryNumber:
         """The first try that this run has not made, as far as is known."""
         tried = self.done(defect) + self.writer.rejected(self.category.name, defect, self.identity)
-        index, mask = ((row.get(key, -1) for row in tried) for key in ("index", "mask_number"))
-        return TryNumber(1 + max(index, default=-1), 1 + max(mask, default=-1))
+        index, mask = (
+            max((row.get(key, -1) for row in tried), default=-1) for key in ("index", "mask_number")
+        )
+        return TryNumber(1 + index, 1 + mask)
 
     def write(self, defect: str, pair: GeneratedPair) -> dict[str, Any]:
         """Appends an accepted pair; returns its manifest row."""
@@ -302,7 +304,8 @@ def generate_all(
     learned, watch = run.learned, watch or RunWatch()
     names = {name: single_types(name, learned) for name in defect_types or sorted(learned.anomaly)}
     if not names:
-        raise ValueError("There is no anomaly embedding: give what 'train' or Train Anomaly learned.")
+        what = run.artifact or "What was connected"
+        raise ValueError(f"{what} holds no anomaly embedding: give what 'train' or Train Anomaly learned.")
     for name, _ in run.config.aar_strengths:
         learned.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
     categories = _categories(dataset, out, names)

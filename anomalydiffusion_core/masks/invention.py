@@ -162,8 +162,12 @@ class InventedMasks:
                     self._accepted.append((np.packbits(mask), mask.shape))
             self.tries += self.batch
             self.on_mask(len(self._accepted), self.tries)
-        bits, shape = self._accepted[number]
-        return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
+        return _unpacked(*self._accepted[number])
+
+    @property
+    def accepted(self) -> list[np.ndarray]:
+        """Those accepted so far."""
+        return [_unpacked(*packed) for packed in self._accepted]
 
     def attempt(self, numbers: list[int]) -> list[tuple[np.ndarray, str | None]]:
         """Tries by number: masks, placed where their shapes are usable, and what is wrong with each."""
@@ -175,6 +179,10 @@ class InventedMasks:
                 problem = mask_problem(mask, self.config)
             results.append((mask, problem))
         return results
+
+
+def _unpacked(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
 
 
 def invented_masks(

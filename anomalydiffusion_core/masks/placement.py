@@ -128,13 +128,13 @@ def lay_on_photos(
     defect_type: str,
     mode: PlacementMode = "learned",
 ) -> list[np.ndarray]:
-    """Shapes (h,w) bool laid on photos (H,W,3) uint8 of one category, one on each; a single one serves all of
-    the others.
+    """Shapes (h,w) bool laid on photos (H,W,3) uint8 of one category, which are taken in turn; a single shape
+    serves all photos.
 
     Raises ValueError where the numbers do not fit, or a shape finds no place on its photo's object.
     """
     count = max(len(shapes), len(photos))
-    if {len(shapes), len(photos)} - {1, count}:
+    if len(shapes) not in (1, count):
         raise ValueError(
             f"There are {len(shapes)} masks for {len(photos)} photos: give one for each, or one for all."
         )

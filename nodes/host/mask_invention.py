@@ -22,14 +22,14 @@ from ...anomalydiffusion_core.masks.invention import (
     masks_from_pictures,
     usable_for,
 )
-from ...anomalydiffusion_core.masks.placement import placer_of
+from ...anomalydiffusion_core.masks.placement import lay_on_photos, placer_of
 from ...anomalydiffusion_core.method.conditioning import empty_context, mask_context
 from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.sampling import image_generator
 from ...anomalydiffusion_core.method.templates import MASK_TEMPLATES
 from .base_model import load_for
 from .conditioning import conditioning
-from .pixels import to_core
+from .pixels import pixels_of, to_core
 from .sampling import SamplerSettings, sample_images
 
 BATCH = 8  # tries at a time
@@ -45,10 +45,13 @@ def masks_from_sampler(
     defect_type: str,
     count: int,
     settings: SamplerSettings,
+    normals: Tensor | None = None,
 ) -> Tensor:
-    """`count` accepted masks (B,S,S) in {0,1} of one type, invented with ComfyUI's samplers.
+    """`count` accepted masks (B,S,S) in {0,1} of one type, invented with ComfyUI's samplers; with `normals`
+    (N,H,W,3) in [0,1] laid on these photos in turn, (B,H,W).
 
-    Raises TriesExhausted, saying what was wrong how often, when too few are usable.
+    Raises TriesExhausted, saying what was wrong how often, when too few are usable, and ValueError where a
+    photo has no place for its mask.
     """
     base = load_for(learned, model, clip, vae)
     config = usable_for(MaskConfig(), learned, defect_type)
@@ -74,9 +77,13 @@ def masks_from_sampler(
     def on_mask(accepted: int, tries: int) -> None:
         progress.on_masks(masks.accepted, tries, masks.problems)
 
-    place = placer_of(learned, defect_type, settings.seed)
+    place = placer_of(learned, defect_type, settings.seed) if normals is None else None
     masks = InventedMasks(invent, place, defect_type, config, batch=min(BATCH, count), on_mask=on_mask)
-    return torch.from_numpy(np.stack([masks(number) for number in range(count)])).float()
+    made = [masks(number) for number in range(count)]
+    if normals is not None:
+        photos, placements = list(pixels_of(normals)), learned.mask_placements.get(defect_type, [])
+        made = lay_on_photos(made, photos[:count], placements, settings.seed, defect_type=defect_type)
+    return torch.from_numpy(np.stack(made)).float()
 
 
 class _Progress:

@@ -14,7 +14,6 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import numpy as np
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from PIL import Image
@@ -41,6 +40,7 @@ from ...anomalydiffusion_core.method.latent_diffusion import Context
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
 from .base_model import ComfyModel, load_for
 from .conditioning import binary_masks
+from .pictures import card
 from .pixels import pixels_of
 
 SHOWN = 8  # pictures of accepted, and of rejected pairs, below the node
@@ -120,14 +120,14 @@ class PairRequest:
 
 @dataclass(frozen=True)
 class PairResult:
-    """The dataset with all its pairs (None where there are none), where it is, pictures (H,W,3) in [0,1] of
-    accepted and refused pairs, and a report in lines.
+    """The dataset with all its pairs (None where there are none), where it is, a report in lines, and
+    pictures of it, of accepted and of refused pairs.
     """
 
     dataset: Dataset | None
     root: Path
-    pictures: Any  # a list: the host takes pictures of any size
     report: str
+    pictures: list[Image.Image]
 
 
 def generated_pairs(
@@ -163,8 +163,8 @@ def generated_pairs(
     return PairResult(
         find_dataset(request.out) if outcome.rows else None,
         request.out,
-        shown.pictures(outcome, request.out),
-        shown.report(outcome, request.out),
+        report := shown.report(outcome, request.out),
+        shown.pictures(outcome, request.out, report),
     )
 
 
@@ -236,14 +236,16 @@ class RunShown:
             good=not why,
         )
 
-    def pictures(self, outcome: GenerationOutcome, root: Path) -> list[Tensor]:
-        """The last accepted pairs, of this run or else of those that were there, and the first refused ones:
-        (H,W,3) in [0,1] each.
+    def pictures(self, outcome: GenerationOutcome, root: Path, report: str) -> list[Image.Image]:
+        """The report, the last accepted pairs, of this run or else of those that were there, and the first
+        refused ones.
         """
+        total, lines = self.count * len(self.names), report.splitlines()
+        head = card(f"{min(total, len(outcome.rows))} of {total} pairs", lines)
         shown = list(self.accepted) or [
             _written_picture(row, root, self.run) for row in outcome.rows[-SHOWN:]
         ]
-        return [torch.from_numpy(np.array(one)).float() / 255 for one in [*shown, *self.rejected]]
+        return [head, *shown, *self.rejected]
 
     def report(self, outcome: GenerationOutcome, root: Path) -> str:
         """What was made, what was refused and why, what to change, and where the pairs are: in lines."""

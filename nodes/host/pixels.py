@@ -36,9 +36,9 @@ def pixels_of(images: Tensor) -> np.ndarray:
 
 
 def photo_batch(paths: Sequence[Path], count: int) -> Tensor | None:
-    """`count` photos, evenly chosen, as an IMAGE (B,H,W,3); None where there are none.
+    """At most `count` photos, evenly chosen, as an IMAGE (B,H,W,3); None where there are none.
 
-    Raises ValueError naming a photo whose size differs from the first one's.
+    A batch needs equal sizes: photos of another size than the first one's are passed over.
     """
     from ...anomalydiffusion_core.dataset.photos import read_photo
 
@@ -46,10 +46,5 @@ def photo_batch(paths: Sequence[Path], count: int) -> Tensor | None:
         return None
     chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
     photos = [read_photo(path) for path in chosen]
-    for path, photo in zip(chosen, photos, strict=True):
-        if photo.size != photos[0].size:
-            raise ValueError(
-                f"Photo {path} is {photo.size[1]}x{photo.size[0]}, {chosen[0].name} "
-                f"{photos[0].size[1]}x{photos[0].size[0]}: a batch needs equal sizes; set normal_count to 1."
-            )
-    return torch.from_numpy(np.stack([photo.pixels for photo in photos])).float() / 255
+    alike = [photo.pixels for photo in photos if photo.size == photos[0].size]
+    return torch.from_numpy(np.stack(alike)).float() / 255

@@ -78,21 +78,24 @@ class MaskedPhotos:
 
 
 def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Photos (B,H,W,3) and masks (B,1,H,W) of equal count and size; a single one serves all of the other.
+    """Photos (B,H,W,3) and masks (B,1,H,W) of equal count and size: photos are taken in turn, and a single
+    mask serves all.
 
-    Raises ValueError, saying what differs, when they do not fit.
+    Raises ValueError, saying what differs and which node mends it, when they do not fit.
     """
     count = max(len(image), len(mask))
-    for what, batch in (("photos", image), ("masks", mask)):
-        if len(batch) not in (1, count):
-            raise ValueError(f"There are {len(batch)} {what} for {count}: give one for each, or one for all.")
+    if len(mask) not in (1, count):
+        raise ValueError(
+            f"There are {len(mask)} masks for {count} photos: give one for each, or one for all."
+        )
     height, width = image.shape[1:3]
     if mask.shape[-2:] != (height, width):
         raise ValueError(
-            f"The mask is {mask.shape[-1]}x{mask.shape[-2]}, the photo {width}x{height}: resize the mask or "
-            "choose the matching photo."
+            f"The mask is {mask.shape[-1]}x{mask.shape[-2]}, the photo {width}x{height}: insert Place Masks "
+            "on Objects before, which brings masks to the size of their photos, or choose the matching photo."
         )
-    return image.expand(count, -1, -1, -1)[..., :3], mask.expand(count, -1, -1, -1)
+    turns = torch.arange(count) % len(image)
+    return image[turns.to(image.device)][..., :3], mask.expand(count, -1, -1, -1)
 
 
 def reweighted(

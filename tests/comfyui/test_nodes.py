@@ -362,7 +362,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
     trained: Any,
     masks: Tensor,
 ) -> None:
-    with pytest.raises(ValueError, match="The mask is 64x64, the photo 128x128: resize the mask"):
+    with pytest.raises(ValueError, match="The mask is 64x64, the photo 128x128: insert Place Masks"):
         generated(masks, mask=torch.ones(3, 64, 64))
     with pytest.raises(ValueError, match="There are 2 photos for 3"):
         generated(masks, image=trained.normals[:2])

@@ -239,11 +239,6 @@ def test_workflows_are_offered_with_their_pictures(server: Any) -> None:
             "no mask embedding for 'leather/hole': this artifact has leather/burn, leather/ink, metal",
         ),
         (
-            ["Normal photos.normal_count=3"],
-            "ADiff_KSampler",
-            "There are 3 photos for 4: give one for each, or one for all.",
-        ),
-        (
             ["Normal photos.source=folder", "Normal photos.folder=/etc"],
             "ADiff_LoadDataset",
             "Folder '/etc' lies outside ComfyUI's input and output folders: move or link it into",

@@ -192,8 +192,8 @@ def test_types_that_fall_short_do_not_cost_the_others_their_masks(
     learned: Learned,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def blank_stains(base, learned, defect_type, indices, seed, config):  # type: ignore[no-untyped-def]
-        shapes = invent_shapes(base, learned, defect_type, indices, seed=seed, config=config)
+    def blank_stains(base, learned, defect_type, indices, **settings):  # type: ignore[no-untyped-def]
+        shapes = invent_shapes(base, learned, defect_type, indices, **settings)
         return [shape & (defect_type != "thing/stain") for shape in shapes]
 
     monkeypatch.setattr(masks_module, "invent_shapes", blank_stains)
