@@ -32,6 +32,7 @@ test: $(READY) $(COMFYUI_READY)
 	$(BIN)/pyright
 	$(BIN)/pytest tests/core
 	COMFYUI_PATH=$(COMFYUI_PATH) $(BIN)/pytest tests/comfyui
+	COMFYUI_PATH=$(COMFYUI_PATH) $(BIN)/pytest tests/browser
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -33,8 +33,10 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(comfyui: Path, base: Path, patience: float = 180) -> Iterator[RunningServer]:
-    """Starts ComfyUI's `main.py` with its base directory in `base`; ends it on leaving.
+def running_server(
+    comfyui: Path, base: Path, patience: float = 180, *, python: str = sys.executable
+) -> Iterator[RunningServer]:
+    """Starts ComfyUI's `main.py` by `python`, with its base directory in `base`; ends it on leaving.
 
     Raises ValueError where `comfyui` holds no ComfyUI, this package is not inside the pack, or the server
     does not answer within `patience` seconds; the last of its log is in the message.
@@ -51,7 +53,7 @@ def running_server(comfyui: Path, base: Path, patience: float = 180) -> Iterator
     port, log = _free_port(), base / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *_arguments(port, base.resolve())],
+            [python, *_arguments(port, base.resolve())],
             cwd=comfyui,
             stdout=output,
             stderr=subprocess.STDOUT,
