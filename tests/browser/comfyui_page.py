@@ -36,7 +36,7 @@ class ComfyUIPage:
         """Loads the page, anew where it was loaded before."""
         self.page.goto(self.server.url)
         self.page.wait_for_function(READY, timeout=STARTING)
-        self.page.get_by_role("button", name="Run", exact=True).wait_for(timeout=STARTING)
+        self.page.get_by_role("button", name="Run", exact=True).first.wait_for(timeout=STARTING)
         self._said = [
             words for words in self._said if PACK in words
         ]  # starting, the front end has faults too
@@ -108,6 +108,9 @@ class ComfyUIPage:
         """Wires that run under a node, in the front end's own geometry."""
         return self.page.evaluate("adiff.coveredWires()")
 
+    def overlapping_nodes(self) -> list[str]:
+        return self.page.evaluate("adiff.overlappingNodes()")
+
     def run(self, patience: float = 300) -> dict[str, Any]:
         """Presses Run and waits for the end; returns the server's history of it.
 
@@ -116,7 +119,7 @@ class ComfyUIPage:
         with self.page.expect_response(
             lambda answer: answer.url.endswith("/api/prompt") and answer.request.method == "POST"
         ) as answered:
-            self.page.get_by_role("button", name="Run", exact=True).click()
+            self.page.get_by_role("button", name="Run", exact=True).first.click()
         reply = answered.value.json()
         assert "prompt_id" in reply, reply
         end = time.monotonic() + patience

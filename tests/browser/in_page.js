@@ -74,6 +74,16 @@ window.adiff = {
         return [...covered];
     },
 
+    // Pairs of nodes whose frames overlap.
+    overlappingNodes() {
+        const overlap = ([left, top, width, height], [x, y, w, h]) =>
+            x < left + width && left < x + w && y < top + height && top < y + h;
+        const nodes = app.graph.nodes;
+        return nodes.flatMap((one, i) => nodes.slice(i + 1)
+            .filter(other => overlap(one.boundingRect, other.boundingRect))
+            .map(other => `${one.title} over ${other.title}`));
+    },
+
     // Places of the points that a wire is led through.
     reroutes(link) {
         const places = [];

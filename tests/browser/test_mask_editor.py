@@ -49,7 +49,7 @@ def test_a_stroke_in_the_mask_editor_is_the_mask_that_a_run_gets(
     page.nodes_2(renderer == "Nodes 2.0")
     page.load(drawn_mask_graph())
     page.draw_mask("LoadImage", [(0.4, 0.25), (0.5, 0.5), (0.6, 0.75)])
-    assert page.value("LoadImage", "image").startswith("clipspace/")
+    assert "clipspace" in page.value("LoadImage", "image")
     (output,) = page.run()["outputs"].values()
     (file,) = output["images"]
     mask = np.asarray(Image.open(server.base / "output" / file["filename"]).convert("L"))

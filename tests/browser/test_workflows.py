@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from comfyui_page import ComfyUIPage
 
+from anomalydiffusion_core.dataset.layout import find_dataset
+
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 Settings = dict[str, dict[str, Any]]
@@ -45,7 +47,9 @@ EXAMPLES = {
         {"ADiff_GenerateMasks": {"count": 4}, "Real dataset": {"normal_count": 4}},
     ),
     "7_native_resolution": Example(
-        {"Large normal photos": {"normal_count": 2, "category": ""}}, {"Large normal photos": "512 px"}
+        {"Large normal photos": {"normal_count": 2, "category": ""}},
+        {"Large normal photos": "512 px"},
+        dataset="anomalydiffusion/native_resolution",
     ),
 }
 
@@ -72,6 +76,8 @@ def test_a_workflow_opens_from_the_template_browser_and_runs_by_the_run_button(
         page.set(node, {"source": "folder", "folder": own_photos[photos]})
     history = page.run()
     assert page.complaints() == [] and history["status"]["status_str"] == "success"
+    if example.dataset:
+        assert find_dataset(page.server.base / "output" / example.dataset).pairs
     pictures = pytestconfig.getoption("--screenshots")
     if pictures:
         page.screenshot(pictures / f"{name}.png")
