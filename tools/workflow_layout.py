@@ -295,7 +295,7 @@ def _default(kind: Any, options: Json) -> Any:
 def _group(number: int, step: Step, placed: Mapping[str, _Placed], highest: int) -> Json:
     """The frame of a column; its title stands above the highest lane."""
     own = [entry for entry in placed.values() if entry.column == number]
-    top, bottom = highest - GROUP_TITLE, max(entry.y + entry.height for entry in own) + 3 * GROUP_MARGIN
+    top, bottom = highest - GROUP_TITLE, max(entry.y + entry.height for entry in own) + 4 * GROUP_MARGIN
     left, width = own[0].x - GROUP_MARGIN, step.width + 2 * GROUP_MARGIN
     return {
         "id": number + 1,
