@@ -33,6 +33,7 @@ test: $(READY) $(COMFYUI_READY) $(STOCK)/.ready
 	$(BIN)/pyright
 	$(BIN)/pytest tests/core
 	COMFYUI_PATH=$(COMFYUI_PATH) COMFYUI_PYTHON=$(CURDIR)/$(STOCK)/bin/python $(BIN)/pytest tests/comfyui
+	COMFYUI_PATH=$(COMFYUI_PATH) COMFYUI_PYTHON=$(CURDIR)/$(STOCK)/bin/python $(BIN)/pytest tests/browser
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,76 +10,26 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_server import Server, comfyui_folder, started_server
 from graph_inputs import DEMO, SAMPLER
 from real_comfyui import import_pack
 from torch import Tensor
 
-from anomalydiffusion_core.cli.comfyui_client import as_prompt, changed, read_workflow
-from anomalydiffusion_core.cli.comfyui_process import RunningServer, running_server
-
-ROOT = Path(__file__).parents[2]
-# of an environment with ComfyUI's requirements and the pack's own alone, where 'make test' runs
-PYTHON = os.environ.get("COMFYUI_PYTHON") or sys.executable
-COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI")
 Run = Callable[..., tuple]
 
 
 @pytest.fixture(scope="session")
 def comfyui() -> Path:
     """The folder of a real ComfyUI."""
-    if not (COMFYUI / "comfy").is_dir():
-        pytest.skip(f"There is no ComfyUI in {COMFYUI}: run 'make test', or set COMFYUI_PATH.")
-    return COMFYUI
-
-
-class Server:
-    """A running ComfyUI, asked by its API alone, as a pipeline in any language would."""
-
-    def __init__(self, running: RunningServer) -> None:
-        self.url, self.base, self.log = running.url, running.base, running.log
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def post(self, path: str, content: Any) -> Any:
-        body, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
-        try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, kind), timeout=30) as x:
-                return json.loads(x.read() or b"null")
-        except urllib.error.HTTPError as error:
-            return json.loads(error.read())
-
-    def workflow(self, name: str, *assignments: str) -> dict[str, Any]:
-        """One of the pack's workflows in API format, changed by `node.input=value`."""
-        content = read_workflow(ROOT / "workflows" / f"{name}.json")
-        return changed(as_prompt(content, self.get("/object_info")), list(assignments))
-
-    def queue(self, prompt: dict[str, Any]) -> str:
-        reply = self.post("/prompt", {"prompt": prompt})
-        assert "prompt_id" in reply, reply
-        return reply["prompt_id"]
-
-    def finished(self, prompt_id: str, patience: float = 300) -> dict[str, Any]:
-        """The history of a prompt once it has ended, however it did."""
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            history = self.get(f"/history/{prompt_id}")
-            if prompt_id in history:
-                return history[prompt_id]
-            time.sleep(0.2)
-        raise TimeoutError(f"Prompt {prompt_id} did not end in {patience} s:\n{self.log.read_text()[-4000:]}")
-
-    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
-        return self.finished(self.queue(prompt))
+    return comfyui_folder()
 
 
 @pytest.fixture(scope="session")
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI server with the pack in it."""
     base = tmp_path_factory.mktemp("server") / "base"
-    with running_server(comfyui, base, python=PYTHON) as running:
-        yield Server(running)
+    with started_server(comfyui, base) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
