@@ -153,11 +153,12 @@ def generate(
         run = GenerationRun(
             learned, config, loaded, artifact, keep_rejected=keep_rejected, aar_decoder=aar_decoder
         )
+        photos = find_dataset(dataset)
         given = masks_in_folder(mask_folder, defect_type, learned) if mask_folder else None
         with progress() as on_stage:
             outcome = generate_all(
                 run,
-                find_dataset(dataset),
+                photos,
                 count,
                 out=out,
                 defect_types=defect_type,
