@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..method.progress import OnStage
@@ -58,7 +58,7 @@ class Job:
 def read_workflow(path: Path) -> dict[str, Any]:
     """A workflow file of either format. Raises ValueError when it is none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"Workflow {path} does not exist: check the path.") from None
     except (OSError, ValueError) as error:
@@ -291,8 +291,9 @@ class ComfyUIServer:
         async with self.session.get(self.url + "/view", params=parameters) as answer:
             answer.raise_for_status()
             content = await answer.read()
-        inner = [part for part in Path(file.get("subfolder", "")).parts if part not in ("..", "/")]
-        path = folder.joinpath(*inner, Path(file["filename"]).name)
+        inner = PureWindowsPath(file.get("subfolder", ""))  # its parts are those of any system's path
+        names = [part for part in inner.parts if part not in ("..", inner.anchor)]
+        path = folder.joinpath(*names, PureWindowsPath(file["filename"]).name)
         write_new(content, path)
         return path
 

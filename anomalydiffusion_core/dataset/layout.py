@@ -116,6 +116,13 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
     return Dataset(root, chosen)
 
 
+def normals_folder(root: Path, category: str) -> Path:
+    """Where a category's normal photos are looked for."""
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return root / "good"
+    return (root if _is_category(root) else root / category) / "train" / "good"
+
+
 def _categories(root: Path) -> list[Category]:
     name = root.resolve().name
     if (root / "images").is_dir() and (root / "masks").is_dir():

@@ -1,10 +1,10 @@
-"""Gates calibrated for a defect type: on its real pairs, and on spots of normal photos."""
+"""Gates calibrated for a defect type on its real pairs and on spots of normal photos; what they lack."""
 
 from __future__ import annotations
 
 from ..dataset.photos import read_mask
 from ..gate.features import Backbone
-from ..gate.gate import Gate, RegionView
+from ..gate.gate import ENOUGH, Gate, RegionView
 from ..masks.sources import REAL, SourcedMask
 from ..method.sampling import image_generator
 from .drafting import Drafter, Unusable
@@ -30,3 +30,19 @@ def calibrated_gate(drafter: Drafter, defect_type: str, backbone: Backbone) -> G
             continue
         spots.append(region_on_canvas(normal.photo, spot.regions[0], size))
     return Gate(real, spots, backbone, drafter.config.gate)
+
+
+def uncalibrated(gate: Gate, defect_type: str) -> str:
+    """What the gate of a type could not learn to ask, and what it does instead; nothing where it asks all."""
+    left_out = [name for name in gate.config.checks if name not in gate.limits]
+    if not left_out:
+        return ""
+    asked = " and ".join(name for name in gate.config.checks if name in gate.limits) or "nothing"
+    pairs = len(gate.looks)
+    reason = f"knows {pairs or 'none'} of its real pairs and needs {ENOUGH} to say how much these differ"
+    if pairs >= ENOUGH:
+        reason = "finds no difference there between real defects and spots without one"
+    return (
+        f"{defect_type}: the gate {reason}, so pairs are accepted by {asked} alone, whatever their "
+        f"{', '.join(left_out)}: look at them."
+    )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .. import __version__
 from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
-from ..dataset.layout import Category, Pair, check_outside, find_dataset
+from ..dataset.layout import Category, Pair, check_outside, find_dataset, normals_folder
 from ..dataset.photos import file_hash, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..export.writer import ExportPair
@@ -35,6 +35,7 @@ from ..masks.sources import (
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage, OnStep
+from .calibration import uncalibrated
 from .config import GenerationConfig
 from .generator import GeneratedPair, PairGenerator
 
@@ -91,10 +92,15 @@ class CategoryJob:
 
 @dataclass
 class GenerationOutcome:
-    """Manifest rows of a run's accepted pairs, and by type what kept it from the asked number."""
+    """Manifest rows of a run's accepted pairs, and by type what kept it from the asked number, and what its
+    gate does not ask.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     shortfalls: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(
+        default_factory=dict
+    )  # by single type: what its gate could not learn to ask
 
     @property
     def mean_fill(self) -> float:
@@ -110,11 +116,12 @@ def generate_dataset(
     out: Path,
     on_stage: OnStage = lambda *_: None,
     on_step: OnStep | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> GenerationOutcome:
     """Brings each defect of a job to `count` accepted pairs under `out`.
 
     Pairs of the same run that exist already count; a repeated call continues. Types that fall short do not
-    keep the others from being made.
+    keep the others from being made. `on_note` is told what the gate of a type could not learn to ask.
     """
     decode = load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None
     generator = PairGenerator(
@@ -128,6 +135,14 @@ def generate_dataset(
         outcome.rows += finished
         if len(finished) >= count:
             continue
+
+        for single in masks:
+            on_stage(f"{single} gate", 0, 1, f"calibrating on {len(job.real.get(single, []))} real pairs")
+            note = uncalibrated(generator.gate(single), single)
+            on_stage(f"{single} gate", 1, 1, "")
+            if note and single not in outcome.notes:
+                outcome.notes[single] = note
+                on_note(note)
 
         def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             on_stage(name, had + done, count, f"{tries} tried")
@@ -261,6 +276,7 @@ def generate_all(
     weights: dict[str, float] | None = None,
     on_stage: OnStage = lambda *_: None,
     on_step: OnStep | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> GenerationOutcome:
     """`count` accepted pairs of each defect type (default: all in the artifact), on the dataset's normal
     photos. `category/a+b` puts both defects into every image.
@@ -291,9 +307,12 @@ def generate_all(
             if name.partition("/")[0] == category.name
         }
         job = CategoryJob(category, masks, supply.real)
-        part = generate_dataset(run, learned, job, count, out=out, on_stage=on_stage, on_step=on_step)
+        part = generate_dataset(
+            run, learned, job, count, out=out, on_stage=on_stage, on_step=on_step, on_note=on_note
+        )
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
+        outcome.notes |= part.notes
     return outcome
 
 
@@ -303,6 +322,9 @@ def single_types(name: str, learned: Learned) -> list[str]:
     Raises ValueError naming those that exist.
     """
     category, _, defect = name.partition("/")
+    if BOTH in defect and "/" in defect and name not in learned.anomaly:
+        joined = BOTH.join(one.rpartition("/")[2] for one in defect.split(BOTH))
+        raise ValueError(f"{name} names a category twice: write {category}/{joined}.")
     types = [name] if name in learned.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
     for single in types:
         learned.anomaly_tokens(single)
@@ -321,6 +343,11 @@ def _categories(dataset: Path, out: Path, names: Iterable[str]) -> dict[str, Cat
             raise ValueError(
                 f"There is no category {name!r} in {dataset}: it has {', '.join(categories)}; name the "
                 "types wanted with --type."
+            )
+        if not categories[name].normals:
+            raise ValueError(
+                f"There are no normal photos of {name}: put photos of good parts into "
+                f"{normals_folder(dataset, name)}."
             )
     return {name: categories[name] for name in wanted}
 

@@ -64,9 +64,12 @@ class Improvement:
 
 def in_words(improvement: Improvement | None, trained: int, measured: int) -> str:
     """Whether a training helped, for people: so many pairs `trained`, so many only `measured` it."""
-    counts = f"{trained} {'pairs' if trained > 1 else 'pair'} trained, {measured or 'none'} only measured."
+    counts = (
+        f"{trained} {'pairs' if trained > 1 else 'pair'} to train on, {measured or 'none'} to measure on."
+    )
     if improvement is None:
-        return f"{counts} So nothing says whether the training helped: judge it by what it makes."
+        reason = "The training was cut off before that, so" if measured else "So"
+        return f"{counts} {reason} nothing says whether the training helped: judge it by what it makes."
     change = (
         f"on {'these' if measured > 1 else 'that one'}, the loss went from {improvement.before:.4f} to "
         f"{improvement.after:.4f} ({100 * improvement.relative:+.1f} %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -318,5 +319,8 @@ def test_an_interrupt_before_anything_was_learned_leaves_nothing(
 
     monkeypatch.setattr(base, "encode", interrupt)
     result = train_quickly(dataset, tmp_path / "a.safetensors")
-    assert result.exit_code == 130 and result.stderr == "Interrupted; what was finished is kept.\n"
+    assert result.exit_code == 130
+    said, again = result.stderr.splitlines()
+    assert said == "Interrupted; nothing new was learned. Start again with:"
+    assert shlex.split(again)[:3] == ["anomalydiffusion", "train", str(dataset)]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
