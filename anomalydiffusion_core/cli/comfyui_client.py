@@ -291,11 +291,16 @@ class ComfyUIServer:
         async with self.session.get(self.url + "/view", params=parameters) as answer:
             answer.raise_for_status()
             content = await answer.read()
-        inner = PureWindowsPath(file.get("subfolder", ""))  # its parts are those of any system's path
-        names = [part for part in inner.parts if part not in ("..", inner.anchor)]
-        path = folder.joinpath(*names, PureWindowsPath(file["filename"]).name)
+        path = place_of(file, folder)
         write_new(content, path)
         return path
+
+
+def place_of(file: dict[str, str], folder: Path) -> Path:
+    """Where a file that the server names goes: below `folder`, whatever either system is."""
+    inner = PureWindowsPath(file.get("subfolder", ""))  # which tells the parts of any system's path
+    parts = [part for part in inner.parts if part not in ("..", inner.anchor)]
+    return folder.joinpath(*parts, PureWindowsPath(file["filename"]).name)
 
 
 def _title(prompt: Prompt, node_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -20,7 +19,7 @@ def command_line(*words: object) -> str:
     started = Path(sys.argv[0])
     program = MODULE if started.parts[-2:] == ("cli", "__main__.py") else ("anomalydiffusion",)
     line = [*program, *map(str, words)]
-    return subprocess.list2cmdline(line) if os.name == "nt" else shlex.join(line)
+    return subprocess.list2cmdline(line) if sys.platform == "win32" else shlex.join(line)
 
 
 def same_command(context: typer.Context, *more: str) -> str:

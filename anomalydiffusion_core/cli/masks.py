@@ -66,7 +66,8 @@ def masks(
                 loaded, learned, types, count, seed=seed, config=config, on_stage=on_stage
             )
         write_masks(invention.masks, out)
-        say(f"Masks: {out} ({sum(map(len, invention.masks.values()))} of {len(invention.masks)} types)")
+        made = sum(map(len, invention.masks.values()))
+        say(f"Masks: {out} ({made} masks of {len(invention.masks)} defect types)")
         say(f"Overview: {out / OVERVIEW}")
         say_next(
             "Next, put defects into them (DATASET is the folder that was trained on)",

@@ -16,7 +16,9 @@ def sentence(error: ModuleNotFoundError) -> str:
     if not error.name or error.name.startswith("anomalydiffusion_core"):
         raise error
     package = f'"{CHECKOUT}"' if (CHECKOUT / "pyproject.toml").is_file() else NAME
-    return f"{error.name} is not installed, which this needs: python -m pip install {package}"
+    return (
+        f"{error.name.partition('.')[0]} is not installed, which this needs: python -m pip install {package}"
+    )
 
 
 def without(error: ModuleNotFoundError) -> Callable[[], None]:

@@ -257,8 +257,7 @@ def train(
         )
 
     def prepare() -> TrainingJob:
-        config = configure()
-        files.check(config, extend is not None, resume)
+        files.check(config := configure(), extend is not None, resume)
         if not resume:
             check_new(files.artifact)
             check_new(files.lora)
@@ -270,10 +269,9 @@ def train(
         start = load_artifact(encoder, loaded.fingerprint) if encoder else None
         return TrainingJob(loaded, few_shot, config, extends, start)
 
-    follow = Following(context, dataset, base, files)
     processes = launched(device)
+    summary = partial(_train, prepare, Following(context, dataset, base, files), tensorboard, processes)
     kept = f"nothing new was learned. Start again with:\n  {same_command(context)}"
-    summary = partial(_train, prepare, follow, tensorboard, processes)
     processes.end(run_command(summary, json, processes, kept=kept))
 
 

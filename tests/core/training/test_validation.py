@@ -25,20 +25,20 @@ def test_a_change_beyond_its_interval_is_told_as_help_or_harm(factor: float, wor
 def test_a_change_within_its_interval_is_told_as_open() -> None:
     told = in_words(Improvement(1.0, 0.98, -0.02, -0.05, 0.01), 7, 3)
     assert told == (
-        "7 pairs to train on, 3 to measure on. Whether the training helped is open: on these, the loss went from "
-        "1.0000 to 0.9800 (-2.0 %; 95 % interval -5.0 to +1.0 %)."
+        "7 pairs to train on, 3 to measure on. Whether the training helped is open: on these, the loss went "
+        "from 1.0000 to 0.9800 (-2.0 %; 95 % interval -5.0 to +1.0 %)."
     )
 
 
 def test_one_pair_is_not_told_as_proof_and_none_as_no_measurement() -> None:
     one = in_words(paired_improvement(LOSSES[:1], 0.5 * LOSSES[:1]), 1, 1)
     assert one == (
-        "1 pair to train on, 1 to measure on. One pair says little about whether the training helped: on that "
-        "one, the loss went from 0.9000 to 0.4500 (-50.0 %)."
+        "1 pair to train on, 1 to measure on. One pair says little about whether the training helped: on "
+        "that one, the loss went from 0.9000 to 0.4500 (-50.0 %)."
     )
     assert in_words(None, 8, 0) == (
-        "8 pairs to train on, none to measure on. So nothing says whether the training helped: judge it by what "
-        "it makes."
+        "8 pairs to train on, none to measure on. So nothing says whether the training helped: judge it by "
+        "what it makes."
     )
     assert in_words(None, 8, 4) == (
         "8 pairs to train on, 4 to measure on. The training was cut off before that, so nothing says "
