@@ -34,9 +34,7 @@ def main() -> None:
     parser = study_parser(str(__doc__))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--adapt-steps", type=int, default=300)
-    parser.add_argument(
-        "--share", type=float, default=TrainingConfig.share, help="of each type's pairs, which trains"
-    )
+    parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     dataset = find_dataset(arguments.dataset)

@@ -21,7 +21,7 @@ from training_steps import study_parser
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import ViewPool, make_views
-from anomalydiffusion_core.training.config import DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.config import DefectConfig
 from anomalydiffusion_core.training.defects import AnomalyTask
 from anomalydiffusion_core.training.encoders import starting_encoders
 from anomalydiffusion_core.training.fitting import fit
@@ -80,9 +80,7 @@ def main() -> None:
     parser = study_parser(str(__doc__))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--powers", type=float, nargs="+", default=[1.0, 0.7, 0.5])
-    parser.add_argument(
-        "--share", type=float, default=TrainingConfig.share, help="of each type's pairs, which trains"
-    )
+    parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
     parser.add_argument("--views", type=int, default=24, help="for the gradients")
     arguments = parser.parse_args()
     base = load_base(arguments.base, arguments.device)

@@ -48,9 +48,7 @@ def main() -> None:
     parser = study_parser(str(__doc__))
     parser.add_argument("--steps", type=int, nargs="+", required=True)
     parser.add_argument("--averaging", type=float, nargs="+", default=[0.0])
-    parser.add_argument(
-        "--share", type=float, default=TrainingConfig.share, help="of each type's pairs, which trains"
-    )
+    parser.add_argument("--share", type=float, default=1 / 3, help="of each type's pairs, which trains")
     parser.add_argument("--views", type=int, default=DefectConfig.views_per_pair, help="of each pair")
     parser.add_argument("--refresh-every", type=int, default=0, help="steps after which other views are made")
     arguments = parser.parse_args()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..anomalydiffusion_core.training.config import DEMO
 from .inputs import seed_input
 from .sockets import FewShotDataset, Localizer
 
@@ -32,12 +31,12 @@ def real_inputs() -> list[io.Input]:
         io.String.Input("category", default="", tooltip="Such as leather. Empty: the first one."),
         io.Float.Input(
             "share",
-            default=DEMO.share,
-            min=0.01,
+            default=0.0,
+            min=0.0,
             max=0.99,
             step=0.01,
-            tooltip="Share of each defect's pairs that trained the embeddings, as there. Only the rest "
-            "measures.",
+            tooltip="Share of each defect's pairs that trained the embeddings, as there; 0 = all but a few. "
+            "Only the rest measures.",
         ),
     ]
 

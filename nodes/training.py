@@ -8,7 +8,6 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..anomalydiffusion_core.training.config import (
     CHECKPOINT_MINUTES,
-    DEMO,
     DefectConfig,
     EmbeddingConfig,
     MaskEmbeddingConfig,
@@ -36,12 +35,13 @@ def schedule_inputs(defaults: type[EmbeddingConfig]) -> list[io.Input]:
         io.Int.Input("batch_size", default=defaults.batch_size, min=1, max=64, tooltip="Views per step."),
         io.Float.Input(
             "share",
-            default=DEMO.share,
-            min=0.01,
+            default=0.0,
+            min=0.0,
             max=1.0,
             step=0.01,
             tooltip="Share of each defect's pairs that trains, lowest ids first. The rest only measures "
-            "whether it carries over to unseen photos; 1 = train on all.",
+            "whether it carries over to unseen photos. 0 = all but a few train: a third measures, at most "
+            "five, and none where fewer than three would train. 1 = all train.",
         ),
         seed_input(changes=False),  # another would train anew each time
     ]
@@ -177,20 +177,14 @@ class TrainAnomaly(io.ComfyNode):
         defects = DefectConfig(
             steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
         )
-        job = TrainingJob(base, dataset, TrainingConfig(image_size, share, defects, None), extend, start)
+        config = TrainingConfig(image_size, share or None, defects, None)
+        job = TrainingJob(base, dataset, config, extend, start)
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
         checkpoints, stage = kept_training("anomaly", job, defects, checkpoint_minutes, preview=preview)
         with trainable(base), checkpoints.alone():
             outcome = job.train_defects(stage)
         stopped = ended(outcome.end, checkpoints, when_stopped == BEST)
-        text = "Nothing was held out, so that nothing says how well it carries over."
-        if outcome.improvement:
-            change = outcome.improvement
-            text = (
-                f"Held-out loss {change.before:.4f} before, {change.after:.4f} after: "
-                f"{change.relative:+.1%} (95 %: {change.low:+.1%} to {change.high:+.1%})"
-            )
-        text = stopped + text
+        text = stopped + job.verdict(outcome)
         return io.NodeOutput(outcome.learned, text, ui=ui.PreviewImage(preview.result(text)))
 
 
@@ -239,7 +233,7 @@ class TrainMasks(io.ComfyNode):
         masks = MaskEmbeddingConfig(
             steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
         )
-        config = TrainingConfig(embeddings.image_size, share, masks=masks)
+        config = TrainingConfig(embeddings.image_size, share or None, masks=masks)
         job = TrainingJob.of_masks(base, dataset, config, embeddings)
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
         preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)

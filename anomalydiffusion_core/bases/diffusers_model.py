@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
+CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of files
 ADAPTED_ALREADY = "The base is adapted to the normal photos of another training: load it again."
 ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]  # layers of every attention, by the ends of their names
 
@@ -285,7 +288,7 @@ def load_base(base: str, device: torch.device | str = "cpu") -> DiffusersModel:
         raise ValueError(
             f"{base} is no diffusers model: it has no model_index.json; name the folder that has."
         )
-    if not path.is_dir() and (base.count("/") != 1 or base.startswith((".", "/", "~"))):
+    if not path.is_dir() and (path.suffix in CHECKPOINTS or not HUB_ID.fullmatch(base)):
         raise ValueError(
             f"Base model {base!r} does not exist: give 'tiny', a diffusers folder, a hub id "
             "('owner/name') or a .safetensors checkpoint."
@@ -323,16 +326,22 @@ def _load_tiny(device: torch.device | str, path: Path | None = None) -> Diffuser
 
 def _folder_pipeline(base: str) -> Any:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.utils import logging
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it warns of while it looks, the error below says
     try:
         return StableDiffusionPipeline.from_pretrained(
             base, safety_checker=None, requires_safety_checker=False
         )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" (")[0]
+        where = "" if Path(base).is_dir() else ", which is no folder here,"
         raise ValueError(
-            f"Base model {base!r} cannot be loaded as Stable Diffusion 1.x or 2.x: {reason}"
+            f"Base model {base!r}{where} cannot be loaded as Stable Diffusion 1.x or 2.x: {reason}"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _single_file_pipeline(path: Path) -> Any:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..method.progress import OnStage
@@ -58,7 +58,7 @@ class Job:
 def read_workflow(path: Path) -> dict[str, Any]:
     """A workflow file of either format. Raises ValueError when it is none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"Workflow {path} does not exist: check the path.") from None
     except (OSError, ValueError) as error:
@@ -302,10 +302,16 @@ class ComfyUIServer:
         async with self.session.get(self.url + "/view", params=parameters) as answer:
             answer.raise_for_status()
             content = await answer.read()
-        inner = [part for part in Path(file.get("subfolder", "")).parts if part not in ("..", "/")]
-        path = folder.joinpath(*inner, Path(file["filename"]).name)
+        path = place_of(file, folder)
         write_new(content, path)
         return path
+
+
+def place_of(file: dict[str, str], folder: Path) -> Path:
+    """Where a file that the server names goes: below `folder`, whatever either system is."""
+    inner = PureWindowsPath(file.get("subfolder", ""))  # which tells the parts of any system's path
+    parts = [part for part in inner.parts if part not in ("..", inner.anchor)]
+    return folder.joinpath(*parts, PureWindowsPath(file["filename"]).name)
 
 
 def _title(prompt: Prompt, node_id: str) -> str:

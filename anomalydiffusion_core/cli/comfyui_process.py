@@ -48,8 +48,8 @@ def running_server(
     for name in FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
     link = base / "custom_nodes" / "ComfyUI-AnomalyDiffusion"
-    if not link.is_symlink():
-        link.symlink_to(PACK, target_is_directory=True)
+    if not link.exists():
+        _link(link, PACK)
     port, log = _free_port(), base / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -69,6 +69,15 @@ def running_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _link(link: Path, folder: Path) -> None:
+    if sys.platform == "win32":  # where a symbolic link takes a privilege, and a junction none
+        import _winapi
+
+        _winapi.CreateJunction(str(folder), str(link))
+    else:
+        link.symlink_to(folder, target_is_directory=True)
 
 
 def _arguments(port: int, base: Path) -> list[str]:
@@ -91,5 +100,5 @@ def _wait(server: RunningServer, patience: float) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    said = server.log.read_text(errors="replace")[-LAST_WORDS:]
+    said = server.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:]
     raise ValueError(f"ComfyUI did not start (its log is {server.log}):\n{said}")

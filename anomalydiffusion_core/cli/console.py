@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..training.processes import ALONE, Processes
+from . import missing
 
 if TYPE_CHECKING:
     from ..method.progress import OnStage, OnStep
@@ -116,43 +117,68 @@ def check_new(path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises ValueError when neither `path` nor the folders that it needs can be written."""
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    nearest = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), None)
+    if nearest is None:
+        raise ValueError(
+            f"{path} cannot be written: there is no {path.absolute().anchor}; choose another place."
+        )
     if nearest != path and not nearest.is_dir():
         raise ValueError(f"{path} cannot be written: {nearest} is a file; choose another place.")
     if not os.access(nearest, os.W_OK):
         raise ValueError(f"{path} cannot be written: {nearest} is read-only; choose another place.")
 
 
+def check_file(path: Path) -> None:
+    """Raises ValueError when `path` is a folder, or cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it.")
+    check_writable(path)
+
+
 @contextmanager
 def silence() -> Iterator[None]:
     """Nothing of what is printed is shown."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         yield
 
 
 def run_command(
-    command: Callable[[], dict[str, Any]], json_path: Path | None, processes: Processes = ALONE
+    command: Callable[[], dict[str, Any]],
+    json_path: Path | None,
+    processes: Processes = ALONE,
+    *,
+    kept: str = "nothing was written.",
 ) -> int:
     """Runs a command and turns its end into an exit code: 0 done, 2 bad input, 130 interrupted.
 
     The returned summary goes to `json_path` when given. A summary with `interrupted` true gives 130, one with
-    a `shortfall` (why less was made than asked for) says so and gives 2. Of several `processes` that run it,
-    the first alone speaks and writes, and all end with its exit code.
+    a `shortfall` (why less was made than asked for) says so and gives 2. `kept` says what is there after
+    Ctrl-C, and how to go on. Of several `processes` that run it, the first alone speaks and writes, and all
+    end with its exit code.
     """
     with silence() if processes.index else nullcontext():
-        return processes.broadcast(_exit_code(command, json_path, processes))
+        return processes.broadcast(_exit_code(command, json_path, processes, kept))
 
 
-def _exit_code(command: Callable[[], dict[str, Any]], json_path: Path | None, processes: Processes) -> int:
+def _exit_code(
+    command: Callable[[], dict[str, Any]], json_path: Path | None, processes: Processes, kept: str
+) -> int:
     try:
         if json_path:
-            processes.first(lambda: check_writable(json_path))
+            processes.first(lambda: check_file(json_path))
         summary = command()
         if json_path:
             processes.first(lambda: _write_summary(summary, json_path))
     except KeyboardInterrupt:
-        print("Interrupted; what was finished is kept.", file=sys.stderr)
+        print(f"Interrupted; {kept}", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        print(f"error: {missing.sentence(error)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from ..report.report import write_report
 from .comfyui_client import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
 from .comfyui_process import PACK, RunningServer, running_server
 from .console import progress, run_command, say
+from .invocation import same_command, say_next
 from .options import Json, Seed
 
 GATE = "ADiff_QualityGate"
@@ -36,14 +37,17 @@ TRIES_PER_PAIR = GenerationConfig().tries_per_pair
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo-output"),
-    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type.")] = 12,
-    seed: Seed = 0,
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option(help="Write everything into this folder; a repeated call continues.")
+    ] = Path("demo-output"),
+    count: Annotated[int, typer.Option(min=1, help="Bring each defect type to so many accepted pairs.")] = 12,
     comfyui: Annotated[
         Path | None,
-        typer.Option(help="Run it in this ComfyUI (the folder of its main.py), by the example workflow."),
+        typer.Option(help="Run it in this ComfyUI, the folder of its main.py, by the example workflow."),
     ] = None,
     *,
+    seed: Seed = 0,
     json: Json = None,
 ) -> None:
     """Makes a few-shot dataset, trains on it, generates labelled pairs and writes a report."""
@@ -59,9 +63,14 @@ def demo(
             f"Generated dataset: {summary['generated']} ({summary['pairs']} accepted pairs)\n"
             f"Report:            {summary['report']}"
         )
+        say_next(
+            "Open the report in a browser. Next, train on photos of your own (DATASET is their folder)",
+            *("train", "DATASET", "--out", "mine.safetensors"),
+        )
         return summary
 
-    raise typer.Exit(run_command(command, json))
+    kept = f"what was finished is kept in {out}. Go on with:\n  {same_command(context)}"
+    raise typer.Exit(run_command(command, json, kept=kept))
 
 
 def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, Any]:

@@ -13,63 +13,120 @@ from ..evaluation.classifier import QUICK_CLASSIFIER, ClassifierConfig
 from ..evaluation.config import ComparisonConfig, Protocol
 from ..evaluation.localizer import QUICK, LocalizerConfig
 from .console import check_writable, progress, run_command, say
-from .options import Device, Json, device_of, names_in
+from .invocation import same_command
+from .options import DATA, Device, Json, device_of, names_in, share_in
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Comparison
 
 DEFAULTS = ComparisonConfig()
+COMPARED, NETWORKS = "Compared with", "Networks"  # groups of options in the help
 
 
 def evaluate(
+    context: typer.Context,
     generated: Annotated[
         list[str],
-        typer.Argument(help="Datasets of pairs, each a folder, or name=folder for the tables."),
+        typer.Argument(
+            help="Each dataset of pairs is a folder, or name=folder to be called so in the tables."
+        ),
     ],
-    real: Annotated[Path, typer.Option(help="The real dataset: train/good, test/good and real pairs.")],
-    out: Annotated[Path, typer.Option(help="Folder for tables and results; a repeated call continues.")],
-    against: Annotated[str, typer.Option(help=f"Baselines, comma-separated: {', '.join(BASELINES)}.")] = "",
+    real: Annotated[
+        Path, typer.Option(help="Measure on this real dataset, with train/good, test/good and real pairs.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Write tables and results into this folder; a repeated call continues.")
+    ],
+    against: Annotated[
+        str,
+        typer.Option(
+            help=f"Compare with these baselines, separated by commas: {', '.join(BASELINES)}.",
+            rich_help_panel=COMPARED,
+        ),
+    ] = "",
     *,
     detectors: Annotated[
         str,
-        typer.Option(help="Detectors of anomalib, comma-separated: patchcore, padim, cflow, ..."),
-    ] = "",
-    count: Annotated[
-        int, typer.Option(min=1, help="Pairs per type, the same for all.")
-    ] = DEFAULTS.pairs_per_type,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Localisers for each contender and category.")
-    ] = DEFAULTS.seeds,
-    share: Annotated[
-        float,
         typer.Option(
-            min=0, max=1, help="Share of real pairs that trained the generator: the one given to train."
+            help="Compare with these detectors of anomalib, separated by commas, such as patchcore,padim.",
+            rich_help_panel=COMPARED,
+        ),
+    ] = "",
+    with_real: Annotated[
+        bool,
+        typer.Option(
+            "--with-real",
+            help="Add the few real pairs to those of every contender.",
+            rich_help_panel=COMPARED,
+        ),
+    ] = DEFAULTS.with_real,
+    count: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Train on so many pairs of each type, the same for all.", rich_help_panel=DATA
+        ),
+    ] = DEFAULTS.pairs_per_type,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            parser=share_in,
+            metavar="<0.6 or 1/3>",
+            help="This share of the real pairs trained the generator: give the one that 'train' was given, "
+            "or none where that was given none.",
+            rich_help_panel=DATA,
         ),
     ] = DEFAULTS.share,
-    with_real: Annotated[
-        bool, typer.Option("--with-real", help="Add the few real pairs to those of every contender.")
-    ] = DEFAULTS.with_real,
-    defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
+    defect: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only this defect; repeat it for more.", rich_help_panel=DATA),
+    ] = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-overlap",
+            help="Go on even where a training photo is also a test photo.",
+            rich_help_panel=DATA,
+        ),
+    ] = DEFAULTS.allow_overlap,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Train so many localisers for each contender and category.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = DEFAULTS.seeds,
     protocol: Annotated[
         Protocol,
-        typer.Option(help="paper: the best checkpoint on the test photos, as printed tables."),
+        typer.Option(
+            help="Take the last checkpoint (honest), or the best one on the test photos, as printed tables "
+            "have it (paper).",
+            rich_help_panel=NETWORKS,
+        ),
     ] = DEFAULTS.protocol,
-    quick: Annotated[bool, typer.Option("--quick", help="A small localiser, for a CPU.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each localiser.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take a small localiser, for a CPU.", rich_help_panel=NETWORKS)
+    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train each localiser for so many steps.", rich_help_panel=NETWORKS),
+    ] = None,
     weights: Annotated[
         Literal["imagenet", "scratch"] | None,
-        typer.Option("--classify", help="Also tell types apart by a ResNet-34 that begins there."),
+        typer.Option(
+            "--classify",
+            help="Also tell types apart by a ResNet-34 that begins there.",
+            rich_help_panel=NETWORKS,
+        ),
     ] = None,
     published_metrics: Annotated[
         bool,
         typer.Option(
             "--published-metrics",
-            help="Also Inception Score, KID and IC-LPIPS, whose networks are downloaded once.",
+            help="Also compute Inception Score, KID and IC-LPIPS, whose networks are downloaded once.",
+            rich_help_panel=NETWORKS,
         ),
     ] = DEFAULTS.published_metrics,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Even where a training photo is also a test photo.")
-    ] = DEFAULTS.allow_overlap,
     device: Device = None,
     json: Json = None,
 ) -> None:
@@ -97,7 +154,8 @@ def evaluate(
             comparison = compare(named_datasets(generated), real, list(names_in(against)), run)
         return _summary(comparison, config, out)
 
-    raise typer.Exit(run_command(command, json))
+    kept = f"what was measured so far is kept in {out}. Go on with:\n  {same_command(context)}"
+    raise typer.Exit(run_command(command, json, kept=kept))
 
 
 def _networks(

@@ -13,9 +13,11 @@ from .options import Json
 
 
 def export(
-    generated: Annotated[Path, typer.Argument(help="A dataset written by generate.")],
-    format_name: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    generated: Annotated[Path, typer.Argument(help="The dataset is one that 'generate' wrote.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help=f"Write one of these formats: {', '.join(FORMATS)}.")
+    ],
+    out: Annotated[Path, typer.Option(help="Write into this folder, which must be new or empty.")],
     json: Json = None,
 ) -> None:
     """Writes the pairs of a generated dataset in another format; the dataset itself stays as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,122 +13,196 @@ from ..generation.config import GenerationConfig
 from ..masks.placement import PlacementMode
 from ..masks.sources import SOURCES
 from ..method.reweighting import AARConfig, meanings, modes_of_pixels
-from ..method.sampling import SCHEDULERS, SamplingConfig
+from ..method.sampling import SCHEDULERS, SamplingConfig, check_scheduler
 from .console import check_writable, progress, run_command, say, steps_shown
-from .options import Base, Device, Json, Seed, load_with_base, names_in
+from .invocation import same_command, say_next
+from .options import (
+    ATTENTION,
+    DATA,
+    GATE,
+    MASKS,
+    SAMPLING,
+    Base,
+    Device,
+    Json,
+    Seed,
+    check_mask_embeddings,
+    load_with_base,
+    names_in,
+)
 
 
 def generate(
-    artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
-    dataset: Annotated[Path, typer.Argument(help="Where the normal photos are: the dataset trained on.")],
-    out: Annotated[Path, typer.Option(help="Dataset to write or to continue (MVTec layout + manifest).")],
-    count: Annotated[int, typer.Option(min=1, help="Accepted pairs per defect type, in all.")] = 20,
+    context: typer.Context,
+    artifact: Annotated[Path, typer.Argument(help="The artifact is a file that 'train' wrote.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="The dataset holds the normal photos; give the one that was trained on.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Write or continue this dataset, in MVTec's layout with a manifest.")
+    ],
+    count: Annotated[
+        int, typer.Option(min=1, help="Bring each defect type to so many accepted pairs in all.")
+    ] = 20,
     *,
     defect_type: Annotated[
         list[str] | None,
         typer.Option(
-            "--type", help="Only these category/defect (repeat); category/a+b puts both into each image."
+            "--type",
+            help="Make only this category/defect; repeat it for more. category/a+b puts both into each "
+            "image.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     mask_folder: Annotated[
         Path | None,
         typer.Option(
             "--masks",
-            help="Masks as written by 'masks' or a ground_truth folder; default: invented on the way. "
-            "One that misses the object is moved onto it.",
+            help="Take masks from this folder, as 'masks' writes them or a ground_truth folder; without this "
+            "option they are invented on the way. One that misses the object is moved onto it.",
+            rich_help_panel=MASKS,
         ),
     ] = None,
     mask_sources: Annotated[
         str | None,
         typer.Option(
-            help="Where masks come from, mixed by weights, such as invented=2,real=1,procedural=1: "
+            help="Mix masks from several sources by weights, such as invented=2,real=1,procedural=1: "
             + "; ".join(f"{name}, {source.meaning}" for name, source in SOURCES.items())
-            + ". Default: given where there are --masks, else invented."
+            + ". Without this option they are the given ones where there are --masks, else invented.",
+            rich_help_panel=MASKS,
         ),
     ] = None,
     foreground: Annotated[
         str,
         typer.Option(
-            help="How the object is found: auto (by the photos' plain ground), none (masks lie anywhere), "
-            "or a segmentation model of transformers (folder or hub id)."
+            help="Find the object by the photos' plain ground (auto), not at all, so that masks lie anywhere "
+            "(none), or by a segmentation model of transformers (its folder or hub id).",
+            rich_help_panel=MASKS,
         ),
     ] = GenerationConfig.foreground,
     placement: Annotated[
         PlacementMode,
-        typer.Option(help="Where on the object masks lie: as the training masks did, or anywhere."),
+        typer.Option(
+            help="Lay masks on the object as the training masks lay, or anywhere on it.",
+            rich_help_panel=MASKS,
+        ),
     ] = GenerationConfig.placement,
     aar: Annotated[
         str,
-        typer.Option(help=f"Attention re-weighting. {meanings()}"),
+        typer.Option(help=f"Re-weight attention in this way. {meanings()}", rich_help_panel=ATTENTION),
     ] = AARConfig.mode,
     aar_strength: Annotated[
         list[str] | None,
         typer.Option(
-            help="0 = exactly the plain sampler; a number for all types, or category/defect=number (repeat)."
+            help="Re-weight by so much, from 0, which is exactly the plain sampler: a number for all types, "
+            "or category/defect=number; repeat it for more.",
+            rich_help_panel=ATTENTION,
         ),
     ] = None,
     aar_start: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps after which it begins.")
+        float,
+        typer.Option(min=0, max=1, help="Begin after this share of the steps.", rich_help_panel=ATTENTION),
     ] = AARConfig.start,
     aar_end: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps where it stops.")
+        float,
+        typer.Option(min=0, max=1, help="Stop after this share of the steps.", rich_help_panel=ATTENTION),
     ] = AARConfig.end,
     aar_maximum: Annotated[
-        float, typer.Option(min=1, help="Greatest weight of mode adaptive.")
+        float,
+        typer.Option(min=1, help="Let mode adaptive weigh by so much at most.", rich_help_panel=ATTENTION),
     ] = AARConfig.maximum,
     aar_decoder: Annotated[
         Path | None,
         typer.Option(
-            help=f"A tiny decoder (TAESD, as in ComfyUI's vae_approx): makes mode {modes_of_pixels()} faster."
+            help=f"Make mode {modes_of_pixels()} faster by this tiny decoder (TAESD, as in ComfyUI's "
+            "vae_approx).",
+            rich_help_panel=ATTENTION,
         ),
     ] = None,
     scheduler: Annotated[
         str,
-        typer.Option(help=f"{', '.join(SCHEDULERS)}, or a diffusers class."),
+        typer.Option(
+            help=f"Denoise by {', '.join(SCHEDULERS)}, or a diffusers class.", rich_help_panel=SAMPLING
+        ),
     ] = GenerationConfig.sampling.scheduler,
     steps: Annotated[
-        int, typer.Option(min=1, help="Denoising steps; lcm takes at most 50.")
+        int,
+        typer.Option(min=1, help="Denoise in so many steps; lcm takes at most 50.", rich_help_panel=SAMPLING),
     ] = GenerationConfig.sampling.steps,
     guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance; 1 = none.")
+        float,
+        typer.Option(
+            help="Guide by so much towards the defect (classifier-free); 1 does not guide.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = GenerationConfig.sampling.guidance,
     vary_strength: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Scale the anomaly embedding by 1 give or take up to this.")
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Scale the anomaly embedding by 1 give or take up to this.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = GenerationConfig.vary_strength,
     vary_guidance: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Scale the guidance by 1 give or take up to this.")
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Scale the guidance by 1 give or take up to this.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = GenerationConfig.vary_guidance,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Make so many regions at a time.", rich_help_panel=SAMPLING)
+    ] = GenerationConfig.batch_size,
+    attention_maps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Show what the tokens looked at, for so many pairs of each type.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = GenerationConfig.attention_maps,
     checks: Annotated[
         str,
         typer.Option(
-            help=f"What the quality gate checks, by the measure of the real pairs: {', '.join(CHECKS)}; '' = "
-            "nothing."
+            help=f"Check pairs by the measure of the real ones for all of {','.join(CHECKS)}; give fewer to "
+            "check less, '' to check nothing.",
+            show_default=False,
+            rich_help_panel=GATE,
         ),
     ] = ",".join(GateConfig().checks),
     smallest_fill: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of each mark that must show; real pairs may ask for more."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Ask that this share of each mark shows; real pairs may ask for more.",
+            rich_help_panel=GATE,
+        ),
     ] = GateConfig.smallest_fill,
     tries: Annotated[
-        int, typer.Option(min=1, help="Tries for each pair asked for.")
+        int,
+        typer.Option(min=1, help="Try so often for each pair asked for.", rich_help_panel=GATE),
     ] = GenerationConfig.tries_per_pair,
     keep_rejected: Annotated[
-        bool, typer.Option("--keep-rejected", help="Keep what the gate stops, in OUT/rejected.")
+        bool,
+        typer.Option(
+            "--keep-rejected", help="Keep what the gate stops, in OUT/rejected.", rich_help_panel=GATE
+        ),
     ] = False,
-    attention_maps: Annotated[
-        int, typer.Option(min=0, help="Show what the tokens looked at, for so many pairs of each type.")
-    ] = GenerationConfig.attention_maps,
-    batch: Annotated[int, typer.Option(min=1, help="Regions at a time.")] = GenerationConfig.batch_size,
     base: Base = None,
-    seed: Seed = GenerationConfig.seed,
     device: Device = None,
+    seed: Seed = GenerationConfig.seed,
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from ..dataset.layout import find_dataset
     from ..export.mvtec import check_output
-    from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
-    from ..masks.sources import parse_weights
+    from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder, single_types
+    from ..masks.sources import INVENTED, parse_weights
 
     def command() -> dict[str, Any]:
         strength, strengths = _strengths(aar_strength or [])
@@ -135,10 +210,15 @@ def generate(
         gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
         check_writable(out)
+        sampling = SamplingConfig(scheduler, steps, guidance=guidance)
+        check_scheduler(sampling)
         loaded, learned = load_with_base(artifact, base, device)
+        if not mask_folder and (weights is None or INVENTED in weights):
+            types = (single_types(name, learned) for name in defect_type or sorted(learned.anomaly))
+            check_mask_embeddings(artifact, learned, sum(types, []))
         aar_config = AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)
         config = GenerationConfig(
-            SamplingConfig(scheduler, steps, guidance=guidance, aar=aar_config),
+            replace(sampling, aar=aar_config),
             gate=gate,
             seed=seed,
             foreground=foreground,
@@ -164,18 +244,21 @@ def generate(
                 defect_types=defect_type,
                 given=given,
                 weights=weights,
-                watch=RunWatch(on_stage, steps_shown(on_stage)),
+                watch=RunWatch(on_stage, steps_shown(on_stage), on_note=say),
             )
         say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
+        say_next("Next, look at them", "report", out, "--artifact", artifact)
         return {
             "out": str(out),
             "pairs": len(outcome.rows),
             "mean_fill": outcome.mean_fill,
+            "gate": outcome.notes,
             "shortfalls": outcome.shortfalls,
             "shortfall": " ".join(outcome.shortfalls.values()),
         }
 
-    raise typer.Exit(run_command(command, json))
+    kept = f"the pairs made so far are kept in {out}. Go on with:\n  {same_command(context)}"
+    raise typer.Exit(run_command(command, json, kept=kept))
 
 
 def _strengths(texts: list[str]) -> tuple[float, tuple[tuple[str, float], ...]]:

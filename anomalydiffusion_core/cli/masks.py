@@ -10,24 +10,45 @@ import typer
 
 from ..masks.invention import MaskConfig
 from .console import check_new, progress, run_command, say
-from .options import Base, DefectTypes, Device, Json, Seed, load_with_base
+from .invocation import free_name, say_next
+from .options import (
+    SAMPLING,
+    Base,
+    DefectTypes,
+    Device,
+    Json,
+    Seed,
+    check_mask_embeddings,
+    load_with_base,
+)
 
 
 def masks(
-    artifact: Annotated[Path, typer.Argument(help="A file written by train.")],
+    artifact: Annotated[Path, typer.Argument(help="The artifact is a file that 'train' wrote.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for <category>/<defect>/NNNNN_mask.png; must not exist yet.")
+        Path,
+        typer.Option(
+            help="Write <category>/<defect>/NNNNN_mask.png into this folder, which must not exist yet."
+        ),
     ],
-    count: Annotated[int, typer.Option(min=1, help="Accepted masks per defect type.")] = 20,
+    count: Annotated[
+        int, typer.Option(min=1, help="Invent so many accepted masks of each defect type.")
+    ] = 20,
     defect_type: DefectTypes = None,
     *,
     guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance (Eq. 10); released: 5.")
+        float,
+        typer.Option(
+            help="Guide by so much towards the mask (classifier-free, Eq. 10); the released code has 5.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = MaskConfig.sampling.guidance,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = MaskConfig.sampling.steps,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Denoise in so many steps.", rich_help_panel=SAMPLING)
+    ] = MaskConfig.sampling.steps,
     base: Base = None,
-    seed: Seed = 0,
     device: Device = None,
+    seed: Seed = 0,
     json: Json = None,
 ) -> None:
     """Invents masks; others take the place of empty, tiny, full and border-filling ones."""
@@ -38,19 +59,24 @@ def masks(
         check_new(out)
         config = MaskConfig(replace(MaskConfig.sampling, steps=steps, guidance=guidance))
         loaded, learned = load_with_base(artifact, base, device)
-        types = defect_type or sorted(learned.mask)
-        if not types:
-            raise ValueError(f"{artifact} holds no mask embedding: train with --mask-steps above 0.")
+        types = defect_type or sorted(learned.mask or learned.anomaly)
+        check_mask_embeddings(artifact, learned, types)
         with progress() as on_stage:
             invention = invent_for_types(
                 loaded, learned, types, count, seed=seed, config=config, on_stage=on_stage
             )
         write_masks(invention.masks, out)
-        say(f"Masks: {out}\nOverview: {out / OVERVIEW}")
+        made = sum(map(len, invention.masks.values()))
+        say(f"Masks: {out} ({made} masks of {len(invention.masks)} defect types)")
+        say(f"Overview: {out / OVERVIEW}")
+        say_next(
+            "Next, put defects into them (DATASET is the folder that was trained on)",
+            *("generate", artifact, "DATASET", "--masks", out, "--out", free_name(out, "generated")),
+        )
         return {
             "masks": {name: len(group) for name, group in invention.masks.items()},
             "out": str(out),
             "shortfall": " ".join(invention.shortfalls.values()),
         }
 
-    raise typer.Exit(run_command(command, json))
+    raise typer.Exit(run_command(command, json, kept="no mask was written."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,24 +12,65 @@ if TYPE_CHECKING:
     from ..bases.diffusers_model import DiffusersModel
     from ..method.embeddings import Learned
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write a machine-readable summary to this file.")]
+BASE_AND_DEVICE, SCRIPTS = "Base model and device", "Repeating and scripts"  # groups of options in the help
+MASKS, ATTENTION, SAMPLING, GATE = "Masks", "Attention re-weighting", "Sampling", "Quality gate"
+DATA, WHAT, LEARNING = "Data", "What is learned", "Learning"
+MEASURING, GOING_ON = "Measuring on held-out pairs", "Going on"
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write a machine-readable summary to this file.", rich_help_panel=SCRIPTS),
+]
 Base = Annotated[
     str | None,
     typer.Option(
-        help="Base model: tiny, a diffusers folder, a hub id, or a .safetensors checkpoint. Default: tiny."
+        help="The base model is tiny, a diffusers folder, a hub id, or a .safetensors checkpoint; without "
+        "this option it is tiny.",
+        rich_help_panel=BASE_AND_DEVICE,
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best one found.")]
-DefectTypes = Annotated[list[str] | None, typer.Option("--type", help="Only these category/defect (repeat).")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute on cpu, cuda or mps; without this option on the best one found.",
+        rich_help_panel=BASE_AND_DEVICE,
+    ),
+]
+DefectTypes = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="Take only this category/defect; repeat it for more.", rich_help_panel=DATA),
+]
 Precision = Annotated[
     Literal["fp32", "bf16"],
-    typer.Option(help="Of U-Net and text encoder; bf16 takes half the memory, on GPUs that know it."),
+    typer.Option(
+        help="Hold U-Net and text encoder in this precision; bf16 takes half the memory, on GPUs that "
+        "know it.",
+        rich_help_panel=BASE_AND_DEVICE,
+    ),
 ]
 Checkpointing = Annotated[
     bool,
-    typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
+    typer.Option(
+        "--checkpointing",
+        help="Compute activations again for the gradient: a third more time for a fraction of their memory.",
+        rich_help_panel=BASE_AND_DEVICE,
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="The same seed gives the same result.", rich_help_panel=SCRIPTS),
+]
+
+
+def share_in(text: str) -> float:
+    """A share of 0 to 1, written as 0.6 or as 1/3; raises typer.BadParameter for anything else."""
+    try:
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise typer.BadParameter(f"{text!r} is no share from 0 to 1, such as 0.6 or 1/3")
+    return share
 
 
 def names_in(text: str) -> tuple[str, ...]:
@@ -82,3 +124,20 @@ def load_with_base(artifact: Path, base: str | None, device: str | None) -> tupl
         )
     loaded = load_base(base or "tiny", device_of(device))
     return loaded, load_onto(loaded, artifact)
+
+
+def check_mask_embeddings(artifact: Path, learned: Learned, defect_types: list[str]) -> None:
+    """Raises ValueError, saying how to get them, where types that are known have no mask embedding."""
+    from ..training.files import TrainingFiles
+
+    lacking = [name for name in defect_types if name in learned.anomaly and name not in learned.mask]
+    if not lacking:
+        return
+    kept = TrainingFiles(artifact).checkpoints.folder
+    remedy = "train with --mask-steps above 0"
+    if kept.is_dir():
+        remedy = f"its training was cut off before ({kept} keeps it), so train again with --resume"
+    raise ValueError(
+        f"{artifact} holds no mask embedding for {', '.join(lacking)}: {remedy}; 'generate' also takes "
+        "masks of your own (--masks FOLDER), or draws them (--mask-sources procedural=1)."
+    )

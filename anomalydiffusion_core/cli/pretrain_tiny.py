@@ -13,10 +13,14 @@ from .options import Device, Json, Seed, device_of
 
 
 def pretrain_tiny(
-    out: Annotated[Path, typer.Option(help="Work folder; tiny_base.safetensors is written there.")],
-    recipe: Annotated[str, typer.Option(help="cpu (2 cores, 2 hours) or gpu (20 minutes in all).")] = "cpu",
+    out: Annotated[Path, typer.Option(help="Work in this folder, and write tiny_base.safetensors there.")],
+    recipe: Annotated[
+        str, typer.Option(help="Follow this recipe: cpu takes two cores two hours, gpu 20 minutes in all.")
+    ] = "cpu",
     resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's time.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train for so many minutes instead of the recipe's.")
+    ] = None,
     *,
     seed: Seed = Recipe().seed,
     device: Device = None,
@@ -40,4 +44,6 @@ def pretrain_tiny(
         say(f"Base model: {path}")
         return {"base": str(path)}
 
-    raise typer.Exit(run_command(command, json))
+    raise typer.Exit(
+        run_command(command, json, kept=f"the last base that was saved is in {out}: go on with --resume.")
+    )

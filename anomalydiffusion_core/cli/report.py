@@ -7,15 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import check_writable, run_command, say
+from .console import check_file, run_command, say
 from .options import Json
 
 
 def report(
-    generated: Annotated[Path, typer.Argument(help="A dataset written by generate.")],
-    artifact: Annotated[Path | None, typer.Option(help="Adds training curves.")] = None,
+    generated: Annotated[Path, typer.Argument(help="The dataset is one that 'generate' wrote.")],
+    artifact: Annotated[
+        Path | None, typer.Option(help="Show the training curves of this artifact, too.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write. Default: report.html in the dataset.")
+        Path | None,
+        typer.Option(help="Write the page to this file; without this option to report.html in the dataset."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -25,7 +28,7 @@ def report(
 
     def command() -> dict[str, Any]:
         page = out or generated / "report.html"
-        check_writable(page)
+        check_file(page)
         figures = write_report(generated, page, load_artifact(artifact) if artifact else None)
         say(f"Report: {page}")
         return {"report": str(page), **figures}

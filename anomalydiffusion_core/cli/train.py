@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..dataset.layout import LEAST_TRAINING, MOST_HELD_OUT, normals_folder
 from ..training.config import (
     CHECKPOINT_MINUTES,
     AdaptationConfig,
@@ -18,7 +21,23 @@ from ..training.config import (
 )
 from ..training.processes import Processes, launched
 from .console import check_new, check_writable, interrupted_between, progress, run_command, say
-from .options import Base, Checkpointing, Device, Json, Precision, Seed, base_to_train_on
+from .invocation import free_name, same_command, say_next
+from .options import (
+    BASE_AND_DEVICE,
+    DATA,
+    GOING_ON,
+    LEARNING,
+    MEASURING,
+    WHAT,
+    Base,
+    Checkpointing,
+    Device,
+    Json,
+    Precision,
+    Seed,
+    base_to_train_on,
+    share_in,
+)
 
 if TYPE_CHECKING:
     from ..training.files import TrainingFiles
@@ -27,100 +46,169 @@ if TYPE_CHECKING:
 
 
 def train(
+    context: typer.Context,
     dataset: Annotated[
-        Path, typer.Argument(help="A category, a folder of categories, or images/ with masks/.")
+        Path,
+        typer.Argument(
+            help="The dataset is a category's folder, a folder of categories, or one with images/ and masks/."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The artifact to write (.safetensors); must not exist yet.")],
-    base: Base = None,
-    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Write the artifact to this file (.safetensors), which must not exist yet.")
+    ],
     *,
-    defect: Annotated[list[str] | None, typer.Option(help="Only these defects (repeat).")] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Steps for anomaly embeddings and spatial encoder.")
-    ] = DefectConfig.steps,
-    mask_steps: Annotated[
-        int, typer.Option(min=0, help="Steps for mask embeddings; 0 = none.")
-    ] = MaskEmbeddingConfig.steps,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop each of the trainings after this long.")
-    ] = DefectConfig.minutes,
+    category: Annotated[
+        str | None, typer.Option(help="Learn only this category.", rich_help_panel=DATA)
+    ] = None,
+    defect: Annotated[
+        list[str] | None,
+        typer.Option(help="Learn only this defect; repeat it for more.", rich_help_panel=DATA),
+    ] = None,
     size: Annotated[
-        int, typer.Option(min=64, help="Pixels per side of the training views.")
-    ] = TrainingConfig.image_size,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Views at a time, in each process.")
-    ] = DefectConfig.batch_size,
-    accumulate: Annotated[
-        int, typer.Option(min=1, help="Batches per step: as a larger batch, in the memory of one.")
-    ] = DefectConfig.accumulate,
-    refresh_every: Annotated[
         int,
-        typer.Option(min=0, help="Steps after which other views of the pairs are made meanwhile; 0 = never."),
-    ] = DefectConfig.refresh_every,
-    precision: Precision = "fp32",
-    checkpointing: Checkpointing = DefectConfig.checkpointing,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile the U-Net: minutes at first, then faster steps on a GPU."),
-    ] = False,
-    share: Annotated[
-        float,
         typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Share of each type's pairs that trains, lowest ids first; the rest measures. 1 = all.",
+            min=64, help="The training views are as many pixels high and wide.", rich_help_panel=DATA
+        ),
+    ] = TrainingConfig.image_size,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            parser=share_in,
+            metavar="<0.6 or 1/3>",
+            help="Train on this share of each type's pairs, lowest ids first; the rest only measures. "
+            f"Without this option all train but a third, or {MOST_HELD_OUT} where a third is more, and never "
+            f"fewer than {LEAST_TRAINING}. The paper trains on 1/3.",
+            rich_help_panel=DATA,
         ),
     ] = TrainingConfig.share,
-    loss: Annotated[
-        Normalisation,
-        typer.Option(help="mask: Eq. 5; released: as the authors' code; unmasked: plain textual inversion."),
-    ] = DefectConfig.normalisation,
-    spatial_encoder: Annotated[
-        bool, typer.Option(help="Learn where defects are; without it, how they look alone.")
-    ] = DefectConfig.spatial_encoder,
-    validate_every: Annotated[
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Learn anomaly embeddings and spatial encoder in so many steps.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = DefectConfig.steps,
+    mask_steps: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Steps between measurements on held-out pairs, the best of which is kept. 0 = only before "
-            "and after.",
+            help="Learn mask embeddings in so many steps; 0 learns none, so that no masks can be invented.",
+            rich_help_panel=LEARNING,
         ),
-    ] = DefectConfig.validate_every,
-    patience: Annotated[
+    ] = MaskEmbeddingConfig.steps,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop each of the trainings after so many minutes.", rich_help_panel=LEARNING),
+    ] = DefectConfig.minutes,
+    batch: Annotated[
         int,
-        typer.Option(min=0, help="Stop after this many measurements without a better one; 0 = never."),
-    ] = DefectConfig.patience,
-    tensorboard: Annotated[
+        typer.Option(min=1, help="Take so many views at a time, in each process.", rich_help_panel=LEARNING),
+    ] = DefectConfig.batch_size,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Take so many batches to a step: as a larger batch, in the memory of one.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = DefectConfig.accumulate,
+    refresh_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Make other views of the pairs meanwhile, every so many steps; 0 never does.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = DefectConfig.refresh_every,
+    loss: Annotated[
+        Normalisation,
+        typer.Option(
+            help="The loss is that of Eq. 5 (mask), as in the authors' code (released), or that of plain "
+            "textual inversion (unmasked).",
+            rich_help_panel=WHAT,
+        ),
+    ] = DefectConfig.normalisation,
+    spatial_encoder: Annotated[
+        bool,
+        typer.Option(
+            help="Learn where defects are, too, or only how they look.",
+            rich_help_panel=WHAT,
+        ),
+    ] = DefectConfig.spatial_encoder,
+    encoder: Annotated[
         Path | None,
-        typer.Option(help="Folder for TensorBoard: losses, gradients, rates, previews."),
+        typer.Option(
+            help="Start from the spatial encoder in this file of 'pretrain-encoder' or 'train'; without this "
+            "option from the base's own, or an untrained one.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     adapt: Annotated[
         Literal["normals"] | None,
         typer.Option(
-            help="First adapt the base's attention to the dataset's normal photos, by LoRA; kept in the "
-            "artifact, and beside it as .lora.safetensors for ComfyUI."
+            help="First adapt the base's attention to the dataset's normal photos, by LoRA; it is kept in "
+            "the artifact, and beside it as .lora.safetensors for ComfyUI.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     adapt_steps: Annotated[
-        int, typer.Option(min=1, help="Steps of that adaptation.")
+        int, typer.Option(min=1, help="Adapt the base in so many steps.", rich_help_panel=WHAT)
     ] = AdaptationConfig.steps,
+    validate_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Measure on held-out pairs every so many steps, and keep the best; 0 measures only before "
+            "and after.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = DefectConfig.validate_every,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Stop after so many measurements without a better one; 0 never does.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = DefectConfig.patience,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write losses, gradients, rates and previews to this folder for TensorBoard.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
     extend: Annotated[
         Path | None,
         typer.Option(
-            help="Add the dataset's new defect types to this artifact; what it knows stays to the bit."
+            help="Add the dataset's new defect types to this artifact; what it knows stays to the bit.",
+            rich_help_panel=GOING_ON,
         ),
     ] = None,
-    encoder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Start from the spatial encoder in this file of 'pretrain-encoder' or 'train'. Default: the "
-            "base's own, or an untrained one."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with a training that was cut off.", rich_help_panel=GOING_ON),
+    ] = False,
     checkpoint_minutes: Annotated[
-        float, typer.Option(min=0.0, help="Minutes between two checkpoints, beside the artifact.")
+        float,
+        typer.Option(
+            min=0.0,
+            help="Keep the training beside the artifact, at most every so many minutes.",
+            rich_help_panel=GOING_ON,
+        ),
     ] = CHECKPOINT_MINUTES,
+    base: Base = None,
+    precision: Precision = "fp32",
+    checkpointing: Checkpointing = DefectConfig.checkpointing,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the U-Net: that takes minutes at first, then steps are faster on a GPU.",
+            rich_help_panel=BASE_AND_DEVICE,
+        ),
+    ] = False,
     seed: Seed = DefectConfig.seed,
     device: Device = None,
     json: Json = None,
@@ -128,6 +216,7 @@ def train(
     """Learns how each defect looks, where it may be, and masks like its own, from image-mask pairs.
 
     Ctrl-C keeps the best so far; --resume goes on from there, or from the last checkpoint, bit for bit.
+
     Several devices: accelerate launch --multi_gpu --num_processes 2 -m anomalydiffusion_core.cli train ...
     """
     from ..bases.diffusers_model import load_onto
@@ -168,8 +257,7 @@ def train(
         )
 
     def prepare() -> TrainingJob:
-        config = configure()
-        files.check(config, extend is not None, resume)
+        files.check(config := configure(), extend is not None, resume)
         if not resume:
             check_new(files.artifact)
             check_new(files.lora)
@@ -182,23 +270,65 @@ def train(
         return TrainingJob(loaded, few_shot, config, extends, start)
 
     processes = launched(device)
-    processes.end(run_command(lambda: _train(prepare, files, tensorboard, processes), json, processes))
+    summary = partial(_train, prepare, Following(context, dataset, base, files), tensorboard, processes)
+    kept = f"nothing new was learned. Start again with:\n  {same_command(context)}"
+    processes.end(run_command(summary, json, processes, kept=kept))
+
+
+@dataclass(frozen=True)
+class Following:
+    """What the commands after a training are made of."""
+
+    context: typer.Context
+    dataset: Path
+    base: str | None
+    files: TrainingFiles
+
+    def say(self, outcome: TrainingOutcome, job: TrainingJob, processes: Processes) -> None:
+        """Says how to go on: with a training that was cut off, else with generating; what went wrong says so
+        itself.
+        """
+        if outcome.end.interrupted:
+            again = same_command(self.context, "--resume")
+            again = again if processes.count == 1 else "the same launch, with --resume"
+            say(f"Interrupted; this is the best so far. Go on with:\n  {again}")
+        if not outcome.end.finished:
+            return
+        generated = free_name(self.files.artifact, "generated")
+        if self.dataset.resolve() in generated.resolve().parents:
+            generated = free_name(self.dataset.resolve(), "generated")
+        words: list[object] = ["generate", self.files.artifact, self.dataset, "--out", generated]
+        words += ["--count", 50, *(["--base", self.base] if self.base else [])]
+        if set(outcome.learned.anomaly) - set(job.dataset.by_type()):  # of another dataset, that was extended
+            words += [word for name in job.dataset.by_type() for word in ("--type", name)]
+        if not outcome.learned.mask:
+            words += ["--mask-sources", "real=1,procedural=1"]
+        lacking = [
+            str(normals_folder(self.dataset, name))
+            for name, category in job.dataset.categories.items()
+            if category.pairs and not category.normals
+        ]
+        if lacking:
+            say(f"Pairs are made on photos of good parts: put some into {' and '.join(lacking)}.")
+        say_next("Next, make pairs", *words)
 
 
 def _train(
-    prepare: Callable[[], TrainingJob], files: TrainingFiles, tensorboard: Path | None, processes: Processes
+    prepare: Callable[[], TrainingJob], follow: Following, tensorboard: Path | None, processes: Processes
 ) -> dict[str, Any]:
     """Runs the job with a progress bar, so that Ctrl-C ends it between two steps; returns the summary."""
     from ..training.stage import TrainingRun
     from ..training.tensorboard import TensorBoardLog
 
+    files = follow.files
     processes.first(lambda: check_writable(files.artifact))
     with processes.held(files.checkpoints.alone()):
         job = processes.together(prepare)
         shown = tensorboard if processes.index == 0 else None
         log = processes.together(lambda: TensorBoardLog(shown, job.base) if shown else None)
-        counts = {name: len(pairs) for name, pairs in job.dataset.by_type().items()}
-        say("Pairs: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+        training, measuring = processes.together(job.split)
+        for name, pairs in training.items():
+            say(f"{name}: {len(pairs)} pairs train, {len(measuring.get(name, [])) or 'none'} only measure")
         with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
             outcome = job.run(TrainingRun(on_stage, files.checkpoints, log, processes))
         if log:
@@ -206,21 +336,25 @@ def _train(
         files.save(outcome, processes)
     if outcome.end.finished:
         processes.first(files.checkpoints.remove)
-    return {"artifact": str(files.artifact), "pairs": counts, **_announce(files, outcome)}
+    summary = {
+        "artifact": str(files.artifact),
+        "pairs": {name: len(pairs) for name, pairs in job.dataset.by_type().items()},
+        "training_pairs": {name: len(pairs) for name, pairs in training.items()},
+        **_announce(files, outcome, job),
+    }
+    follow.say(outcome, job, processes)
+    return summary
 
 
-def _announce(files: TrainingFiles, outcome: TrainingOutcome) -> dict[str, Any]:
+def _announce(files: TrainingFiles, outcome: TrainingOutcome, job: TrainingJob) -> dict[str, Any]:
     """Says how a training ended; returns the same for the summary."""
     say(f"Artifact: {files.artifact}")
     summary: dict[str, Any] = {"interrupted": outcome.end.interrupted, "shortfall": outcome.end.problem}
     if outcome.learned.adapter:
         say(f"LoRA for ComfyUI: {files.lora}")
         summary["lora"] = str(files.lora)
+    if outcome.learned.anomaly:
+        say(job.verdict(outcome))
     if outcome.improvement:
-        i = outcome.improvement
-        say(
-            f"Held-out masked loss: {i.before:.4f} before, {i.after:.4f} after, "
-            f"{100 * i.relative:+.1f} % (95 % interval {100 * i.low:+.1f} to {100 * i.high:+.1f} %)"
-        )
-        summary["improvement"] = vars(i)
+        summary["improvement"] = vars(outcome.improvement)
     return summary

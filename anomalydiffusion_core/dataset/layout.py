@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .photos import file_hash, list_images
 
+MOST_HELD_OUT = 5  # pairs of a type, of which more would say little more
+LEAST_TRAINING = 3  # with fewer pairs of a type the gate cannot tell how much they differ
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -110,6 +113,13 @@ def find_dataset(root: Path, category: str | None = None, defects: list[str] | N
     return Dataset(root, chosen)
 
 
+def normals_folder(root: Path, category: str) -> Path:
+    """Where a category's normal photos are looked for."""
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return root / "good"
+    return (root if _is_category(root) else root / category) / "train" / "good"
+
+
 def _categories(root: Path) -> list[Category]:
     name = root.resolve().name
     if (root / "images").is_dir() and (root / "masks").is_dir():
@@ -181,10 +191,12 @@ def match_pairs(category: str, defect: str, images: list[Path], masks: Path) -> 
     return list(pairs.values())
 
 
-def split_pairs(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
+def split_pairs(pairs: list[Pair], share: float | None = None) -> tuple[list[Pair], list[Pair]]:
     """Training and held-out pairs of one type: the floor(n * share) lowest ids, at least one; none in both.
 
-    Numbers in stems count as numbers: 2 comes before 10. Raises ValueError for fewer than two pairs.
+    Without a share all train but the few that are needed to measure: a third, at most `MOST_HELD_OUT`, and
+    none that would leave fewer than `LEAST_TRAINING`. Numbers in stems count as numbers: 2 comes before 10.
+    Raises ValueError for fewer than two pairs.
     """
     if len(pairs) < 2:
         name = pairs[0].defect_type if pairs else "a type"
@@ -192,7 +204,11 @@ def split_pairs(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]
             f"Defect {name} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out."
         )
     ordered = sorted(pairs, key=_id_order)
-    count = max(1, int(len(ordered) * share + 1e-9))
+    if share is None:
+        spare = max(0, len(ordered) - LEAST_TRAINING)
+        count = len(ordered) - min(len(ordered) // 3, MOST_HELD_OUT, spare)
+    else:
+        count = max(1, int(len(ordered) * share + 1e-9))
     return ordered[:count], ordered[count:]
 
 

@@ -28,7 +28,8 @@ from .windows import Box
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I")
 USED_BITS = (8, 10, 12, 14, 16)  # of the samples in a 16-bit file
-NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # exFAT and some network drives
+# exFAT and some network drives; EINVAL on Windows
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 SHORT_HASH = 16  # digits
 
 

@@ -23,7 +23,8 @@ class ComparisonConfig:
 
     localizer: LocalizerConfig = LocalizerConfig()
     classifier: ClassifierConfig | None = None  # None: types are not told apart
-    share: float = TrainingConfig.share  # of each type's real pairs: those that the generator was trained on
+    # of each type's real pairs: those that the generator was trained on; none = as `train` chooses them
+    share: float | None = TrainingConfig.share
     pairs_per_type: int = 20  # the same for every contender
     seeds: int = 3
     protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables

@@ -114,6 +114,6 @@ def _parsed_result(row: dict[str, Any]) -> ContenderResult:
 
 def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
     try:
-        return parse(json.loads(path.read_text()))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, and the run is repeated.") from None

@@ -30,8 +30,9 @@ class Split:
         return sorted(self.few_shot)
 
 
-def split_category(category: Category, share: float) -> Split:
-    """The first `share` of each type's pairs trains, as in `train`; the rest measures, with `test/good`.
+def split_category(category: Category, share: float | None) -> Split:
+    """The first `share` of each type's pairs trains, by the rule of `split_pairs`; the rest measures, with
+    `test/good`.
 
     Raises ValueError where there are no pairs, or no normal photos of one of the two kinds.
     """
@@ -48,7 +49,10 @@ def split_category(category: Category, share: float) -> Split:
         pairs = [pair for pair in category.pairs if pair.defect == defect]
         few_shot[defect], rest = split_pairs(pairs, share)
         if not rest:
-            raise ValueError(f"No pair of {category.name}/{defect} is left to measure on: lower the share.")
+            raise ValueError(
+                f"No pair of {category.name}/{defect} is left to measure on: add pairs, or train and measure "
+                "with a lower share."
+            )
         test_pairs += rest
     return Split(category.name, few_shot, category.normals, tuple(test_pairs), category.test_normals)
 

@@ -83,12 +83,17 @@ def advice(pairs: Sequence[Sequence[Reason]]) -> list[str]:
 
 def grounds(gate: Gate) -> list[str]:
     """What the gate asks, and which of its checks it leaves out and why: a sentence a line."""
-    known, checks = len(gate.real_features), gate.config.checks
-    left_out = [name for name in checks if name not in gate.limits]
+    return [f"Asked for: {', '.join(_asked(gate)) or 'nothing'}.", *unasked(gate)]
+
+
+def unasked(gate: Gate) -> list[str]:
+    """Which of its checks a gate leaves out and why: a sentence a line, none where it asks all."""
+    known = len(gate.real_features)
+    left_out = [name for name in gate.config.checks if name not in gate.limits]
     few = [name for name in left_out if CHECKS[name].needs > known]
     # enough real pairs, yet no limit
     other = [name for name in left_out if name not in few]
-    lines = [f"Asked for: {', '.join(_asked(gate)) or 'nothing'}."]
+    lines = []
     if few:
         needs = ", ".join(f"{name} ({CHECKS[name].needs})" for name in few)
         lines.append(f"Not checked, for want of real pairs (known: {known}; needed: {needs}).")

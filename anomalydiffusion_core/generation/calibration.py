@@ -1,4 +1,4 @@
-"""Gates calibrated for a defect type: on its real pairs, and on spots of normal photos."""
+"""Gates calibrated for a defect type on its real pairs and on spots of normal photos; what they lack."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import __version__
 from ..bases.tiny_decoder import decoder_file, load_tiny_decoder
-from ..dataset.layout import Category, Dataset, Pair, check_outside
+from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_folder
 from ..dataset.photos import Photo, file_hash, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..export.writer import ExportPair
@@ -36,6 +36,7 @@ from ..method.artifact import learned_hash
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage, OnStep
+from .calibration import uncalibrated
 from .config import GenerationConfig
 from .drafting import TryNumber
 from .generator import GeneratedPair, PairGenerator
@@ -98,13 +99,14 @@ class CategoryJob:
 
 @dataclass
 class GenerationOutcome:
-    """Manifest rows of a run's accepted pairs; by type what kept it from the asked number, and what its gate
-    asks, in lines, where pairs were made.
+    """Manifest rows of a run's accepted pairs; by type what kept it from the asked number, and, where pairs
+    were made, what its gate asks, in lines, and what it could not learn to ask.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     shortfalls: dict[str, str] = field(default_factory=dict)
     grounds: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean_fill(self) -> float:
@@ -113,12 +115,15 @@ class GenerationOutcome:
 
 @dataclass(frozen=True)
 class RunWatch:
-    """What is told of a run: its stages, every denoising step, each pair that was accepted or rejected."""
+    """What is told of a run: its stages, every denoising step, each pair that was accepted or rejected, and
+    what its gate could not learn to ask.
+    """
 
     on_stage: OnStage = lambda *_: None
     on_step: OnStep | None = None
     on_accepted: Callable[[GeneratedPair], None] = lambda pair: None
     on_rejected: Callable[[GeneratedPair], None] = lambda pair: None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 def generate_dataset(
@@ -127,7 +132,7 @@ def generate_dataset(
     """Brings each defect of a job to `count` accepted pairs under `out`.
 
     Pairs of the same run that exist already count; a repeated call continues. Types that fall short do not
-    keep the others from being made.
+    keep the others from being made. `on_note` is told what the gate of a type could not learn to ask.
     """
     decode = load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None
     generator = PairGenerator(
@@ -143,6 +148,16 @@ def generate_dataset(
             watch.on_stage(name, min(count, len(finished)), count, "there already")
         if len(finished) >= count:
             continue
+
+        for single in masks:
+            watch.on_stage(
+                f"{single} gate", 0, 1, f"calibrating on {len(job.real.get(single, []))} real pairs"
+            )
+            note = uncalibrated(generator.gate(single), single)
+            watch.on_stage(f"{single} gate", 1, 1, "")
+            if note and single not in outcome.notes:
+                outcome.notes[single] = note
+                watch.on_note(note)
 
         def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             watch.on_stage(name, had + done, count, f"{tries} tried")
@@ -330,6 +345,7 @@ def generate_all(
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
         outcome.grounds |= part.grounds
+        outcome.notes |= part.notes
     return outcome
 
 
@@ -348,6 +364,9 @@ def single_types(name: str, learned: Learned) -> list[str]:
     Raises ValueError naming those that exist.
     """
     category, _, defect = name.partition("/")
+    if BOTH in defect and "/" in defect and name not in learned.anomaly:
+        joined = BOTH.join(one.rpartition("/")[2] for one in defect.split(BOTH))
+        raise ValueError(f"{name} names a category twice: write {category}/{joined}.")
     types = [name] if name in learned.anomaly else [f"{category}/{one}" for one in defect.split(BOTH)]
     for single in types:
         learned.anomaly_tokens(single)
@@ -365,6 +384,11 @@ def _categories(dataset: Dataset, out: Path, names: Iterable[str]) -> dict[str, 
             raise ValueError(
                 f"There is no category {name!r} in {dataset.root}: it has {', '.join(dataset.categories)}; "
                 "name the types wanted (--type, or defect_type)."
+            )
+        if not dataset.categories[name].normals:
+            raise ValueError(
+                f"There are no normal photos of {name}: put photos of good parts into "
+                f"{normals_folder(dataset.root, name)}."
             )
     return {name: dataset.categories[name] for name in wanted}
 

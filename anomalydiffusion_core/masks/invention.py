@@ -252,7 +252,7 @@ def invent_for_types(
     for name in defect_types:
 
         def on_mask(accepted: int, tries: int, name: str = name) -> None:
-            on_stage(name, accepted, count, f"{tries} tried")
+            on_stage(name, min(accepted, count), count, f"{tries} tried")  # a batch may give more
 
         try:
             masks[name] = invent_masks(base, learned, name, count, seed=seed, config=config, on_mask=on_mask)

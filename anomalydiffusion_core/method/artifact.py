@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -200,7 +200,8 @@ def _placement_from(fields: dict[str, Any]) -> Placement:
 def check_type(defect_type: str) -> None:
     """Types become folder names, so one that leads elsewhere is refused (ValueError)."""
     parts = defect_type.split("/")
-    if len(parts) != 2 or not all(parts) or {".", ".."} & set(parts) or "\\" in defect_type:
+    leads_away = {".", ".."} & set(parts) or any(PureWindowsPath(part).drive for part in parts)
+    if len(parts) != 2 or not all(parts) or leads_away or "\\" in defect_type:
         raise ValueError(f"{defect_type!r} is no category/defect, such as leather/burn")
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class and it
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to denoise."""
+    """How to denoise. Raises ValueError where guidance is no finite number."""
 
     scheduler: str = "ddim"  # a key of SCHEDULERS, or any diffusers scheduler class name
     steps: int = 25
@@ -46,6 +47,10 @@ class SamplingConfig:
     # the blend mask reaches this share of the side beyond m at full noise, none at the end
     widening: float = 0.5
     aar: AARConfig = field(default_factory=AARConfig)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"Guidance of {self.guidance} is no number to guide by: give one such as 2.5.")
 
 
 def image_generator(run_seed: int, index: int, series: str = "") -> torch.Generator:
@@ -56,14 +61,21 @@ def image_generator(run_seed: int, index: int, series: str = "") -> torch.Genera
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
-    """DDIM, or a diffusers scheduler, on the base's own noise schedule, fed with predicted noise.
-
-    Raises ValueError naming the known ones, or where diffusers is needed and not installed.
+def check_scheduler(config: SamplingConfig) -> None:
+    """Raises ValueError where there is no such scheduler, or it does not take as many steps: to be asked
+    before long work.
     """
+    _, special = _scheduler_class(config.scheduler)
+    most = special.get("original_inference_steps", config.steps)
+    if config.steps > most:
+        raise ValueError(f"Scheduler {config.scheduler} takes at most {most} steps, not {config.steps}.")
+
+
+def _scheduler_class(name: str) -> tuple[type, dict[str, Any]]:
+    """The class of that name with its settings."""
     class_name, special = SCHEDULERS.get(name, (name, {}))
     if class_name == "DDIMScheduler":
-        return DDIM(schedule)
+        return DDIM, special
     try:
         import diffusers
     except ModuleNotFoundError:
@@ -74,6 +86,17 @@ def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
     cls = getattr(diffusers, class_name, None)
     if not (inspect.isclass(cls) and hasattr(cls, "set_timesteps")):
         raise ValueError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
+    return cls, special
+
+
+def make_scheduler(schedule: NoiseSchedule, name: str) -> Any:
+    """DDIM, or a diffusers scheduler, on the base's own noise schedule, fed with predicted noise.
+
+    Raises ValueError naming the known ones, or where diffusers is needed and not installed.
+    """
+    cls, special = _scheduler_class(name)
+    if cls is DDIM:
+        return DDIM(schedule)
     products = schedule.alphas_cumprod.double()
     betas = 1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]])
     settings = special | {

@@ -63,7 +63,9 @@ def pretrain(
                 step=int(row["step"]),
                 spatial_encoder=spatial_encoder,
             )
-            (out / "curve.json").write_text(json.dumps({"recipe": asdict(recipe), "curve": curve}))
+            (out / "curve.json").write_text(
+                json.dumps({"recipe": asdict(recipe), "curve": curve}), encoding="utf-8"
+            )
     finish(out, recipe, device)
     return path
 
@@ -103,7 +105,7 @@ def finish(out: Path, recipe: Recipe, device: str = "cpu") -> None:
         arch.add_spatial_encoder(path, next(iter(outcome.learned.spatial_encoders.values())))
         learned = demo_embeddings(load_base(str(path), device))
         save_artifact(learned, out / arch.DEMO_EMBEDDINGS.name, torch.float16)
-    draw_curve(json.loads((out / "curve.json").read_text())["curve"], out / "curve.png")
+    draw_curve(json.loads((out / "curve.json").read_text(encoding="utf-8"))["curve"], out / "curve.png")
     sample_sheet(base, arch.NATIVE_SIZE).save(out / "sheet.png")
 
 

@@ -83,7 +83,8 @@ class TrainingConfig:
     """What one artifact is trained with."""
 
     image_size: int = 256  # pixels per side of the views, in all trainings
-    share: float = 1 / 3  # of each type's pairs that trains, lowest ids first; the rest measures; 1 = all
+    # of each type's pairs that trains, lowest ids first; the rest measures; none = all but a few
+    share: float | None = None
     defects: DefectConfig = DefectConfig()
     masks: MaskEmbeddingConfig | None = MaskEmbeddingConfig()  # none = no mask embeddings
     adaptation: AdaptationConfig | None = None  # first of all; none = the base as it is

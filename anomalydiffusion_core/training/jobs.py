@@ -28,7 +28,7 @@ from .encoders import starting_encoders
 from .history import training_record
 from .processes import ALONE, Processes
 from .stage import End, Stage, TrainingOutcome, TrainingRun
-from .validation import Validation, improvement_of
+from .validation import Validation, improvement_of, in_words
 
 Pairs = dict[str, list[Pair]]  # by defect type
 
@@ -37,9 +37,10 @@ Pairs = dict[str, list[Pair]]  # by defect type
 class TrainingJob:
     """What is learned of which dataset on which base: e_a of every defect type, E, and e_m.
 
-    The first `config.share` of each type's pairs trains; the rest only measures. Where the
-    job `extends` what was learned before, only types that are new to it are learned, with its E as it is: the
-    outcome holds both, and of what was known every bit as before. E starts as that of `start`, where given.
+    The first `config.share` of each type's pairs trains (without one, all but a few); the rest only measures.
+    Where the job `extends` what was learned before, only types that are new to it are learned, with its E as
+    it is: the outcome holds both, and of what was known every bit as before. E starts as that of `start`,
+    where given.
     """
 
     base: LatentDiffusion
@@ -104,11 +105,22 @@ class TrainingJob:
             "processes": processes.count,
         }
 
+    def split(self) -> tuple[Pairs, Pairs]:
+        """The pairs that train and those that only measure, of every type that is to be learned; ValueError
+        where there is none.
+        """
+        return self._split(self.extends.anomaly if self.extends else {})
+
+    def verdict(self, outcome: TrainingOutcome) -> str:
+        """Whether what a training of defects made of the job helped, for people."""
+        trained, measured = (sum(map(len, part.values())) for part in self.split())
+        return in_words(outcome.improvement, trained, measured)
+
     def train_defects(self, stage: Stage | None = None) -> TrainingOutcome:
         """Learns e_a of every type, and E."""
         stage, config = stage or Stage("anomaly"), self.config.defects
         encoders = self._encoders()
-        training, held_out = self._split(self.extends.anomaly if self.extends else {})
+        training, held_out = self.split()
         learned = self._extended(self.extends) if self.extends else self._nothing_learned()
         stage.tell("reading pairs and making views")
         _remember(learned, training)

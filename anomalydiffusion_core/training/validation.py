@@ -62,6 +62,28 @@ class Improvement:
     high: float
 
 
+def in_words(improvement: Improvement | None, trained: int, measured: int) -> str:
+    """Whether a training helped, for people: so many pairs `trained`, so many only `measured` it."""
+    counts = (
+        f"{trained} {'pairs' if trained > 1 else 'pair'} to train on, {measured or 'none'} to measure on."
+    )
+    if improvement is None:
+        reason = "The training was cut off before that, so" if measured else "So"
+        return f"{counts} {reason} nothing says whether the training helped: judge it by what it makes."
+    change = (
+        f"on {'these' if measured > 1 else 'that one'}, the loss went from {improvement.before:.4f} to "
+        f"{improvement.after:.4f} ({100 * improvement.relative:+.1f} %"
+    )
+    if measured == 1:  # an interval over one pair has no width
+        return f"{counts} One pair says little about whether the training helped: {change})."
+    change += f"; 95 % interval {100 * improvement.low:+.1f} to {100 * improvement.high:+.1f} %)."
+    if improvement.high < 0:
+        return f"{counts} The training helped: {change}"
+    if improvement.low > 0:
+        return f"{counts} The training did harm: {change} Give more pairs, or fewer steps."
+    return f"{counts} Whether the training helped is open: {change}"
+
+
 def improvement_of(history: History) -> Improvement | None:
     """From before training to its best measurement; none where nothing was held out."""
     best = history.best()

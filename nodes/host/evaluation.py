@@ -43,11 +43,13 @@ from .sampling import match_batch
 
 
 def real_split(dataset: Dataset, category: str, share: float) -> Split:
-    """The category asked for, or the first one, split into what trained and what measures."""
+    """The category asked for, or the first one, split into what trained and what measures; 0 leaves the share
+    to `split_pairs`.
+    """
     name = category.strip() or next(iter(dataset.categories))
     if name not in dataset.categories:
         raise ValueError(f"There is no category {name!r}: the dataset has {', '.join(dataset.categories)}.")
-    return split_category(dataset.categories[name], share)
+    return split_category(dataset.categories[name], share or None)
 
 
 @contextmanager

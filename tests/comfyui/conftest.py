@@ -67,7 +67,7 @@ def trained(run: Run) -> SimpleNamespace:
     base = {"model": model, "clip": clip, "vae": vae}
     steps = {"steps": 6, "batch_size": 2, "share": 0.6, "seed": 0, "preview_every": 4}
     embeddings, summary = run("ADiff_TrainAnomaly", **base, dataset=dataset, **steps, size=128, tokens=8)
-    assert "Held-out loss" in summary
+    assert "12 pairs to train on, 8 to measure on. " in summary and "the loss went from" in summary
     (embeddings,) = run("ADiff_TrainMasks", **base, dataset=dataset, embeddings=embeddings, **steps, tokens=4)
     return SimpleNamespace(base=base, dataset=dataset, normals=normals, embeddings=embeddings)
 

@@ -61,7 +61,7 @@ def test_a_cancelled_training_goes_on_when_queued_again_to_the_last_bit(
     assert [path.name for path in kept(run)] == ["anomaly.safetensors"]
     monkeypatch.undo()
     resumed, summary = train(run, trained, 1)
-    assert not kept(run) and summary.startswith("Held-out loss")
+    assert not kept(run) and summary.startswith("12 pairs to train on, 8 to measure on. ")
     assert len(resumed.training["anomaly"]["loss"]) == 6
     assert resumed.training == whole.training
     for name, tokens in whole.anomaly.items():

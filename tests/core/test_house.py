@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +68,18 @@ def test_what_touches_comfyui_lies_in_the_nodes_host_folder_and_knows_no_schema(
         names = set(imported(path))
         assert not any(name.startswith("comfy_api") for name in names), path
         assert not any(name.startswith("..") and not name.startswith("...") for name in names), path
+
+
+def test_text_files_are_read_and_written_in_utf_8_on_every_system() -> None:
+    for path in CODE:
+        if path.is_relative_to(ROOT / "tests"):
+            continue
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            modes = [word.value for word in call.args if isinstance(word, ast.Constant)]
+            modes += [word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)]
+            binary = any(re.fullmatch(r"[rwxa]b\+?", str(mode)) for mode in modes)
+            known = any(word.arg == "encoding" for word in call.keywords)
+            other = ast.unparse(call.func) in ("Image.open", "os.open")
+            if name in ("read_text", "write_text", "fdopen", "open") and not (binary or known or other):
+                raise AssertionError(f"{path}:{call.lineno} names no encoding: Windows would choose another")

@@ -15,6 +15,7 @@ from anomalydiffusion_core.cli.comfyui_client import (
     JobFailed,
     as_prompt,
     changed,
+    place_of,
     queue_jobs,
     read_workflow,
     reseeded,
@@ -244,3 +245,22 @@ def test_a_server_that_is_not_there_or_goes_away_is_one_sentence(monkeypatch: py
     broken.broken = True
     with pytest.raises(ValueError, match="The connection to .* was lost"):
         asyncio.run(broken.run())
+
+
+@pytest.mark.parametrize(
+    ("subfolder", "filename", "expected"),
+    [
+        ("made", "a.png", "made/a.png"),
+        ("made\\leather", "a.png", "made/leather/a.png"),
+        ("", "x\\a.png", "a.png"),
+        ("../../etc", "../a.png", "etc/a.png"),
+        ("/etc", "a.png", "etc/a.png"),
+        ("C:\\Windows\\..", "C:\\a.png", "Windows/a.png"),
+        ("C:made", "D:a.png", "made/a.png"),
+        ("\\\\server\\share\\x", "a.png", "x/a.png"),
+    ],
+)
+def test_a_server_s_file_lies_below_the_folder_on_every_system(
+    tmp_path: Path, subfolder: str, filename: str, expected: str
+) -> None:
+    assert place_of({"subfolder": subfolder, "filename": filename}, tmp_path) == tmp_path / expected

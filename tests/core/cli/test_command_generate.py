@@ -83,7 +83,11 @@ def test_generation_refuses_a_dataset_without_normal_photos(
     for path in (dataset / "thing/train/good").iterdir():
         path.unlink()
     before = snapshot(tmp_path)
-    refused(generate_quickly(trained, dataset, tmp_path / "out"), "no normal photos")
+    refused(
+        generate_quickly(trained, dataset, tmp_path / "out"),
+        "no normal photos of thing",
+        f"into {dataset / 'thing/train/good'}",
+    )
     assert snapshot(tmp_path) == before
 
 
@@ -112,6 +116,7 @@ def test_generation_refuses_a_dataset_without_normal_photos(
         (("--foreground", "/absent/model"), ("Segmentation model /absent/model cannot be loaded",)),
         (("--type", "thing/scratch+dent"), ("'thing/dent'", "artifact has thing/scratch, thing/stain")),
         (("--type", "thing/stain+stain"), ("names a defect twice",)),
+        (("--type", "thing/scratch+thing/stain"), ("names a category twice: write thing/scratch+stain",)),
     ],
 )
 def test_options_that_mean_nothing_are_refused(
@@ -306,11 +311,14 @@ from anomalydiffusion_core.cli import app
 for command in ("generate", "export"):
     print(CliRunner().invoke(app, [command, "--help"]).stdout)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    wide = os.environ | {"COLUMNS": "2000"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=wide
+    )
     shown = " ".join(done.stdout.split())
-    assert "fill, contrast, seam, plausibility, duplicate, area;" in shown
+    assert "all of fill,contrast,seam,plausibility,duplicate,area; give fewer" in shown
     assert "procedural, scratches, cracks, blobs, specks and fibres, drawn; squares, plain squares." in shown
-    assert "One of: mvtec, cards." in shown
+    assert "Write one of these formats: mvtec, cards." in shown
 
 
 def test_starting_the_command_line_loads_neither_diffusers_nor_torchvision() -> None:

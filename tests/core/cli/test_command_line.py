@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 
 from anomalydiffusion_core.bases import diffusers_model
 from anomalydiffusion_core.cli import app
+from anomalydiffusion_core.cli.console import check_writable
 from anomalydiffusion_core.method import artifact as artifact_module
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 
@@ -150,6 +152,14 @@ def test_training_refuses_a_base_that_is_no_model(base: Any, dataset: Path, tmp_
     refused(train_quickly(dataset, out, "--base", tmp_path / "folder"), "folder is no diffusers model")
     refused(train_quickly(dataset, out, "--base", tmp_path / "absent"), "absent' does not exist")
     refused(train_quickly(dataset, out, "--base", tmp_path / "file.safetensors"), "file.safetensors")
+    for path in (
+        "folder/absent.safetensors",
+        "C:/models/sd15",
+        "C:\\models\\sd15.safetensors",
+        "a/b/c",
+        "./a",
+    ):
+        refused(train_quickly(dataset, out, "--base", path), f"Base model {path!r} does not exist")
     assert snapshot(tmp_path) == before
 
 
@@ -173,7 +183,22 @@ def test_outputs_are_refused_before_any_work(
     refused(generate_quickly(trained, dataset, under), f"{tmp_path / 'file'} is a file")
     refused(run("report", dataset, "--out", under), f"{tmp_path / 'file'} is a file")
     refused(train_quickly(dataset, tmp_path / "new", "--json", under), f"{tmp_path / 'file'} is a file")
+    refused(generate_quickly(trained, dataset, tmp_path / "new", "--json", dataset), f"{dataset} is a folder")
+    refused(run("report", dataset, "--out", dataset), f"{dataset} is a folder: name a file in it")
+    refused(
+        generate_quickly(trained, dataset, tmp_path / "new", "--scheduler", "fast"), "no scheduler 'fast'"
+    )
+    refused(generate_quickly(trained, dataset, tmp_path / "new", "--guidance", "inf"), "Guidance of inf")
+    refused(run("masks", trained, "--out", tmp_path / "new", "--guidance", "inf"), "Guidance of inf")
+    lcm = generate_quickly(trained, dataset, tmp_path / "new", "--scheduler", "lcm", "--steps", 51)
+    refused(lcm, "Scheduler lcm takes at most 50 steps, not 51")
     assert snapshot(tmp_path) == before
+
+
+def test_a_drive_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as of Z:\\ on Windows, down to its root
+    with pytest.raises(ValueError, match="there is no /; choose another place"):
+        check_writable(tmp_path / "out")
 
 
 def test_a_read_only_folder_is_refused_before_any_work(
@@ -318,5 +343,8 @@ def test_an_interrupt_before_anything_was_learned_leaves_nothing(
 
     monkeypatch.setattr(base, "encode", interrupt)
     result = train_quickly(dataset, tmp_path / "a.safetensors")
-    assert result.exit_code == 130 and result.stderr == "Interrupted; what was finished is kept.\n"
+    assert result.exit_code == 130
+    said, again = result.stderr.splitlines()
+    assert said == "Interrupted; nothing new was learned. Start again with:"
+    assert shlex.split(again)[:3] == ["anomalydiffusion", "train", str(dataset)]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalydiffusion_core.dataset.layout import Pair, find_dataset, split_pairs
+from anomalydiffusion_core.dataset.layout import LEAST_TRAINING, Pair, find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo
-from anomalydiffusion_core.training.config import TrainingConfig
+from anomalydiffusion_core.gate.gate import ENOUGH
 
 Write = Callable[[Path, np.ndarray], Path]
 PICTURE = np.zeros((4, 4), np.uint8)
@@ -157,8 +157,29 @@ def test_shares_that_are_no_exact_binary_number_lose_no_pair() -> None:
 
 @given(st.integers(2, 400))
 def test_a_third_is_rounded_down(n: int) -> None:
-    training, held_out = split_pairs([pair(f"{i:04d}") for i in range(n)], TrainingConfig.share)
+    training, held_out = split_pairs([pair(f"{i:04d}") for i in range(n)], 1 / 3)
     assert len(training) == max(1, int(Fraction(n, 3))) and len(training) + len(held_out) == n
+
+
+@pytest.mark.parametrize(
+    ("pairs", "measuring"),
+    [(2, 0), (3, 0), (4, 1), (5, 1), (6, 2), (9, 3), (10, 3), (12, 4), (15, 5), (18, 5), (100, 5)],
+)
+def test_without_a_share_a_third_measures_at_most_five_and_at_least_three_train(
+    pairs: int, measuring: int
+) -> None:
+    training, held_out = split_pairs([pair(f"{i:04d}") for i in range(pairs)])
+    assert (len(training), len(held_out)) == (pairs - measuring, measuring)
+    assert [p.stem for p in training + held_out] == [f"{i:04d}" for i in range(pairs)]
+
+
+def test_photos_that_come_later_take_no_training_pair_for_measuring() -> None:
+    trained = [len(split_pairs([pair(f"{i:04d}") for i in range(n)])[0]) for n in range(2, 60)]
+    assert trained == sorted(trained)
+
+
+def test_a_split_leaves_what_the_gate_needs_to_tell_how_much_pairs_differ() -> None:
+    assert LEAST_TRAINING == ENOUGH
 
 
 def test_ids_count_as_numbers() -> None:

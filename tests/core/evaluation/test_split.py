@@ -28,6 +28,15 @@ def test_each_real_photo_either_trains_or_measures(real: Path) -> None:
     check_apart(split, [pair.image for pairs in split.few_shot.values() for pair in pairs])
 
 
+def test_without_a_share_what_train_leaves_by_default_measures(real: Path) -> None:
+    thing = find_dataset(real, defects=["scratch"]).categories["thing"]
+    split = split_category(thing, None)
+    assert [p.stem for p in split.few_shot["scratch"]] == ["000", "001", "002"]
+    assert [p.stem for p in split.test_pairs] == ["003"]
+    with pytest.raises(ValueError, match="No pair of thing/stain is left .* with a lower share"):
+        split_category(find_dataset(real).categories["thing"], None)
+
+
 def test_a_category_without_photos_to_measure_on_is_refused(dataset: Path, real: Path) -> None:
     with pytest.raises(ValueError, match="No pair of thing/scratch is left to measure on"):
         split_category(find_dataset(real).categories["thing"], 1.0)

@@ -168,7 +168,7 @@ def test_another_format_is_refused(saved: Path) -> None:
         load_artifact(rewritten(saved, {"format": "anomalydiffusion/2"}))
 
 
-@pytest.mark.parametrize("name", ["../../etc/x", "thing/..", "thing", "a/b/c", "/thing"])
+@pytest.mark.parametrize("name", ["../../etc/x", "thing/..", "thing", "a/b/c", "/thing", "C:/x", "a/D:x"])
 def test_a_type_that_leads_out_of_the_output_folder_is_refused(saved: Path, name: str) -> None:
     path = rewritten(saved, {}, extra={f"anomaly/{name}/clip_l": torch.zeros(1, 16)})
     with pytest.raises(ValueError, match="is no category/defect"):
