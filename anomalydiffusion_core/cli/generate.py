@@ -252,7 +252,7 @@ def generate(
             "out": str(out),
             "pairs": len(outcome.rows),
             "mean_fill": outcome.mean_fill,
-            "gate": outcome.notes,
+            "gate": outcome.grounds,
             "shortfalls": outcome.shortfalls,
             "shortfall": " ".join(outcome.shortfalls.values()),
         }

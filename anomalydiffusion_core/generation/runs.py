@@ -19,7 +19,7 @@ from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_fol
 from ..dataset.photos import Photo, file_hash, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..export.writer import ExportPair
-from ..gate.reasons import grounds
+from ..gate.reasons import grounds, unasked
 from ..masks.files import read_mask_folder
 from ..masks.invention import TriesExhausted, invented_masks
 from ..masks.sources import (
@@ -36,7 +36,6 @@ from ..method.artifact import learned_hash
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage, OnStep
-from .calibration import uncalibrated
 from .config import GenerationConfig
 from .drafting import TryNumber
 from .generator import GeneratedPair, PairGenerator
@@ -100,13 +99,12 @@ class CategoryJob:
 @dataclass
 class GenerationOutcome:
     """Manifest rows of a run's accepted pairs; by type what kept it from the asked number, and, where pairs
-    were made, what its gate asks, in lines, and what it could not learn to ask.
+    were made, what its gate asks and does not ask, in lines.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     shortfalls: dict[str, str] = field(default_factory=dict)
     grounds: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean_fill(self) -> float:
@@ -132,7 +130,7 @@ def generate_dataset(
     """Brings each defect of a job to `count` accepted pairs under `out`.
 
     Pairs of the same run that exist already count; a repeated call continues. Types that fall short do not
-    keep the others from being made. `on_note` is told what the gate of a type could not learn to ask.
+    keep the others from being made.
     """
     decode = load_tiny_decoder(run.aar_decoder, run.base) if run.aar_decoder else None
     generator = PairGenerator(
@@ -150,14 +148,13 @@ def generate_dataset(
             continue
 
         for single in masks:
-            watch.on_stage(
-                f"{single} gate", 0, 1, f"calibrating on {len(job.real.get(single, []))} real pairs"
-            )
-            note = uncalibrated(generator.gate(single), single)
+            known = f"calibrating on {len(job.real.get(single, []))} real pairs"
+            watch.on_stage(f"{single} gate", 0, 1, known)
+            gate = generator.gate(single)
             watch.on_stage(f"{single} gate", 1, 1, "")
-            if note and single not in outcome.notes:
-                outcome.notes[single] = note
-                watch.on_note(note)
+            for line in unasked(gate) if single not in outcome.grounds else []:
+                watch.on_note(f"{single}: {line} Look at the pairs.")
+            outcome.grounds[single] = grounds(gate)
 
         def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             watch.on_stage(name, had + done, count, f"{tries} tried")
@@ -183,7 +180,6 @@ def generate_dataset(
                 watch.on_accepted(pair)
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
-        outcome.grounds |= {single: grounds(generator.gate(single)) for single in masks}
     return outcome
 
 
@@ -345,7 +341,6 @@ def generate_all(
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
         outcome.grounds |= part.grounds
-        outcome.notes |= part.notes
     return outcome
 
 

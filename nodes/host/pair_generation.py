@@ -24,7 +24,7 @@ from ...anomalydiffusion_core.dataset.photos import png_bytes, read_photo, write
 from ...anomalydiffusion_core.export.mvtec import written_masks
 from ...anomalydiffusion_core.gate.lettering import Paragraph, written
 from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture, stacked
-from ...anomalydiffusion_core.gate.reasons import Reason, measured, reasons
+from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, measured, reasons
 from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.generator import GeneratedPair
 from ...anomalydiffusion_core.generation.runs import (
@@ -189,8 +189,7 @@ class RunShown:
         self.made = self.tries = 0
         self.accepted: deque[Image.Image] = deque(maxlen=SHOWN)
         self.rejected: list[Image.Image] = []
-        self.stopped: Counter[str] = Counter()  # how often each check stopped a pair
-        self.examples: dict[str, Reason] = {}  # the first pair that each check stopped
+        self.refused: list[list[Reason]] = []  # why, for each pair that was
         self.start = self.pictured = time.monotonic()
         self.watch = RunWatch(self._on_stage, self._on_step, self._on_accepted, self._on_rejected)
 
@@ -218,9 +217,7 @@ class RunShown:
     def _on_rejected(self, pair: GeneratedPair) -> None:
         self.tries += 1
         why = reasons(pair.scores, pair.limits, self.run.config.gate.checks)
-        for reason in why:
-            self.stopped[reason.check] += 1
-            self.examples.setdefault(reason.check, reason)
+        self.refused.append(why)
         if len(self.rejected) < SHOWN:
             self.rejected.append(self._picture(pair, f"{pair.defect_type}: refused", why))
 
@@ -257,10 +254,8 @@ class RunShown:
             else "Nothing had to be made: all pairs were there already."
         )
         lines += outcome.shortfalls.values()
-        if self.stopped:
-            often = self.stopped.most_common()
-            lines.append(f"Refused: {', '.join(f'{n} {self.examples[x].problem}' for x, n in often)}.")
-            lines += [self.examples[x].explained for x, _ in often]
+        if self.refused:
+            lines += [f"Refused: {counted(self.refused)}.", *advice(self.refused)]
         for name, asked in outcome.grounds.items():
             lines += [f"Checks of {name}:", *asked]
         return "\n".join([*lines, f"Dataset: {root}"])
