@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from ..export.formats import FORMATS, export_dataset
+from ..export.pair_list import read_pair_list
 from .console import check_writable, progress, run_command, say
-from .options import Json
+from .options import Json, Reject
 
 
 def export(
     generated: Annotated[Path, typer.Argument(help="A dataset written by generate.")],
     format_name: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    reject: Reject = None,
     json: Json = None,
 ) -> None:
     """Writes the pairs of a generated dataset in another format; the dataset itself stays as it is."""
@@ -23,7 +25,8 @@ def export(
     def command() -> dict[str, Any]:
         check_writable(out)
         with progress() as on_stage:
-            pairs = export_dataset(generated, format_name, out, on_stage)
+            without = read_pair_list(reject) if reject else []
+            pairs = export_dataset(generated, format_name, out, on_stage, without=without)
         say(f"Exported: {out} ({pairs} pairs as {format_name})")
         return {"out": str(out), "format": format_name, "pairs": pairs}
 

@@ -114,6 +114,13 @@ def generate(
     keep_rejected: Annotated[
         bool, typer.Option("--keep-rejected", help="Keep what the gate stops, in OUT/rejected.")
     ] = False,
+    reject: Annotated[
+        Path | None,
+        typer.Option(
+            help="Move the pairs in this list, which the report lets you download, to OUT/rejected and make "
+            "others in their place."
+        ),
+    ] = None,
     attention_maps: Annotated[
         int, typer.Option(min=0, help="Show what the tokens looked at, for so many pairs of each type.")
     ] = GenerationConfig.attention_maps,
@@ -124,7 +131,8 @@ def generate(
     json: Json = None,
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
-    from ..export.mvtec import check_output
+    from ..export.mvtec import REJECTED, MVTecWriter, check_output
+    from ..export.pair_list import read_pair_list
     from ..generation.runs import GenerationRun, generate_all
     from ..masks.sources import parse_weights
 
@@ -134,6 +142,7 @@ def generate(
         gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
         check_writable(out)
+        unwanted = read_pair_list(reject) if reject else []
         loaded, learned = load_with_base(artifact, base, device)
         aar_config = AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)
         config = GenerationConfig(
@@ -150,6 +159,7 @@ def generate(
             batch_size=batch,
         )
         run = GenerationRun(artifact, config, loaded, keep_rejected=keep_rejected, aar_decoder=aar_decoder)
+        moved = MVTecWriter(out).reject_by_hand(unwanted) if unwanted else 0
         with progress() as on_stage:
             outcome = generate_all(
                 run,
@@ -163,10 +173,13 @@ def generate(
                 on_stage=on_stage,
                 on_step=steps_shown(on_stage),
             )
+        if reject:
+            say(f"Rejected by hand: {moved} pairs, now in {out / REJECTED}, with others in their place.")
         say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
         return {
             "out": str(out),
             "pairs": len(outcome.rows),
+            "rejected_by_hand": moved,
             "mean_fill": outcome.mean_fill,
             "shortfalls": outcome.shortfalls,
             "shortfall": " ".join(outcome.shortfalls.values()),

@@ -28,6 +28,10 @@ Checkpointing = Annotated[
     bool,
     typer.Option("--checkpointing", help="A third more time for a fraction of the activations' memory."),
 ]
+Reject = Annotated[
+    Path | None,
+    typer.Option(help="Leave out the pairs in this list, which the report lets you download."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 
 
