@@ -13,6 +13,7 @@ from .export import QualityGate, SaveDataset
 from .host.folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .regions import CropRegions, StitchRegions
+from .report import OpenReport
 from .sampling import AttentionReweighting, KSampler
 from .training import TrainAnomaly, TrainMasks
 
@@ -36,6 +37,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     StitchRegions,
     QualityGate,
     SaveDataset,
+    OpenReport,
     GenerationMetrics,
     TrainLocalizer,
     EvaluateLocalizer,
