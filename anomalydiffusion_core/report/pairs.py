@@ -136,15 +136,16 @@ def _entry(pair: ListedPair, shown: ShownPair) -> dict[str, Any]:
         "type": pair.name,
         "accepted": pair.accepted,
         "why": None if pair.accepted else pair.reason,
-        "scores": _numbers(pair.row.get("scores")) or {"fill": pair.row["fill"]},
-        "limits": _numbers(pair.row.get("thresholds")),
+        "scores": finite_numbers(pair.row.get("scores")) or {"fill": pair.row["fill"]},
+        "limits": finite_numbers(pair.row.get("thresholds")),
         "size": f"{width} x {height}",
         "place": shown.place(),
         "said": [*pair_in_words(pair.row), f"The mask covers {100 * shown.mask.mean():.2g} % of the photo."],
     }
 
 
-def _numbers(scores: object) -> dict[str, float]:
+def finite_numbers(scores: object) -> dict[str, float]:
+    """What a row says of scores or limits, without anything that is no number."""
     if not isinstance(scores, dict):
         return {}
     return {

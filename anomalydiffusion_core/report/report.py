@@ -22,7 +22,14 @@ from ..dataset.photos import replace_file
 from ..method.embeddings import Learned
 from ..method.progress import OnStage
 from .page import data_block, data_uri, render_page
-from .pairs import ListedPair, PairPictures, attention_maps, check_directions, listed_pairs
+from .pairs import (
+    ListedPair,
+    PairPictures,
+    attention_maps,
+    check_directions,
+    finite_numbers,
+    listed_pairs,
+)
 from .settings import raw_settings, settings_in_words
 
 IN_MEMORY = 1 << 24  # bytes of the page's pictures; the others wait in a temporary file
@@ -168,22 +175,27 @@ def _score_table(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | No
     scored = {
         name: with_scores
         for name, rows in sorted(groups.items())
-        if (with_scores := [row for row in rows if "scores" in row])
+        if (with_scores := [scores for row in rows if (scores := finite_numbers(row.get("scores")))])
     }
-    names = list(dict.fromkeys(score for rows in scored.values() for row in rows for score in row["scores"]))
+    names = list(dict.fromkeys(score for rows in scored.values() for scores in rows for score in scores))
     lines = [
-        {"name": name, "cells": [_score_cell(rows, score) for score in names]}
-        for name, rows in scored.items()
+        {
+            "name": name,
+            "cells": [
+                _score_cell(scores, finite_numbers(groups[name][-1].get("thresholds")), score)
+                for score in names
+            ],
+        }
+        for name, scores in scored.items()
     ]
     return {"names": names, "lines": lines} if names else None
 
 
-def _score_cell(rows: Sequence[dict[str, Any]], score: str) -> dict[str, str]:
-    values = [row["scores"][score] for row in rows if row["scores"].get(score) is not None]
-    threshold = rows[-1].get("thresholds", {}).get(score)
+def _score_cell(rows: Sequence[dict[str, float]], limits: dict[str, float], score: str) -> dict[str, str]:
+    values = [scores[score] for scores in rows if score in scores]
     return {
         "mean": f"{np.mean(values):.2f}" if values else "",
-        "threshold": "" if threshold is None else f"{threshold:.2f}",
+        "threshold": f"{limits[score]:.2f}" if score in limits else "",
     }
 
 
