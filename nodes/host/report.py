@@ -38,7 +38,7 @@ def report_on(folder: str, reject: str) -> tuple[Path, str, str]:
     below = page.parent.relative_to(_output()).as_posix()
     address = "/view?" + urlencode({"filename": PAGE, "subfolder": below, "type": "output"})
     rejected = f", {figures['rejected']} rejected" if figures["rejected"] else ""
-    return page, f"{figures['pairs']} pairs{rejected}. The page: {page}", address
+    return page, f"{figures['pairs']} pairs{rejected}: {below}/{PAGE}", address
 
 
 def report_stamp(folder: str) -> str:

@@ -1,14 +1,12 @@
-// Open Report: a button that opens the page which the node has just written.
+// Open Report: where the page is that the node has written, and a button that opens it.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const LABEL = "Open in the browser";
-
 // ComfyUI hands HTML files out as downloads; the page is opened from memory instead. It holds all that it needs.
-async function open(node) {
+async function open(address) {
   const opened = window.open("", "_blank"); // now, since browsers let only a click open a window
-  const answer = await api.fetchApi(node.adiffReport);
+  const answer = await api.fetchApi(address);
   if (!answer.ok) {
     opened?.close();
     alert("The report is not there any more: run Open Report again.");
@@ -22,14 +20,17 @@ app.registerExtension({
   name: "AnomalyDiffusion.OpenReport",
   nodeCreated(node) {
     if (node.comfyClass !== "ADiff_Report") return;
-    const button = node.addWidget("button", LABEL, null, () => open(node), { serialize: false });
-    button.serialize = false;
+    let address = null;
+    const said = node.addWidget("text", "written", "run the node to write the page", null, { serialize: false });
+    const button = node.addWidget("button", "Open in the browser", null, () => address && open(address), { serialize: false });
+    said.serialize = button.serialize = false; // a workflow keeps inputs alone
     button.disabled = true;
     const executed = node.onExecuted;
     node.onExecuted = function (message) {
       executed?.apply(this, arguments);
-      this.adiffReport = message?.adiff_report?.[0];
-      button.disabled = !this.adiffReport;
+      address = message?.adiff_report?.[0] ?? null;
+      said.value = message?.text?.[0] ?? "";
+      button.disabled = !address;
       this.setDirtyCanvas?.(true, true);
     };
   },
