@@ -103,7 +103,11 @@ def _masks(config: dict[str, Any], row: dict[str, Any]) -> list[str]:
 def _gate(config: dict[str, Any]) -> list[str]:
     gate = _part(config, "gate")
     checks = gate.get("checks")
-    names = [name for name in checks if name in CHECKS] if isinstance(checks, list) else []
+    names = (
+        [name for name in checks if isinstance(name, str) and name in CHECKS]
+        if isinstance(checks, list)
+        else []
+    )
     if not names:
         return ["The quality gate checked nothing."]
     stops = "; ".join(f"{CHECKS[name].stops} ({name})" for name in names)
