@@ -40,7 +40,7 @@ from anomalydiffusion_core.masks.sources import MaskRequest, MaskSource, given_m
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import SamplingConfig
-from anomalydiffusion_core.report.contact_sheet import THUMBNAIL, ShownPair
+from anomalydiffusion_core.report.shown_pair import TILE, ShownPair
 
 SEED = 7
 SHOWN = 2  # pairs of each type and mode in a sheet, at most
@@ -193,13 +193,14 @@ def shown(pair: GeneratedPair) -> ShownPair:
 
 def column(pair: GeneratedPair, mode: str) -> Image.Image:
     """A pair's tiles, and below them its mode, type and problems."""
-    tiles = Image.fromarray(shown(pair).column())
+    pictures = shown(pair)
+    tiles = Image.fromarray(np.concatenate(pictures.tiles(pictures.close_up())))
     lines = [mode, pair.defect_type.partition("/")[2], *pair.problems]
     picture = Image.new("RGB", (tiles.width, tiles.height + LINE * LINES))
     picture.paste(tiles)
     draw = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):
-        draw.text((2, tiles.height + LINE * number), line[: THUMBNAIL // 6], "white")
+        draw.text((2, tiles.height + LINE * number), line[: TILE // 6], "white")
     return picture
 
 

@@ -14,6 +14,7 @@ from .generation import GeneratePairs
 from .host.folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .regions import CropRegions, StitchRegions
+from .report import OpenReport
 from .sampling import AttentionReweighting, KSampler
 from .training import TrainAnomaly, TrainMasks
 
@@ -38,6 +39,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     StitchRegions,
     QualityGate,
     SaveDataset,
+    OpenReport,
     GenerationMetrics,
     TrainLocalizer,
     EvaluateLocalizer,

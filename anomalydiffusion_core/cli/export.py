@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..export.formats import FORMATS, export_dataset
+from ..export.pair_list import read_pair_list
 from .console import check_writable, progress, run_command, say
-from .options import Json
+from .options import Json, Reject
 
 
 def export(
@@ -18,6 +19,7 @@ def export(
         str, typer.Option("--format", help=f"Write one of these formats: {', '.join(FORMATS)}.")
     ],
     out: Annotated[Path, typer.Option(help="Write into this folder, which must be new or empty.")],
+    reject: Reject = None,
     json: Json = None,
 ) -> None:
     """Writes the pairs of a generated dataset in another format; the dataset itself stays as it is."""
@@ -25,7 +27,8 @@ def export(
     def command() -> dict[str, Any]:
         check_writable(out)
         with progress() as on_stage:
-            pairs = export_dataset(generated, format_name, out, on_stage)
+            without = read_pair_list(reject) if reject else []
+            pairs = export_dataset(generated, format_name, out, on_stage, without=without)
         say(f"Exported: {out} ({pairs} pairs as {format_name})")
         return {"out": str(out), "format": format_name, "pairs": pairs}
 

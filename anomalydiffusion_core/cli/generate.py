@@ -193,6 +193,14 @@ def generate(
             "--keep-rejected", help="Keep what the gate stops, in OUT/rejected.", rich_help_panel=GATE
         ),
     ] = False,
+    reject: Annotated[
+        Path | None,
+        typer.Option(
+            help="Move the pairs in this list, which the report lets you download, to OUT/rejected and make "
+            "others in their place.",
+            rich_help_panel=GATE,
+        ),
+    ] = None,
     base: Base = None,
     device: Device = None,
     seed: Seed = GenerationConfig.seed,
@@ -200,7 +208,8 @@ def generate(
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from ..dataset.layout import find_dataset
-    from ..export.mvtec import check_output
+    from ..export.mvtec import REJECTED, MVTecWriter, check_output
+    from ..export.pair_list import read_pair_list
     from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder, single_types
     from ..masks.sources import INVENTED, parse_weights
 
@@ -212,6 +221,7 @@ def generate(
         check_writable(out)
         sampling = SamplingConfig(scheduler, steps, guidance=guidance)
         check_scheduler(sampling)
+        unwanted = read_pair_list(reject) if reject else []
         loaded, learned = load_with_base(artifact, base, device)
         if not mask_folder and (weights is None or INVENTED in weights):
             types = (single_types(name, learned) for name in defect_type or sorted(learned.anomaly))
@@ -235,6 +245,7 @@ def generate(
         )
         photos = find_dataset(dataset)
         given = masks_in_folder(mask_folder, defect_type, learned) if mask_folder else None
+        moved = MVTecWriter(out).reject_by_hand(unwanted) if unwanted else 0
         with progress() as on_stage:
             outcome = generate_all(
                 run,
@@ -246,11 +257,14 @@ def generate(
                 weights=weights,
                 watch=RunWatch(on_stage, steps_shown(on_stage), on_note=say),
             )
+        if reject:
+            say(f"Rejected by hand: {moved} pairs, now in {out / REJECTED}, with others in their place.")
         say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
         say_next("Next, look at them", "report", out, "--artifact", artifact)
         return {
             "out": str(out),
             "pairs": len(outcome.rows),
+            "rejected_by_hand": moved,
             "mean_fill": outcome.mean_fill,
             "gate": outcome.grounds,
             "shortfalls": outcome.shortfalls,

@@ -56,6 +56,10 @@ Checkpointing = Annotated[
         rich_help_panel=BASE_AND_DEVICE,
     ),
 ]
+Reject = Annotated[
+    Path | None,
+    typer.Option(help="Leave out the pairs in this list, which the report lets you download."),
+]
 Seed = Annotated[
     int,
     typer.Option(min=0, help="The same seed gives the same result.", rich_help_panel=SCRIPTS),

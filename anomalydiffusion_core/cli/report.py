@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import check_file, run_command, say
+from .console import check_file, progress, run_command, say
 from .options import Json
 
 
@@ -22,14 +22,16 @@ def report(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Writes one HTML page: contact sheets, fill, loss curves, settings, versions."""
+    """Writes one HTML page that shows every pair around its defect, to filter, look closely and reject."""
     from ..method.artifact import load_artifact
     from ..report.report import write_report
 
     def command() -> dict[str, Any]:
         page = out or generated / "report.html"
         check_file(page)
-        figures = write_report(generated, page, load_artifact(artifact) if artifact else None)
+        learned = load_artifact(artifact) if artifact else None
+        with progress() as on_stage:
+            figures = write_report(generated, page, learned, on_stage)
         say(f"Report: {page}")
         return {"report": str(page), **figures}
 

@@ -85,6 +85,16 @@ def check_outside(out: Path, dataset: Path) -> None:
         raise ValueError(f"{out} lies inside the dataset {dataset}: choose a folder outside it.")
 
 
+def picture_file(root: Path, name: str) -> Path:
+    """The file below `root` that a manifest names. Raises ValueError where a link leads it out of there, so
+    that nobody's other pictures get into a page or an export.
+    """
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{path} is a link that leads out of the dataset: put the picture itself there.")
+    return path
+
+
 def find_dataset(root: Path, category: str | None = None, defects: list[str] | None = None) -> Dataset:
     """Finds the pairs under `root`: one category's folder, a folder of categories, or `images` with `masks`.
 

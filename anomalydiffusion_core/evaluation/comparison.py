@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
 from ..dataset.layout import find_dataset
 from ..dataset.photos import write_png
 from .baselines import find_baseline
@@ -26,12 +24,12 @@ from .contenders import (
 )
 from .dataset_quality import DatasetQuality, dataset_quality
 from .detectors import calibrated_f1, detect, new_detector
+from .found import FoundDefect, found_defects
 from .generation_metrics import PublishedNetworks, published_networks
 from .localization import (
     bootstrap,
     measure_by_defect,
     precision_curve,
-    predictions_beside_truth,
     read_test_photos,
     training_data,
 )
@@ -124,6 +122,7 @@ def _result(trial: Trial, run: ComparisonRun) -> ContenderResult:
         predictions, calibrated = _detected(trial, trial.contender.detector, run)
     else:
         predictions, calibrated = _localised(trial, run), {}
+    found = _found(predictions, trial, run.results / f"{identity}.png") if trial.seed == 0 else []
     result = ContenderResult(
         identity,
         trial.contender.name,
@@ -135,19 +134,18 @@ def _result(trial: Trial, run: ComparisonRun) -> ContenderResult:
         bootstrap(predictions, trial.test, config.resamples),
         precision_curve(predictions.maps, trial.test),
         calibrated=calibrated,
+        found=found,
     )
-    if trial.seed == 0:
-        _write_heat_maps(predictions, trial, run.results / f"{identity}.png")
     write_result(result, path)
     return result
 
 
-def _write_heat_maps(predictions: Predictions, trial: Trial, picture: Path) -> None:
+def _found(predictions: Predictions, trial: Trial, picture: Path) -> list[FoundDefect]:
+    """What was found on each test photo; the close-ups are written."""
     picture.unlink(missing_ok=True)  # of a run that was cut before its result was written
-    maps = predictions.maps
-    if trial.contender.detector:  # in units of its own
-        maps = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-12)
-    write_png(Image.fromarray(predictions_beside_truth(maps, trial.test)), picture)
+    found, image = found_defects(predictions, trial.test, trial.split)
+    write_png(image, picture)
+    return found
 
 
 def _localised(trial: Trial, run: ComparisonRun) -> Predictions:

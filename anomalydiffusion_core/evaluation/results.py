@@ -18,6 +18,7 @@ from . import classifier, detectors, localizer, metrics
 from .classifier import ClassifierConfig
 from .config import ComparisonConfig, Protocol
 from .contenders import Contender
+from .found import FoundDefect
 from .localization import TestPhotos
 from .metrics import Metrics
 from .split import Split
@@ -42,6 +43,8 @@ class ContenderResult:
     confusion: Confusion | None = None
     # of a detector: F1 of pixels and of photos at thresholds that were calibrated on the contender's pairs
     calibrated: dict[str, tuple[float, float]] = field(default_factory=dict)
+    # on every test photo, those with a close-up first; of the first seed, and of none that was kept before
+    found: list[FoundDefect] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def _parsed_result(row: dict[str, Any]) -> ContenderResult:
     }
     intervals = {key: (low, high) for key, (low, high) in row.pop("intervals").items()}
     calibrated = {name: (pixel, image) for name, (pixel, image) in row.pop("calibrated").items()}
-    return ContenderResult(**row, metrics=by_defect, intervals=intervals, calibrated=calibrated)
+    found = [FoundDefect(**one) for one in row.pop("found", [])]
+    return ContenderResult(**row, metrics=by_defect, intervals=intervals, calibrated=calibrated, found=found)
 
 
 def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..report.page import data_uri, render_page, replace_text
+from ..dataset.photos import png_bytes, read_photo, replace_file
+from ..report.page import data_uri, render_page
+from ..report.shown_pair import TILE, jpeg
 from .classifier import Classification
 from .comparison import Comparison
 from .config import ComparisonConfig
+from .found import close_ups, tally
 from .metrics import METRICS
 from .results import ContenderResult
 
@@ -110,14 +114,14 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    texts = {
-        "json": json.dumps(content, indent=1) + "\n",
-        "csv": table.getvalue(),
+    files = {
+        "json": [(json.dumps(content, indent=1) + "\n").encode()],
+        "csv": [table.getvalue().encode()],
         "html": _page(comparison, config, out),
     }
-    for ending, text in texts.items():
-        replace_text(out / f"evaluation.{ending}", text)
-    return {ending: str(out / f"evaluation.{ending}") for ending in texts}
+    for ending, parts in files.items():
+        replace_file(out / f"evaluation.{ending}", parts)
+    return {ending: str(out / f"evaluation.{ending}") for ending in files}
 
 
 def _rows(results: list[ContenderResult]) -> list[dict[str, Any]]:
@@ -129,7 +133,7 @@ def _rows(results: list[ContenderResult]) -> list[dict[str, Any]]:
     ]
 
 
-def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> str:
+def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> Iterator[bytes]:
     results = comparison.results
     categories = list(dict.fromkeys(result.category for result in results))
     return render_page(
@@ -154,9 +158,10 @@ def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> str:
         quality=comparison.quality,
         published=config.published_metrics,
         curves=[(category, _curves(results, category)) for category in categories],
-        heat_maps=_heat_maps(results, out),
+        found=_found(results, out),
         paper=config.protocol == "paper",
         localizer=config.localizer,
+        settings=_settings(config),
         pairs=list(dict.fromkeys((r.contender, r.category, r.pairs) for r in results)),
         version=__version__,
     )
@@ -229,9 +234,51 @@ def _curves(results: list[ContenderResult], category: str) -> str:
     return data_uri(buffer.getvalue())
 
 
-def _heat_maps(results: list[ContenderResult], out: Path) -> list[tuple[str, str]]:
-    return [
-        (f"{result.contender}, {result.category}", data_uri(path.read_bytes()))
-        for result in results
-        if (path := out / "runs" / f"{result.identity}.png").is_file()
+@dataclass(frozen=True)
+class FoundByContender:
+    """The close-ups of one contender on a category, as data URIs with a sentence each, and in words how many
+    of each defect were found; of a result that was kept before there were any, one picture.
+    """
+
+    title: str
+    tally: list[tuple[str, str]]
+    pictures: list[tuple[str, str]]
+
+
+def _found(results: list[ContenderResult], out: Path) -> list[FoundByContender]:
+    shown = []
+    for result in results:
+        path = out / "runs" / f"{result.identity}.png"
+        if not path.is_file():
+            continue
+        title, image = f"{result.contender}, {result.category}", read_photo(path).image()
+        pictures = [(data_uri(png_bytes(image)), "Photo, truth, and what was found.")]
+        if result.found:
+            strips = close_ups(image, TILE)
+            pictures = [
+                (data_uri(jpeg(strip), "jpeg"), one.sentence)
+                for strip, one in zip(strips, result.found, strict=False)
+            ]
+        shown.append(FoundByContender(title, tally(result.found), pictures))
+    return shown
+
+
+def _settings(config: ComparisonConfig) -> list[str]:
+    """How contenders were trained and measured, in sentences."""
+    net = config.localizer
+    sentences = [
+        f"Every contender trained {config.seeds} localisers (DRAEM's U-Net, {net.width} channels at its "
+        f"first level) on {config.pairs_per_type} pairs of each defect, for {net.steps} steps of "
+        f"{net.batch_size} photos at {net.size} px, at a learning rate of {net.rate:g}.",
+        "Of the real pairs of each defect those with the lowest numbers trained the generator and the "
+        "contender “real few shots”; the others measure.",
+        f"Intervals come from {config.resamples} draws of test photos.",
     ]
+    if config.detectors:
+        sentences.append(f"Detectors of anomalib: {', '.join(config.detectors)}.")
+    if config.classifier:
+        start = "ImageNet's weights" if config.classifier.pretrained else "scratch"
+        sentences.append(
+            f"Types were told apart by a ResNet-34 from {start}, {config.classifier.steps} steps."
+        )
+    return sentences

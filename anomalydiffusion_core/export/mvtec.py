@@ -5,6 +5,9 @@ crash leaves half-done is the last row's: it is not read, and the next writer ta
 
 Beside the categories there may be `labels/<category>/<defect>/<id>.png` (the classes of pairs with several
 defects), `attention/...` alike (what the tokens looked at), and `rejected`, which is laid out as a dataset.
+
+An accepted pair that somebody rejects later is moved there: copied with a row of its own, which says where it
+was, then its row here goes, then its files. What a crash leaves of that, the next writer finishes.
 """
 
 from __future__ import annotations
@@ -21,15 +24,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..dataset.layout import picture_file
 from ..dataset.photos import (
+    IMAGE_SUFFIXES,
     Photo,
     file_hash,
     list_images,
     png_bytes,
     read_mask,
     read_photo,
+    replace_file,
     write_new,
 )
+from .pair_list import accepted_among
 from .writer import ExportPair
 
 MANIFEST = "manifest.jsonl"
@@ -37,6 +44,8 @@ LABELS, ATTENTION, REJECTED = BESIDE = ("labels", "attention", "rejected")  # fo
 FILES = (LABELS, ATTENTION, "mask", "image")  # of a pair, by their key in its row, in order of writing
 WRITTEN_KEYS = ("category", "defect", "classes", *FILES, *(f"{key}_sha256" for key in FILES))
 ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_sha256")
+BY_HAND = "by hand"  # why such a pair is rejected
+WAS = "accepted_as"  # in its row: the paths that its files had among the accepted ones, by their key
 # of what is computed with; any other key holds what it likes
 ROW_TYPES = {"index": int, "fill": (int, float), "noise": (int, float), "scores": dict, "classes": dict}
 PhotoContent = tuple[tuple[int, ...], str, bytes]  # of a photo: shape and type of its samples, and their hash
@@ -85,7 +94,11 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
             problem = "which leads out of the dataset"
         elif key in ("category", "defect") and "/" in value:
             problem = "which is no folder's name"
-        elif key in ROW_TYPES and (not isinstance(value, ROW_TYPES[key]) or isinstance(value, bool)):
+        elif key in (*FILES, "normal") and Path(value).suffix.lower() not in IMAGE_SUFFIXES:
+            problem = "which is no picture"
+        elif (key in ROW_TYPES and (not isinstance(value, ROW_TYPES[key]) or isinstance(value, bool))) or (
+            key == WAS and not _are_files_of_a_pair(value)
+        ):
             problem = "which nothing wrote"
         if problem:
             raise ValueError(
@@ -96,12 +109,25 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
+def _are_files_of_a_pair(names: object) -> bool:
+    return (
+        isinstance(names, dict)
+        and "image" in names
+        and all(key in FILES and _is_below(name) for key, name in names.items())
+    )
+
+
 def _is_below(name: object) -> bool:
     """Whether what a row names, a file or a folder, stays below the dataset's root, on any system."""
     if not isinstance(name, str) or not name:
         return False
     paths = PurePosixPath(name), PureWindowsPath(name)
     return not any(path.anchor or ".." in path.parts for path in paths)
+
+
+def rejected_by_hand(root: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the pairs that were moved to `rejected`, by the paths that their images had before."""
+    return {row[WAS]["image"]: row for row in read_manifest(root / REJECTED) if WAS in row}
 
 
 def check_output(root: Path) -> None:
@@ -135,11 +161,13 @@ class MVTecWriter:
             self._take_back(half_done)
         for left in root.glob("*/*/*/tmp*.tmp"):
             left.unlink()
+        self._moved = rejected_by_hand(root)
         if (root / MANIFEST).is_file():
             os.truncate(root / MANIFEST, self._size)
             if self._size and not (root / MANIFEST).read_bytes().endswith(b"\n"):
                 self._append(b"\n")
                 self._size += 1
+        self._finish_moves()
 
     def done(self, category: str, defect: str, run: str) -> list[dict[str, Any]]:
         """Rows of one type that a run (by its identity) has written already."""
@@ -161,6 +189,39 @@ class MVTecWriter:
         """Writes a rejected pair as `write` does, below `rejected`, where no reader of the dataset looks."""
         self._make_manifest()  # without it the next writer would find somebody else's folder
         return self._apart.write(pair)
+
+    def reject_by_hand(self, names: Iterable[str]) -> int:
+        """Moves accepted pairs, named by their images' paths below the root, to `rejected`; returns how many.
+
+        Those that were moved before are passed over. Raises ValueError where there is no such pair, with
+        nothing moved.
+        """
+        rows = {row["image"]: row for row in self.rows}
+        chosen = accepted_among(names, rows, self._moved, self.root)
+        for name in chosen:
+            pictures = {
+                key: picture_file(self.root, rows[name][key]).read_bytes()
+                for key in FILES
+                if key in rows[name]
+            }
+            about = {k: v for k, v in rows[name].items() if k not in WRITTEN_KEYS or k == "classes"}
+            about |= {"rejected": BY_HAND, WAS: {key: rows[name][key] for key in pictures}}
+            self._moved[name] = self._apart._write(
+                rows[name]["category"], rows[name]["defect"], pictures, about
+            )
+        self._finish_moves()
+        return len(chosen)
+
+    def _finish_moves(self) -> None:
+        """Drops what was copied to `rejected` from the accepted pairs: all rows at once, then the files."""
+        if any(row["image"] in self._moved for row in self.rows):
+            self.rows = [row for row in self.rows if row["image"] not in self._moved]
+            content = b"".join(json.dumps(row).encode() + b"\n" for row in self.rows)
+            replace_file(self.root / MANIFEST, [content])
+            self._size = len(content)
+        for row in self._moved.values():
+            for key, name in row[WAS].items():
+                _remove_if_ours(self.root / name, row.get(f"{key}_sha256"))
 
     def write(self, pair: ExportPair, attention: Image.Image | None = None) -> dict[str, Any]:
         """Writes one pair, the photo at its own depth; returns its manifest row.
@@ -204,7 +265,9 @@ class MVTecWriter:
             ATTENTION: self.root / ATTENTION / category / defect,
         }
         images = folders["image"]
-        number = self._numbers.get(images) or _next_number(*folders.values())
+        number = self._numbers.get(images) or max(
+            _next_number(*folders.values()), self._number_after_moved(images)
+        )
         name = f"{number:0{DIGITS}d}"
         paths = {
             key: folders[key] / (f"{name}_mask.png" if key == "mask" else f"{name}.png")
@@ -235,6 +298,11 @@ class MVTecWriter:
         self._size += len(line)
         self.rows.append(row)
         return row
+
+    def _number_after_moved(self, images: Path) -> int:
+        """An id is given once: a list of rejected pairs must never name the one made in its place."""
+        names = [Path(name) for name in self._moved if (self.root / name).parent == images]
+        return max((int(name.stem) for name in names if name.stem.isdecimal()), default=-1) + 1
 
     def _take_back(self, row: dict[str, Any]) -> None:
         for key in FILES:
@@ -284,7 +352,7 @@ def _content(photo: Photo) -> PhotoContent:
     return samples.shape, samples.dtype.name, hashlib.sha256(np.ascontiguousarray(samples).data).digest()
 
 
-def _remove_if_ours(path: Path, sha256: str) -> None:
+def _remove_if_ours(path: Path, sha256: str | None) -> None:
     if path.is_file() and file_hash(path) == sha256:
         path.unlink()
 
@@ -314,12 +382,13 @@ def manifest_pairs(root: Path) -> Iterator[tuple[dict[str, Any], Path, Path]]:
 def written_masks(root: Path, row: dict[str, Any]) -> dict[str, np.ndarray]:
     """Masks (H,W) bool of a manifest row's pair by defect."""
     if LABELS not in row:
-        return {row["defect"]: read_mask(root / row["mask"])}
-    labels = np.asarray(Image.open(root / row[LABELS]))
+        return {row["defect"]: read_mask(picture_file(root, row["mask"]))}
+    labels = np.asarray(Image.open(picture_file(root, row[LABELS])))
     return {defect: labels == int(number) for number, defect in row["classes"].items()}
 
 
 def written_pair(root: Path, row: dict[str, Any]) -> ExportPair:
-    """The pair of a manifest row. Raises ValueError naming a file that cannot be read."""
-    normal = read_photo(root / row["normal"]) if "normal" in row else None
-    return ExportPair(row["category"], read_photo(root / row["image"]), written_masks(root, row), row, normal)
+    """The pair of a manifest row. Raises ValueError naming a file that cannot be read, or lies elsewhere."""
+    normal = read_photo(picture_file(root, row["normal"])) if "normal" in row else None
+    photo = read_photo(picture_file(root, row["image"]))
+    return ExportPair(row["category"], photo, written_masks(root, row), row, normal)

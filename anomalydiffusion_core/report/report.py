@@ -1,101 +1,91 @@
-"""One self-contained HTML page on a generated dataset: pairs, fill, gate, curves, settings, versions."""
+"""One self-contained HTML page to judge a generated dataset by: pairs, figures, gate, curves, settings."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from .. import __version__
-from ..dataset.photos import png_bytes
-from ..export.mvtec import ATTENTION, REJECTED, manifest_pairs
+from ..dataset.photos import replace_file
 from ..method.embeddings import Learned
-from .contact_sheet import CLOSE_UP, read_shown, sheet
-from .page import data_uri, render_page, replace_text
+from ..method.progress import OnStage
+from .page import data_block, data_uri, render_page
+from .pairs import (
+    ListedPair,
+    PairPictures,
+    attention_maps,
+    check_directions,
+    finite_numbers,
+    listed_pairs,
+)
+from .settings import raw_settings, settings_in_words
 
-COLUMNS = 8
-ATTENTION_SHOWN = 4  # pairs of each type
-ManifestPair = tuple[dict[str, Any], Path, Path]  # row, image, mask
-ROW_KEYS = ("normal", "fill", "noise")
-SETTINGS = {  # what a row may say of how it was made
-    "config": "generation",
-    "prompt": "ComfyUI graph",
-    "base_family": "base",
-    "base_weights": "weights of the base",
-    "artifact_sha256": "artifact (SHA-256)",
-    "learned_sha256": "embeddings (SHA-256)",
-}
-
-
-@dataclass(frozen=True)
-class TypeSheet:
-    """What the page shows of one defect type: its contact sheet, and figures of all its pairs."""
-
-    name: str
-    fills: list[float]
-    areas: list[float]  # of the masks, as shares of the photos
-    changed_outside: int  # pixels outside the masks that differ from the normal photos
-    image: str  # a data URI, as the next ones
-    attention: list[str]
-
-    @property
-    def count(self) -> int:
-        return len(self.fills)
-
-    @property
-    def mean_fill(self) -> str:
-        return f"{np.mean(self.fills):.2f}"
-
-    @property
-    def least_fill(self) -> str:
-        return f"{min(self.fills):.2f}"
-
-    @property
-    def area(self) -> str:
-        return f"{100 * np.mean(self.areas):.3g}%"
+IN_MEMORY = 1 << 24  # bytes of the page's pictures; the others wait in a temporary file
+VERSIONS = ("torch", "diffusers", "transformers", "numpy")
 
 
-def write_report(root: Path, out: Path, learned: Learned | None = None) -> dict[str, Any]:
-    """Reads a generated dataset's manifest and pictures, writes the page, returns its figures by type.
+def write_report(
+    root: Path, out: Path, learned: Learned | None = None, on_stage: OnStage = lambda *_: None
+) -> dict[str, Any]:
+    """Reads a generated dataset's manifests and pictures, writes the page, returns its figures by type.
 
-    Raises ValueError when there is no manifest, it has no rows, or its rows lack what the page shows.
+    Pairs are read one at a time, and their pictures do not stay in memory. Raises ValueError when there is no
+    manifest, it has no rows, its rows lack what the page shows, or a picture lies outside the dataset.
     """
-    accepted, rejected = _read_groups(root), _by_type(root / REJECTED)
-    sheets = [_type_sheet(root, name, pairs) for name, pairs in sorted(accepted.items())]
-    rows = [row for pairs in accepted.values() for row, _, _ in pairs]
-    figures = {
-        "pairs": len(rows),
-        "mean_fill": float(np.mean([row["fill"] for row in rows])),
-        "changed_outside": sum(sheet.changed_outside for sheet in sheets),
-        "rejected": sum(map(len, rejected.values())),
-        "by_type": {s.name: {"pairs": s.count, "mean_fill": float(s.mean_fill)} for s in sheets},
-    }
-    page = render_page(
-        "report/report.html.j2",
-        title="AnomalyDiffusion report",
-        subtitle=f"Generated dataset {root.resolve().name}",
-        sheets=sheets,
-        close_up=CLOSE_UP,
-        gate=_gate(accepted, rejected),
-        scores=_score_table(accepted),
-        rejected=_rejected_sheets(root, rejected),
-        cards=_cards(figures),
-        noise=f"{np.mean([row['noise'] for row in rows]):.1f}",
-        background=f"{figures['changed_outside']} changed pixels in {len(rows)} pairs.",
-        curve=_loss_curve(learned) if learned else None,
-        improvement=learned.training.get("improvement") if learned else None,
-        settings=_settings(rows, learned),
-    )
-    replace_text(out, page)
+    pairs = listed_pairs(root)
+    pictures = PairPictures(root, pairs)
+    with SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8") as blocks:
+        for number, block in enumerate(pictures.blocks(), start=1):
+            blocks.write(block)
+            on_stage("report", number, len(pairs), "")
+        blocks.seek(0)
+        figures = _figures(pairs, pictures)
+        parts = render_page(
+            "report/report.html.j2",
+            "report.js",
+            title="AnomalyDiffusion report",
+            subtitle=f"Generated dataset {root.resolve().name}",
+            cards=_cards(figures),
+            **_of_pairs(root, out, pictures),
+            pictures=_marked(blocks),
+            **_of_figures(pairs, pictures, figures),
+            attention=attention_maps(pairs),
+            curve=_loss_curve(learned) if learned else None,
+            improvement=learned.training.get("improvement") if learned else None,
+            runs=_runs(pairs),
+            versions=_versions(learned),
+        )
+        replace_file(out, parts)
     return figures
+
+
+def _marked(blocks: Any) -> Any:
+    from markupsafe import Markup
+
+    return (Markup(line) for line in blocks)  # written by data_block, which escapes
+
+
+def _figures(pairs: list[ListedPair], pictures: PairPictures) -> dict[str, Any]:
+    types = pictures.types.values()
+    return {
+        "pairs": sum(figures.count for figures in types),
+        "mean_fill": float(np.mean([fill for figures in types for fill in figures.fills])),
+        "changed_outside": sum(figures.changed_outside for figures in types),
+        "rejected": sum(not pair.accepted for pair in pairs),
+        "by_type": {f.name: {"pairs": f.count, "mean_fill": float(f.mean_fill)} for f in types},
+    }
 
 
 def _cards(figures: dict[str, Any]) -> list[tuple[str, object]]:
@@ -108,58 +98,67 @@ def _cards(figures: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _by_type(root: Path) -> dict[str, list[ManifestPair]]:
-    """The manifest's pairs by category/defect."""
-    groups: dict[str, list[ManifestPair]] = defaultdict(list)
-    for pair in manifest_pairs(root):
-        groups[f"{pair[0]['category']}/{pair[0]['defect']}"].append(pair)
+def _of_pairs(root: Path, out: Path, pictures: PairPictures) -> dict[str, Any]:
+    """What the pairs' part of the page needs: the script's index, and what there is to choose from."""
+    from markupsafe import Markup
+
+    index = pictures.index
+    page = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    content = {
+        "pairs": index,
+        "checks": check_directions(),
+        "key": f"anomalydiffusion report {page}",  # of the marks in the browser's storage
+        "files": _path_between(out, root),
+    }
+    reasons = (word for entry in index if entry["why"] for word in entry["why"].split(", "))
+    return {
+        "index": Markup(data_block("index", content)),
+        "types": sorted({entry["type"] for entry in index}),
+        "reasons": list(dict.fromkeys(reasons)),
+        "scores": list(dict.fromkeys(name for entry in index for name in entry["scores"])),
+    }
+
+
+def _path_between(page: Path, root: Path) -> str | None:
+    """The start of a link from the page to files below `root`; None where there can be none."""
+    try:
+        between = os.path.relpath(root.resolve(), page.resolve().parent)
+    except ValueError:  # another drive
+        return None
+    return quote(between.replace(os.sep, "/")) + "/"
+
+
+def _of_figures(pairs: list[ListedPair], pictures: PairPictures, figures: dict[str, Any]) -> dict[str, Any]:
+    accepted, rejected = (
+        _by_type([pair for pair in pairs if pair.accepted is wanted]) for wanted in (True, False)
+    )
+    noises = [row["noise"] for rows in accepted.values() for row in rows]
+    return {
+        "figures": list(pictures.types.values()),
+        "gate": _gate(accepted, rejected),
+        "means": _score_table(accepted),
+        "noise": f"{np.mean(noises):.1f}",
+        "background": f"{figures['changed_outside']} changed pixels in {figures['pairs']} pairs.",
+    }
+
+
+def _by_type(pairs: list[ListedPair]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by category/defect."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for pair in pairs:
+        groups[pair.name].append(pair.row)
     return dict(groups)
 
 
-def _read_groups(root: Path) -> dict[str, list[ManifestPair]]:
-    groups = _by_type(root)
-    for row, _, _ in (pair for pairs in groups.values() for pair in pairs):
-        if missing := [key for key in ROW_KEYS if key not in row]:
-            raise ValueError(
-                f"{root / 'manifest.jsonl'} has a row without {', '.join(missing)}: "
-                "write the dataset with 'anomalydiffusion generate', or connect Quality Gate's normals and "
-                "scores to Save Anomaly Dataset."
-            )
-    if not groups:
-        raise ValueError(
-            f"{root} has no generated pairs (no rows in manifest.jsonl): run 'anomalydiffusion generate'."
-        )
-    return groups
-
-
-def _type_sheet(root: Path, name: str, pairs: list[ManifestPair]) -> TypeSheet:
-    changed, areas, columns = 0, [], []
-    for number, pair in enumerate(pairs):
-        shown = read_shown(root, *pair)
-        changed += shown.changed_outside()
-        areas.append(float(shown.mask.mean()))
-        if number < COLUMNS:
-            columns.append(shown.column())
-    fills = [row["fill"] for row, _, _ in pairs]
-    image = data_uri(png_bytes(sheet(columns)))
-    return TypeSheet(name, fills, areas, changed, image, _attention(root, pairs))
-
-
-def _attention(root: Path, pairs: list[ManifestPair]) -> list[str]:
-    paths = (root / ATTENTION / row["category"] / row["defect"] / image.name for row, image, _ in pairs)
-    existing = [path for path in paths if path.is_file()]
-    return [data_uri(path.read_bytes()) for path in existing[:ATTENTION_SHOWN]]
-
-
 def _gate(
-    accepted: dict[str, list[ManifestPair]], rejected: dict[str, list[ManifestPair]]
+    accepted: dict[str, list[dict[str, Any]]], rejected: dict[str, list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Of each type how many pairs were accepted and rejected and why; nothing where no gate has judged."""
-    if not rejected and not any("scores" in row for pairs in accepted.values() for row, _, _ in pairs):
+    if not rejected and not any("scores" in row for rows in accepted.values() for row in rows):
         return []
     table = []
     for name in sorted({*accepted, *rejected}):
-        reasons = Counter(str(row["rejected"]) for row, _, _ in rejected.get(name, []))
+        reasons = Counter(str(row.get("rejected", "unknown")) for row in rejected.get(name, []))
         table.append(
             {
                 "name": name,
@@ -171,46 +170,33 @@ def _gate(
     return table
 
 
-def _score_table(groups: dict[str, list[ManifestPair]]) -> dict[str, Any] | None:
+def _score_table(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
     """Mean scores of the accepted pairs by type, each with its threshold where the newest row has one."""
     scored = {
-        name: rows
-        for name, pairs in sorted(groups.items())
-        if (rows := [row for row, _, _ in pairs if "scores" in row])
+        name: with_scores
+        for name, rows in sorted(groups.items())
+        if (with_scores := [scores for row in rows if (scores := finite_numbers(row.get("scores")))])
     }
-    names = list(dict.fromkeys(score for rows in scored.values() for row in rows for score in row["scores"]))
+    names = list(dict.fromkeys(score for rows in scored.values() for scores in rows for score in scores))
     lines = [
-        {"name": name, "cells": [_score_cell(rows, score) for score in names]}
-        for name, rows in scored.items()
+        {
+            "name": name,
+            "cells": [
+                _score_cell(scores, finite_numbers(groups[name][-1].get("thresholds")), score)
+                for score in names
+            ],
+        }
+        for name, scores in scored.items()
     ]
     return {"names": names, "lines": lines} if names else None
 
 
-def _score_cell(rows: Sequence[dict[str, Any]], score: str) -> dict[str, str]:
-    values = [row["scores"][score] for row in rows if row["scores"].get(score) is not None]
-    threshold = rows[-1].get("thresholds", {}).get(score)
+def _score_cell(rows: Sequence[dict[str, float]], limits: dict[str, float], score: str) -> dict[str, str]:
+    values = [scores[score] for scores in rows if score in scores]
     return {
         "mean": f"{np.mean(values):.2f}" if values else "",
-        "threshold": "" if threshold is None else f"{threshold:.2f}",
+        "threshold": f"{limits[score]:.2f}" if score in limits else "",
     }
-
-
-def _rejected_sheets(root: Path, rejected: dict[str, list[ManifestPair]]) -> list[dict[str, Any]]:
-    """The first rejected pairs of each type with the reason of each."""
-    return [
-        {
-            "name": name,
-            "count": len(pairs),
-            "pairs": [
-                {
-                    "image": data_uri(png_bytes(sheet([read_shown(root, *pair).column()]))),
-                    "reason": pair[0]["rejected"],
-                }
-                for pair in pairs[:COLUMNS]
-            ],
-        }
-        for name, pairs in sorted(rejected.items())
-    ]
 
 
 def _loss_curve(learned: Learned) -> str | None:
@@ -240,26 +226,31 @@ def _loss_curve(learned: Learned) -> str | None:
     return data_uri(buffer.getvalue())
 
 
-def _settings(rows: list[dict[str, Any]], learned: Learned | None) -> list[tuple[str, str]]:
-    newest = rows[-1]
-    items = [
-        (title, newest[key] if isinstance(newest[key], str) else json.dumps(newest[key]))
-        for key, title in SETTINGS.items()
-        if key in newest
-    ]
-    if learned:
-        record: Any = learned.training.get("anomaly", {})
-        items += [
-            ("training", json.dumps(record.get("config", {}))),
-            ("training data", learned.dataset_fingerprint),
-        ]
-    versions = {
-        name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")
-    }
+def _runs(pairs: list[ListedPair]) -> list[dict[str, Any]]:
+    """How the accepted pairs were made, run by run."""
+    rows = [pair.row for pair in pairs if pair.accepted]
+    counts, newest = Counter(row["run"] for row in rows), {row["run"]: row for row in rows}
     return [
-        *items,
-        (
-            "versions",
-            json.dumps({"anomalydiffusion": __version__, "python": platform.python_version(), **versions}),
-        ),
+        {
+            "name": name,
+            "count": counts[name],
+            "sentences": settings_in_words(row),
+            "raw": raw_settings(row),
+        }
+        for name, row in newest.items()
     ]
+
+
+def _versions(learned: Learned | None) -> list[tuple[str, str]]:
+    record: Any = learned.training.get("anomaly", {}) if learned else {}
+    training = [
+        ("training", json.dumps(record.get("config", {}))),
+        ("training data", learned.dataset_fingerprint if learned else ""),
+    ]
+    versions = {"anomalydiffusion": __version__, "python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # ComfyUI brings no diffusers
+            continue
+    return [*(training if learned else []), ("versions", json.dumps(versions))]

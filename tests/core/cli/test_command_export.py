@@ -42,3 +42,19 @@ def test_what_cannot_be_exported_is_told_in_one_line(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
     (made / read_manifest(made)[0]["image"]).write_bytes(b"damaged")
     refused(run("export", made, "--format", "mvtec", "--out", out), "00000.png cannot be read")
+
+
+def test_a_list_of_rejected_pairs_is_left_out(tmp_path: Path) -> None:
+    made, out, reject = tmp_path / "made", tmp_path / "out", tmp_path / "reject.txt"
+    rows = write_pairs(made, 3)
+    reject.write_text(f"# by me\n{rows[1]['image']}\n")
+    result = run("export", made, "--format", "mvtec", "--out", out, "--reject", reject)
+    assert result.exit_code == 0 and "(2 pairs as mvtec)" in result.stdout, result.output
+    assert [row["index"] for row in read_manifest(out)] == [0, 2]
+    reject.write_text("bolt/test/dent/00009.png\n")
+    refused(
+        run("export", made, "--format", "mvtec", "--out", tmp_path / "x", "--reject", reject), "no pair 'bolt"
+    )
+    refused(
+        run("export", made, "--format", "mvtec", "--out", tmp_path / "x", "--reject", made), "list of pairs"
+    )

@@ -23,6 +23,7 @@ from anomalydiffusion_core.evaluation.localizer import LocalizerData
 from anomalydiffusion_core.evaluation.results import ContenderResult
 from anomalydiffusion_core.evaluation.split import split_category
 from anomalydiffusion_core.evaluation.tables import write_tables
+from anomalydiffusion_core.report.shown_pair import GAP, TILE
 
 
 def test_a_comparison_runs_every_contender_and_seed_and_continues(
@@ -38,7 +39,8 @@ def test_a_comparison_runs_every_contender_and_seed_and_continues(
     assert set(runs[0].metrics) == {"scratch", "stain", "all"}
     assert all(0 <= value <= 1 for r in runs for m in r.metrics.values() for value in m.values())
     pictures = list((out / "runs").glob("*.png"))
-    assert len(pictures) == 4 and Image.open(pictures[0]).size == (3 * 32, 2 * 32)
+    assert [len(r.found) for r in runs] == [6] * 4 + [0] * 4  # the first seed's, on every test photo
+    assert len(pictures) == 4 and Image.open(pictures[0]).width == 3 * TILE + 2 * GAP
     assert set(first.quality) == {("ours", "thing"), ("crop-paste", "thing"), ("draem", "thing")}
     laid = first.quality["crop-paste", "thing"]
     assert (laid.fill, laid.background, laid.iou) == (1, 0, 1)  # flat red on grain

@@ -19,6 +19,7 @@ from anomalydiffusion_core.evaluation.comparison import Comparison, compare
 from anomalydiffusion_core.evaluation.config import ComparisonConfig, ComparisonRun
 from anomalydiffusion_core.evaluation.contenders import REAL
 from anomalydiffusion_core.evaluation.dataset_quality import DatasetQuality
+from anomalydiffusion_core.evaluation.found import FoundDefect
 from anomalydiffusion_core.evaluation.metrics import METRICS, Metric, Metrics, Rankings
 from anomalydiffusion_core.evaluation.results import ContenderResult
 from anomalydiffusion_core.evaluation.tables import (
@@ -28,6 +29,7 @@ from anomalydiffusion_core.evaluation.tables import (
     macro,
     write_tables,
 )
+from anomalydiffusion_core.report.shown_pair import TILE
 
 
 def run(contender: str, category: str, seed: int, value: float) -> ContenderResult:
@@ -163,3 +165,16 @@ def test_seeds_that_lack_a_metric_are_left_out_of_its_means() -> None:
     assert (pro.mean, pro.deviation, pro.low) == pytest.approx((0.8, 0, 0.7))
     assert (ap.mean, ap.low) == pytest.approx(((0.9 + 0.8) / 2, 0.7))
     assert macro(runs, "ours")["pro"].mean == pytest.approx((0.8 + 0.3) / 2)  # of the second seed alone
+
+
+def test_the_page_shows_each_close_up_with_its_sentence_and_counts_all(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    Image.fromarray(np.zeros((2 * TILE, 30, 3), np.uint8)).save(tmp_path / "runs/ours-leather-0.png")
+    found = [FoundDefect("a.png", "cut", 0, 0), FoundDefect("<b>.png", "cut", 0.4, 0.01)]
+    result = replace(RUNS[0], found=[*found, FoundDefect("c.png", "cut", 1, 0)])
+    page = Path(write_tables(Comparison([result], {}), ComparisonConfig(), tmp_path)["html"]).read_text()
+    assert page.count("data:image/jpeg;base64,") == 2  # of the third there is no close-up
+    assert "cut: 1 found, 1 found in part, 1 missed" in page
+    assert "cut a.png: missed, 0 % of the mark; besides it nothing of the photo." in page
+    assert "cut &lt;b&gt;.png: found in part, 40 % of the mark; besides it 1 % of the photo." in page
+    assert "on 20 pairs of each defect" in page

@@ -1,9 +1,14 @@
-"""The report: one self-contained page whose figures follow from the files."""
+"""Guards report/report.py and report/pairs.py: one self-contained page whose figures and pictures follow from
+the files, and from nothing else.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +22,10 @@ from anomalydiffusion_core.dataset.photos import Photo, photo_of
 from anomalydiffusion_core.export.mvtec import MVTecWriter
 from anomalydiffusion_core.export.writer import ExportPair
 from anomalydiffusion_core.method.embeddings import Learned
-from anomalydiffusion_core.report.contact_sheet import CLOSE_UP, THUMBNAIL, close_up
-from anomalydiffusion_core.report.report import ATTENTION_SHOWN, COLUMNS, write_report
+from anomalydiffusion_core.report import pairs
+from anomalydiffusion_core.report.pairs import ATTENTION_SHOWN
+from anomalydiffusion_core.report.report import write_report
+from anomalydiffusion_core.report.shown_pair import GAP, OUTLINE, TILE
 
 Write = Callable[[Path, np.ndarray], Path]
 NORMAL = np.full((40, 40, 3), 100, np.uint8)
@@ -58,13 +65,38 @@ def generated(tmp_path: Path, write_image: Write) -> Path:
     return root
 
 
-def pictures(page: str) -> list[Image.Image]:
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in found]
+def block(page: str, name: str) -> Any:
+    """What an inert element of the page holds."""
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page)
+    assert found
+    return json.loads(found[1])
+
+
+def entries(page: str) -> list[dict[str, Any]]:
+    return block(page, "index")["pairs"]
+
+
+def picture(address: str) -> Image.Image:
+    kind, _, text = address.partition(";base64,")
+    assert kind in ("data:image/jpeg", "data:image/png")
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def reported(root: Path, learned: Learned | None = None) -> str:
+    write_report(root, root / "report.html", learned)
+    return (root / "report.html").read_text()
+
+
+def images(page: str) -> list[Image.Image]:
+    return [picture(address) for address in re.findall(r'src="([^"]+)"', page)]
 
 
 def test_figures_follow_from_the_manifest_and_the_pixels(generated: Path, tmp_path: Path) -> None:
-    figures = write_report(generated, tmp_path / "new" / "page.html")
+    told: list[tuple[str, int, int]] = []
+    figures = write_report(
+        generated, tmp_path / "new" / "page.html", on_stage=lambda *stage: told.append(stage[:3])
+    )
+    assert told == [("report", 1, 3), ("report", 2, 3), ("report", 3, 3)]
     assert figures["pairs"] == 3 and figures["changed_outside"] == 2
     assert figures["mean_fill"] == pytest.approx(0.6)
     assert figures["by_type"] == {
@@ -78,41 +110,79 @@ def test_figures_follow_from_the_manifest_and_the_pixels(generated: Path, tmp_pa
         "12.5%",
         "0.50",
         "4.0 grey levels",
-        "fake</code>",
+        "of the family fake",
         "0123456789abcdef</code>",
     ):
         assert text in page
+    assert block(page, "index")["files"] == "../generated/"
 
 
-def test_the_page_needs_nothing_but_itself(generated: Path) -> None:
-    write_report(generated, generated / "report.html")
-    page = (generated / "report.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page) and "url(" not in page and "<script" not in page
+def test_the_page_needs_nothing_but_itself_and_lets_nothing_else_run(generated: Path) -> None:
+    page = reported(generated)
+    assert not re.search(r'(src|href)="(?!data:)', page) and "url(" not in page
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.replace("&#39;", "'").split(";"))
+    (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S) for tag in ("style", "script"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["img-src"] == "data:"
+    for rule, text in (("style-src", style), ("script-src", script)):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    others = re.findall(r"<script([^>]+)>", page)
+    assert others and all(text.startswith(' type="application/json"') for text in others)
+    assert not re.search(r'\son\w+="|style="', page)
 
 
-def test_a_sheet_shows_normal_mask_result_and_change_of_each_pair(generated: Path) -> None:
-    write_report(generated, generated / "report.html")
-    dents, stains = pictures((generated / "report.html").read_text())
-    tile = THUMBNAIL + 2
-    assert dents.size == (2 * tile, 4 * tile) and stains.size == (tile, 4 * tile)
-    at = (tile // 2, int(tile * 0.375))  # inside the mask
-    colours = [dents.getpixel((at[0], at[1] + row * tile)) for row in range(4)]
-    assert colours == [(100, 100, 100), (255, 255, 255), (180, 40, 40), (160, 160, 160)]
+def test_every_pair_is_listed_with_its_file_type_and_scores(generated: Path) -> None:
+    MVTecWriter(generated).reject(
+        ExportPair(
+            "bolt", Photo(NORMAL, gray=False), {"dent": MASK}, {**gate(0.1, 1.0), "rejected": "seam, faint"}
+        )
+    )
+    listed = entries(reported(generated))
+    assert [(entry["file"], entry["type"], entry["accepted"], entry["why"]) for entry in listed] == [
+        ("bolt/test/dent/00000.png", "bolt/dent", True, None),
+        ("bolt/test/dent/00001.png", "bolt/dent", True, None),
+        ("bolt/test/stain/00000.png", "bolt/stain", True, None),
+        ("rejected/bolt/test/dent/00000.png", "bolt/dent", False, "seam, faint"),
+    ]
+    assert [entry["scores"] for entry in listed] == [
+        {"fill": 0.5}, {"fill": 0.9}, {"fill": 0.4}, {"fill": 0.1, "contrast": 1.0},
+    ]  # fmt: skip
+    assert listed[3]["limits"] == {"fill": 0.25} and listed[0]["size"] == "40 x 40"
+    assert "The mask covers 12 % of the photo." in listed[0]["said"]
 
 
-def test_sheets_show_the_first_pairs_and_figures_count_all(generated: Path) -> None:
-    writer = MVTecWriter(generated)
-    for _ in range(COLUMNS + 1):
-        writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"dent": MASK}, settings(1.0)))
-    figures = write_report(generated, generated / "report.html")
-    assert figures["pairs"] == 3 + COLUMNS + 1
-    assert pictures((generated / "report.html").read_text())[0].width == COLUMNS * (THUMBNAIL + 2)
+def test_a_close_up_shows_normal_outline_and_result_side_by_side(generated: Path) -> None:
+    shown = block(reported(generated), "pictures-0")
+    close = np.asarray(picture(shown["close"])).astype(int)
+    assert close.shape == (TILE, 3 * TILE + 2 * GAP, 3)
+    normal, outlined, result = (close[:, at : at + TILE] for at in range(0, close.shape[1], TILE + GAP))
+    # the photo has 40 pixels, so that the mask's rows 10 to 20 and columns 10 to 30 are 5.2 times as large
+    inside, corner = np.s_[60:95, 60:145], np.s_[5:40, 5:40]
+    assert np.abs(normal - 100).max() < 12
+    assert np.abs(result[inside] - (180, 40, 40)).max() < 12 and np.abs(result[corner] - 100).max() < 12
+    assert np.abs(outlined[inside] - (180, 40, 40)).max() < 25  # the mark itself is left as it is
+    ring = np.abs(outlined - OUTLINE).max(-1) < 60
+    rows, columns = np.flatnonzero(ring.any(1)), np.flatnonzero(ring.any(0))
+    assert rows[[0, -1]] == pytest.approx([50, 105], abs=2) and columns[[0, -1]] == pytest.approx(
+        [50, 157], abs=2
+    )
+    assert shown["detail"] is None and picture(shown["whole"]).size == (40, 40)
+
+
+def test_whole_photos_stay_out_of_a_page_of_many_pairs(
+    generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "MOST_WHOLE", 2)
+    page = reported(generated)
+    assert [block(page, f"pictures-{number}")["whole"] for number in range(3)] == [None] * 3
+    assert all(block(page, f"pictures-{number}")["close"] for number in range(3))
 
 
 def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, learned: Learned) -> None:
-    page = generated / "report.html"
-    write_report(generated, page, learned)
-    assert len(pictures(page.read_text())) == 3 and "No pairs were held out" in page.read_text()
+    page = reported(generated, learned)
+    assert len(images(page)) == 1 and "No pairs were held out" in page
     learned.training["improvement"] = {
         "before": 0.5,
         "after": 0.4,
@@ -120,16 +190,68 @@ def test_a_model_adds_its_loss_curves_and_what_was_held_out(generated: Path, lea
         "low": -0.25,
         "high": -0.15,
     }
-    write_report(generated, page, learned)
-    assert re.search(r"<b>-20\.0 %</b>\s+\(95 % interval -25\.0 to -15\.0 %\)", page.read_text())
+    page = reported(generated, learned)
+    assert re.search(r"<b>-20\.0 %</b>\s+\(95 % interval -25\.0 to -15\.0 %\)", page)
 
 
-def test_names_are_escaped(generated: Path) -> None:
-    writer = MVTecWriter(generated)
-    writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"<b>bad": MASK}, settings(1.0)))
-    write_report(generated, generated / "report.html")
-    page = (generated / "report.html").read_text()
-    assert "bolt/&lt;b&gt;bad" in page and "<b>bad" not in page
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>'\"&"
+
+
+def rewritten(root: Path, **changed: Any) -> None:
+    """Changes the first row of a manifest by hand."""
+    first, *others = (root / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (root / "manifest.jsonl").write_text(
+        json.dumps({**json.loads(first), **changed}) + "\n" + "".join(others)
+    )
+
+
+def test_whatever_a_manifest_says_runs_no_script_and_ends_no_element(generated: Path) -> None:
+    MVTecWriter(generated).reject(
+        ExportPair("bolt", Photo(NORMAL, gray=False), {"dent": MASK}, {**gate(0.1, 1.0), "rejected": EVIL})
+    )
+    evil = {"defect": EVIL.replace("/", "|"), "run": EVIL, "template": EVIL, "base_family": EVIL}
+    scores = {"scores": {EVIL: 0.5, "x": float("nan")}, "thresholds": {EVIL: "x"}, "masks_from": {EVIL: EVIL}}
+    rewritten(
+        generated,
+        **evil,
+        **scores,
+        config={EVIL: EVIL},
+        prompt={"1": {"class_type": EVIL, "inputs": {"x": EVIL}}},
+    )
+    page = reported(generated)
+    assert "<img src=x" not in page and "<script>alert" not in page
+    tags = re.findall(r"</?script[^>]*>", page)
+    assert tags.count("</script>") == len(tags) // 2 == 4 + 2  # pictures of four pairs, the index, the script
+    first = next(entry for entry in entries(page) if entry["type"] == f"bolt/{evil['defect']}")
+    assert first["scores"] == {EVIL: 0.5} and first["limits"] == {}
+
+
+@pytest.mark.parametrize("key", ["image", "mask", "normal", "attention", "labels"])
+def test_only_pictures_below_the_dataset_are_read(generated: Path, tmp_path: Path, key: str) -> None:
+    secret = tmp_path / "secret.png"
+    Image.fromarray(np.full((40, 40, 3), 77, np.uint8)).save(secret)
+    for name, problem in (
+        ("../secret.png", "leads out of the dataset"),
+        (str(secret), "leads out of the dataset"),
+        ("manifest.jsonl", "which is no picture"),
+    ):
+        rewritten(generated, **{key: name, "classes": {"1": "dent"}})
+        with pytest.raises(ValueError, match=problem):
+            reported(generated)
+    if key == "labels":  # which a page does not show
+        return
+    (generated / "bolt/link.png").symlink_to(secret)
+    rewritten(generated, **{key: "bolt/link.png"}, labels="bolt/test/dent/00000.png")
+    with pytest.raises(ValueError, match="link that leads out of the dataset"):
+        reported(generated)
+    assert not (generated / "report.html").exists()
+
+
+def test_a_folder_that_is_a_link_out_of_the_dataset_is_refused(generated: Path, tmp_path: Path) -> None:
+    os.rename(generated / "bolt/test", tmp_path / "elsewhere")
+    (generated / "bolt/test").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="link that leads out of the dataset"):
+        reported(generated)
 
 
 def test_what_cannot_be_reported_is_told_in_one_sentence(generated: Path, tmp_path: Path) -> None:
@@ -188,26 +310,8 @@ def test_the_gate_is_told_by_type_with_reasons_and_mean_scores(generated: Path) 
 def test_without_a_gate_the_page_has_nothing_on_it(generated: Path) -> None:
     write_report(generated, generated / "report.html")
     page = (generated / "report.html").read_text()
-    for heading in ("Quality gate", "Mean scores", "Rejected", "Attention"):
+    for heading in ("<h2>Quality gate", "Mean scores", "rejected before", "<h2>Attention"):
         assert heading not in page
-
-
-def test_each_rejected_pair_is_shown_with_its_reason(generated: Path) -> None:
-    writer = MVTecWriter(generated)
-    red = NORMAL.copy()
-    red[MASK] = (240, 10, 10)
-    for index in range(COLUMNS + 2):
-        row = {**settings(0.1), "rejected": f"reason <{index}>"}
-        writer.reject(ExportPair("bolt", Photo(red, gray=False), {"dent": MASK}, row))
-    write_report(generated, generated / "report.html")
-    page = (generated / "report.html").read_text()
-    captions = re.findall(r"<figcaption>(reason .*?)</figcaption>", page)
-    assert captions == [f"reason &lt;{index}&gt;" for index in range(COLUMNS)]
-    assert f"the first {COLUMNS} shown" in page
-    tile = THUMBNAIL + 2
-    shown = pictures(page.split("<h2>Rejected pairs</h2>")[1])
-    assert len(shown) == COLUMNS and shown[0].size == (tile, 4 * tile)
-    assert shown[0].getpixel((tile // 2, int(tile * 2.375))) == (240, 10, 10)
 
 
 def test_attention_is_shown_for_the_first_pairs_that_have_it(generated: Path) -> None:
@@ -215,9 +319,8 @@ def test_attention_is_shown_for_the_first_pairs_that_have_it(generated: Path) ->
     for shade in range(ATTENTION_SHOWN + 2):
         heat = Image.fromarray(np.full((10, 30, 3), shade, np.uint8))
         writer.write(ExportPair("bolt", Photo(NORMAL, gray=False), {"dent": MASK}, settings(1.0)), heat)
-    write_report(generated, generated / "report.html")
-    part = (generated / "report.html").read_text().split("<h2>Attention</h2>")[1]
-    shown = pictures(part)
+    part = reported(generated).split("<h2>Attention</h2>")[1].split("<h2>")[0]
+    shown = images(part)
     assert [picture.size for picture in shown] == [(30, 10)] * ATTENTION_SHOWN
     assert [picture.getpixel((0, 0)) for picture in shown] == [(n, n, n) for n in range(ATTENTION_SHOWN)]
     assert "<b>bolt/dent</b>" in part and "<b>bolt/stain</b>" not in part
@@ -235,66 +338,3 @@ def test_a_change_outside_of_a_single_step_of_16_bits_counts(tmp_path: Path, hig
     row = {**settings(1.0), "normal": writer.add_normals("bolt", [photo_of(samples)])[0]}
     writer.write(ExportPair("bolt", photo_of(leaking), {"dent": mask}, row))
     assert write_report(tmp_path, tmp_path / "report.html")["changed_outside"] == 3
-
-
-def test_a_defect_that_covers_all_highlights_does_not_change_how_bright_its_photo_is_shown(
-    tmp_path: Path,
-) -> None:
-    samples = np.full((40, 40), 4000, np.uint16)
-    samples[MASK] = 60000
-    made = photo_of(samples).pasted(np.zeros((40, 40, 3), np.float32), MASK, feather=0)
-    assert made.samples.max() == 4000
-    writer = MVTecWriter(tmp_path)
-    row = {**settings(1.0), "normal": writer.add_normals("bolt", [photo_of(samples)])[0]}
-    writer.write(ExportPair("bolt", made, {"dent": MASK}, row))
-    write_report(tmp_path, tmp_path / "report.html")
-    sheet = pictures((tmp_path / "report.html").read_text())[0]
-    tile = THUMBNAIL + 2
-    outside = [sheet.getpixel((tile // 2, int(tile * (row + 0.9)))) for row in range(4)]
-    assert outside == [(15, 15, 15), (0, 0, 0), (15, 15, 15), (0, 0, 0)]
-
-
-def test_a_large_photo_is_shown_around_its_defect(tmp_path: Path) -> None:
-    side = 8 * THUMBNAIL
-    mask = np.zeros((side, side + 100), bool)
-    mask[700:710, 20:50] = True
-    pixels = np.full((*mask.shape, 3), 100, np.uint8)
-    defective = pixels.copy()
-    defective[mask] = (250, 0, 0)
-    writer = MVTecWriter(tmp_path)
-    row = {**settings(1.0), "normal": writer.add_normals("bolt", [Photo(pixels, gray=False)])[0]}
-    writer.write(ExportPair("bolt", Photo(defective, gray=False), {"dent": mask}, row))
-    write_report(tmp_path, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert f"larger than {CLOSE_UP} px" in page
-    sheet = np.asarray(pictures(page)[0])
-    tile = THUMBNAIL + 2
-    shown = sheet[tile + 1 : 2 * tile - 1, 1:-1, 0] > 127
-    # a window of THUMBNAIL pixels at full resolution, its middle in row 704, its left edge the photo's
-    top = 704 - THUMBNAIL // 2
-    np.testing.assert_array_equal(shown, mask[top : top + THUMBNAIL, :THUMBNAIL])
-    assert (sheet[2 * tile + 1 : 3 * tile - 1, 1:-1][shown] == (250, 0, 0)).all()
-
-
-def test_close_ups_grow_with_the_defect_and_show_a_marked_place_of_one_that_is_too_long() -> None:
-    mask = np.zeros((900, 1200), bool)
-    mask[400:500, 600:700] = True
-    assert close_up(mask) == np.s_[349:549, 549:749]
-    ring = np.zeros((2000, 3000), bool)
-    ring[200, 100:2900] = ring[1800, 100:2900] = True
-    ring[200:1801, 100] = ring[200:1801, 2899] = True
-    rows, columns = close_up(ring)
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (CLOSE_UP, CLOSE_UP)
-    assert ring[rows, columns].any()
-
-
-def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path: Path) -> None:
-    pixels, mask = np.full((20, 40, 3), 100, np.uint8), np.zeros((20, 40), bool)
-    mask[5:10, 5:10] = True
-    writer = MVTecWriter(tmp_path)
-    row = {**settings(1.0), "normal": writer.add_normals("bolt", [Photo(pixels, gray=False)])[0]}
-    writer.write(ExportPair("bolt", Photo(pixels, gray=False), {"dent": mask}, row))
-    write_report(tmp_path, tmp_path / "report.html")
-    tile = np.asarray(pictures((tmp_path / "report.html").read_text())[0])[1 : THUMBNAIL + 1, 1:-1, 0]
-    quarter = THUMBNAIL // 4
-    assert (tile[quarter:-quarter] == 100).all() and not tile[:quarter].any() and not tile[-quarter:].any()
