@@ -131,9 +131,7 @@ def test_folders_in_input_are_a_list_down_to_categories_and_none_chosen_is_refus
             run("ADiff_LoadDataset", **{**DEMO, "source": "folder", "folder": folder}, normal_count=1)
 
 
-def test_images_with_masks_need_no_good_photos_until_a_defect_is_to_be_put_on_one(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_with_masks_need_no_good_photos_until_a_defect_is_to_be_put_on_one(run: Run) -> None:
     root = run.root / "input"  # type: ignore[attr-defined]
     write_pair_folders(root / "complete", good=True)
     write_pair_folders(root / "lacking", good=False)
@@ -149,7 +147,7 @@ def test_images_with_masks_need_no_good_photos_until_a_defect_is_to_be_put_on_on
     assert normals.shape == (2, 64, 64, 3)
     assert told == ["complete/defect: 2 pairs", "complete: 2 normal photos"]
     normals, told = lines("lacking")
-    assert "gave no normal photos: put photos of good parts into" in normals.message
+    assert "gives no normal photos: put photos of good parts into" in normals.message
     assert told[-1].startswith("lacking has no normal photos to put defects on: put photos of good parts")
     normals, told = lines("only_good")
     assert normals.shape == (1, 64, 64, 3) and told[0] == "only_good: 1 normal photos"
