@@ -105,7 +105,7 @@ class LoadDataset(io.ComfyNode):
 
         from ..anomalydiffusion_core.dataset.layout import find_dataset
         from ..anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
-        from .host.pictures import card, shown
+        from .pictures import card, shown
 
         if source == DRAWN_DEMO:
             folder = DEMO_FOLDER if demo_size == DEMO_SIZE else f"{DEMO_FOLDER}_{demo_size}"

@@ -48,7 +48,7 @@ class SaveEmbeddings(io.ComfyNode):
     @classmethod
     def execute(cls, embeddings: Learned, filename_prefix: str) -> io.NodeOutput:
         from ..anomalydiffusion_core.method.artifact import save_artifact
-        from .host.pictures import card, shown
+        from .pictures import card, shown
 
         path = new_embeddings(filename_prefix)
         save_artifact(embeddings, path)

@@ -77,7 +77,7 @@ class QualityGate(io.ComfyNode):
         from ..anomalydiffusion_core.gate.gate import CHECKS, GateConfig
         from ..anomalydiffusion_core.gate.lettering import GOOD, STOPPED
         from .host.gate import blocked, judge_batch
-        from .host.pictures import card, shown
+        from .pictures import card, shown
 
         config = GateConfig(tuple(name for name in CHECKS if checks.get(name, True)), smallest_fill)
         judgement = judge_batch(

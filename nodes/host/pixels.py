@@ -12,6 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
+    from PIL.Image import Image
 
 
 def to_core(images: Tensor) -> Tensor:
@@ -33,6 +34,11 @@ def latent_factor(vae: VAE) -> int:
 def pixels_of(images: Tensor) -> np.ndarray:
     """(B,H,W,3) in [0,1] -> uint8."""
     return (255 * images[..., :3].cpu().numpy() + 0.5).astype(np.uint8)
+
+
+def picture_image(picture: Image) -> Tensor:
+    """A picture as IMAGE (1,H,W,3) in [0,1]."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
 
 
 def photo_batch(paths: Sequence[Path], count: int) -> Tensor | None:

@@ -14,8 +14,7 @@ from ...anomalydiffusion_core.gate.pair_picture import stacked
 from ...anomalydiffusion_core.training.history import History
 from ...anomalydiffusion_core.training.stage import Monitor
 from .base_model import ComfyModel
-from .pictures import picture_image
-from .pixels import from_core
+from .pixels import from_core, picture_image
 
 CURVE_EVERY = 10  # steps
 WIDTH, CURVE_HEIGHT = 512, 110

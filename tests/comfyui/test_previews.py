@@ -75,7 +75,7 @@ def test_generating_masks_counts_masks_and_shows_those_accepted(run: Run, traine
     assert values[:12] == [3 * step for step in range(12)]  # three hoped for, as the first batch is sampled
     pictures = [picture for _, _, picture in shown if picture]
     assert pictures[-1].width == 512
-    below = (np.asarray(pictures[-1])[40:] > 200).all(-1)
+    below = np.asarray((np.asarray(pictures[-1])[40:] > 200).all(-1))
     white = [below[:, left : left + 118].any() for left in (8, 134, 260, 386)]
     assert white == [True, True, True, False]
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ...anomalydiffusion_core.gate.lettering import BRIGHT, TITLE, Colour, Paragraph, written
+from ..anomalydiffusion_core.gate.lettering import BRIGHT, TITLE, Colour, Paragraph, written
+from .host.pixels import picture_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 CARD = 640  # pixels wide
 
@@ -27,8 +25,3 @@ def shown(pictures: Sequence[Image], text: str, cls: type[io.ComfyNode]) -> dict
     """The `ui` of a node: pictures of any size, and the text for who asks the server by its API."""
     images: Any = [picture_image(picture)[0] for picture in pictures]  # a list, since sizes differ
     return ui.PreviewImage(images, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-
-
-def picture_image(picture: Image) -> Tensor:
-    """A picture as IMAGE (1,H,W,3) in [0,1]."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
