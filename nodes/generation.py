@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from .host.folders import manifest_stamp, output_folder
-from .host.pictures import shown
 from .inputs import base_inputs, seed_input, type_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
@@ -153,6 +153,7 @@ class GeneratePairs(io.ComfyNode):
         from ..anomalydiffusion_core.method.reweighting import AARConfig
         from ..anomalydiffusion_core.method.sampling import SamplingConfig
         from .host.pair_generation import PairRequest, generated_pairs
+        from .pictures import card, shown
 
         config = GenerationConfig(
             SamplingConfig(steps=steps, guidance=cfg, aar=AARConfig(mode, strength)),
@@ -163,7 +164,8 @@ class GeneratePairs(io.ComfyNode):
         )
         request = PairRequest(count, defect_type, output_folder(folder), dataset, images, masks, mask_sources)
         result = generated_pairs(model, clip, vae, embeddings, config, request=request)
-        below = shown(result.pictures, result.report, cls)
-        if result.dataset is None:  # nothing that later nodes could read
-            return io.NodeOutput(ui=below, block_execution=result.report)
-        return io.NodeOutput(result.dataset, str(result.root), result.report, ui=below)
+        summary = card(result.headline, result.report.splitlines())
+        below = shown([summary, *result.pictures], result.report, cls)
+        # where there are no pairs, nodes that would read them are not run, and say why
+        generated = result.dataset or ExecutionBlocker(result.report)
+        return io.NodeOutput(generated, str(result.root), result.report, ui=below)

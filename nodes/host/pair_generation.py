@@ -40,7 +40,6 @@ from ...anomalydiffusion_core.method.latent_diffusion import Context
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
 from .base_model import ComfyModel, load_for
 from .conditioning import binary_masks
-from .pictures import card
 from .pixels import pixels_of
 
 SHOWN = 8  # pictures of accepted, and of rejected pairs, below the node
@@ -120,12 +119,13 @@ class PairRequest:
 
 @dataclass(frozen=True)
 class PairResult:
-    """The dataset with all its pairs (None where there are none), where it is, a report in lines, and
-    pictures of it, of accepted and of refused pairs.
+    """The dataset with all its pairs (None where there are none), where it is, how many there are of how
+    many, a report in lines, and pictures of accepted and of refused pairs.
     """
 
     dataset: Dataset | None
     root: Path
+    headline: str
     report: str
     pictures: list[Image.Image]
 
@@ -163,8 +163,9 @@ def generated_pairs(
     return PairResult(
         find_dataset(request.out) if outcome.rows else None,
         request.out,
-        report := shown.report(outcome, request.out),
-        shown.pictures(outcome, request.out, report),
+        f"{len(outcome.rows)} of {request.count * len(names)} pairs",
+        shown.report(outcome, request.out),
+        shown.pictures(outcome, request.out),
     )
 
 
@@ -233,16 +234,12 @@ class RunShown:
             good=not why,
         )
 
-    def pictures(self, outcome: GenerationOutcome, root: Path, report: str) -> list[Image.Image]:
-        """The report, the last accepted pairs, of this run or else of those that were there, and the first
-        refused ones.
-        """
-        total, lines = self.count * len(self.names), report.splitlines()
-        head = card(f"{min(total, len(outcome.rows))} of {total} pairs", lines)
+    def pictures(self, outcome: GenerationOutcome, root: Path) -> list[Image.Image]:
+        """The last accepted pairs, of this run or else of those that were there, and the first refused ones."""
         shown = list(self.accepted) or [
             _written_picture(row, root, self.run) for row in outcome.rows[-SHOWN:]
         ]
-        return [head, *shown, *self.rejected]
+        return [*shown, *self.rejected]
 
     def report(self, outcome: GenerationOutcome, root: Path) -> str:
         """What was made, what was refused and why, what to change, and where the pairs are: in lines."""
