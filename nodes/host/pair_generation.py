@@ -235,7 +235,7 @@ class RunShown:
         )
 
     def pictures(self, outcome: GenerationOutcome, root: Path) -> list[Image.Image]:
-        """The last accepted pairs, of this run or else of those that were there, and the first refused ones."""
+        """The last accepted pairs, of this run or of those that were there, and the first refused ones."""
         shown = list(self.accepted) or [
             _written_picture(row, root, self.run) for row in outcome.rows[-SHOWN:]
         ]
