@@ -12,7 +12,11 @@ import pytest
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
 
 ROOT = Path(__file__).parents[2]
-MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "pytest": "pytest"}  # named otherwise than their packages
+MODULES = {
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "pytest": "pytest",
+}  # named otherwise than their packages
 TOOLS = {"pyright", "ruff", "import-linter"}  # run by name, never imported
 OPENED_BY_OTHERS = {"accelerate", "peft"}  # diffusers looks for them by itself
 
@@ -36,7 +40,9 @@ def test_all_addresses_are_those_of_one_repository(project: dict[str, Any]) -> N
     assert (ROOT / icon.path.removeprefix(address.path + "/main/")).is_file()
 
 
-def test_the_registry_finds_a_name_a_host_version_and_a_publisher_or_none_yet(project: dict[str, Any]) -> None:
+def test_the_registry_finds_a_name_a_host_version_and_a_publisher_or_none_yet(
+    project: dict[str, Any],
+) -> None:
     comfy = project["tool"]["comfy"]
     assert set(comfy) == {"PublisherId", "DisplayName", "Icon", "requires-comfyui"}
     assert re.fullmatch(r"([a-z0-9][a-z0-9_-]*)?", comfy["PublisherId"])
@@ -54,7 +60,9 @@ def test_every_package_asked_for_is_used_somewhere(project: dict[str, Any]) -> N
     groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     asked = {re.split(r"[\[<>=~! ]", line, maxsplit=1)[0] for group in groups for line in group}
     folders = ("anomalydiffusion_core", "nodes", "benchmarks", "tools", "tests")
-    code = "\n".join(path.read_text(encoding="utf-8") for name in folders for path in (ROOT / name).rglob("*.py"))
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for name in folders for path in (ROOT / name).rglob("*.py")
+    )
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.MULTILINE))
     for package in asked - TOOLS - OPENED_BY_OTHERS:
         module = MODULES.get(package, package)
