@@ -1,4 +1,4 @@
-"""pyproject.toml, as registries read it: names, addresses, the icon, and no package that the code does not use."""
+"""pyproject.toml, as registries read it: names, addresses, the icon, no package that the code does not use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_all_addresses_are_those_of_one_repository(project: dict[str, Any]) -> N
     assert (ROOT / icon.path.removeprefix(address.path + "/main/")).is_file()
 
 
-def test_the_registry_finds_a_name_a_host_version_and_a_publisher_or_none_yet(
+def test_the_registry_finds_a_name_a_host_version_and_a_publisher_if_any(
     project: dict[str, Any],
 ) -> None:
     comfy = project["tool"]["comfy"]
