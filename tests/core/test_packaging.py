@@ -1,4 +1,4 @@
-"""pyproject.toml, as registries read it: names, addresses, the icon, no package that the code does not use."""
+"""pyproject.toml as registries read it: names, addresses, the icon, no package that the code does not use."""
 
 from __future__ import annotations
 
