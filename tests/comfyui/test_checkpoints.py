@@ -119,7 +119,7 @@ def test_noise_is_predicted_as_in_comfyui_s_own_sampler(checkpoint: Any, base: A
 
 
 def test_training_reaches_the_vectors_of_every_text_encoder(checkpoint: Any, base: Any) -> None:
-    from adiff_pack.nodes.host.base_model import trainable  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.trainable import trainable  # type: ignore[import-not-found]
 
     with torch.inference_mode(), trainable(base):
         vectors = {
