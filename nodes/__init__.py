@@ -14,6 +14,7 @@ from .host.folders import register_model_folder
 from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .regions import CropRegions, StitchRegions
 from .sampling import AttentionReweighting, KSampler
+from .search import searchable
 from .training import TrainAnomaly, TrainMasks
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -46,4 +47,4 @@ NODES: tuple[type[io.ComfyNode], ...] = (
 class AnomalyDiffusion(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_model_folder()  # before schemas are asked for: loaders list its files
-        return list(NODES)
+        return [searchable(node) for node in NODES]

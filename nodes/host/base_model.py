@@ -25,11 +25,10 @@ from ...anomalydiffusion_core.method.attention import Columns
 from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import (
     Context,
-    Fingerprint,
     NoiseSchedule,
     common_columns,
+    fingerprint_of,
     fitting_vectors,
-    hash_weights,
     split_prompt,
 )
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
@@ -80,7 +79,7 @@ class ComfyModel:
         family = family_of(list(self.token_widths.values()))
         self.native_size = native_size(family, self.schedule.prediction)
         states = (self._text_state(self._encoder(name)) for name in encoders)
-        self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
+        self.fingerprint = fingerprint_of(family, self._unet_state(), *states)
         self.adapter: dict[str, Tensor] = {}  # LoRA is laid on by the graph
         self._options: dict[str, Any] = {}
 
@@ -129,7 +128,8 @@ class ComfyModel:
         return self._encoder(name).transformer.get_input_embeddings()
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.model.model.process_latent_in(self.vae.encode(from_core(image))).to(self.device)
+        latent: Any = self.vae.encode(from_core(image))  # half precision, where the host is told so
+        return self.model.model.process_latent_in(latent.float()).to(self.device)
 
     def decode(self, latent: Tensor) -> Tensor:
         return to_core(self.vae.decode(self.model.model.process_latent_out(latent)))
