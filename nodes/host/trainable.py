@@ -107,8 +107,8 @@ def _copied_weights(patcher: ModelPatcher, dtype: torch.dtype | None) -> dict[in
         value = weight.detach()
         if patches:
             value = comfy.lora.calculate_weight(patches, value.to(device, torch.float32, copy=True), name)
-        value = value.to(device, weight.dtype).to(dtype or weight.dtype)
-        value = value.clone() if value.is_inference() or value.data_ptr() == weight.data_ptr() else value
+            value = value.to(weight.dtype)  # as the host holds it
+        value = value.to(device, dtype or weight.dtype, copy=True)
         copies[id(parameter)] = nn.Parameter(value, requires_grad=False)
     return copies
 
