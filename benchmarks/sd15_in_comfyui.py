@@ -68,8 +68,9 @@ def job(comfyui: Path, checkpoint: Path, base_folder: Path, batch: int, low_memo
     )
     from adiff_pack.anomalydiffusion_core.training.jobs import TrainingJob  # type: ignore[import-not-found]
     from adiff_pack.nodes import conditioning, sampling  # type: ignore[import-not-found]
-    from adiff_pack.nodes.host.base_model import ComfyModel, trainable  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.pixels import photo_batch  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.trainable import trainable  # type: ignore[import-not-found]
 
     folder_paths.set_temp_directory(str(base_folder / "temp"))
     clock = [time.monotonic()]

@@ -16,6 +16,7 @@ from .masks import BinarizeMasks, GenerateMasks, MixMasks, PlaceMasks
 from .regions import CropRegions, StitchRegions
 from .report import OpenReport
 from .sampling import AttentionReweighting, KSampler
+from .search import searchable
 from .training import TrainAnomaly, TrainMasks
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -50,4 +51,4 @@ NODES: tuple[type[io.ComfyNode], ...] = (
 class AnomalyDiffusion(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_model_folder()  # before schemas are asked for: loaders list its files
-        return list(NODES)
+        return [searchable(node) for node in NODES]

@@ -166,7 +166,9 @@ class TrainAnomaly(io.ComfyNode):
         low_memory: bool = False, extend: Any = None, start: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.jobs import TrainingJob
-        from .host.base_model import ComfyModel, trainable
+        from .host.base_model import ComfyModel
+        from .host.finished import FinishedTraining
+        from .host.trainable import trainable
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
@@ -179,13 +181,21 @@ class TrainAnomaly(io.ComfyNode):
         )
         config = TrainingConfig(image_size, share or None, defects, None)
         job = TrainingJob(base, dataset, config, extend, start)
-        preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        checkpoints, stage = kept_training("anomaly", job, defects, checkpoint_minutes, preview=preview)
+        finished = FinishedTraining.of("anomaly", job, defects, base)
+        if before := finished.load():
+            return io.NodeOutput(*before[:2], ui=ui.PreviewImage(before[2]))
+        best = when_stopped == BEST
+        preview = TrainingPreview(base, steps, preview_every)
+        checkpoints, stage = kept_training(
+            "anomaly", job, defects, checkpoint_minutes, keep_best=best, preview=preview
+        )
         with trainable(base), checkpoints.alone():
             outcome = job.train_defects(stage)
-        stopped = ended(outcome.end, checkpoints, when_stopped == BEST)
-        text = stopped + job.verdict(outcome)
-        return io.NodeOutput(outcome.learned, text, ui=ui.PreviewImage(preview.result(text)))
+        text = ended(outcome.end, checkpoints, best) + job.verdict(outcome)
+        picture = preview.result(text)
+        if outcome.end.finished:
+            finished.save(outcome.learned, text, picture)
+        return io.NodeOutput(outcome.learned, text, ui=ui.PreviewImage(picture))
 
 
 class TrainMasks(io.ComfyNode):
@@ -223,7 +233,9 @@ class TrainMasks(io.ComfyNode):
         low_memory: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.jobs import TrainingJob
-        from .host.base_model import ComfyModel, trainable
+        from .host.base_model import ComfyModel
+        from .host.finished import FinishedTraining
+        from .host.trainable import trainable
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
@@ -235,10 +247,19 @@ class TrainMasks(io.ComfyNode):
         )
         config = TrainingConfig(embeddings.image_size, share or None, masks=masks)
         job = TrainingJob.of_masks(base, dataset, config, embeddings)
+        finished = FinishedTraining.of("masks", job, masks, base, into=embeddings)
+        if before := finished.load():
+            return io.NodeOutput(before[0], ui=ui.PreviewImage(before[2]))
+        best = when_stopped == BEST
         trained = embeddings.copied()  # what came in by a link stays as it is: another node may use it
-        preview = TrainingPreview(base, steps, preview_every, when_stopped == BEST)
-        checkpoints, stage = kept_training("masks", job, masks, checkpoint_minutes, preview=preview)
+        preview = TrainingPreview(base, steps, preview_every)
+        checkpoints, stage = kept_training(
+            "masks", job, masks, checkpoint_minutes, keep_best=best, preview=preview
+        )
         with trainable(base), checkpoints.alone():
             end = job.train_masks(trained, stage)
-        text = ended(end, checkpoints, when_stopped == BEST)
-        return io.NodeOutput(trained, ui=ui.PreviewImage(preview.result(text)))
+        text = ended(end, checkpoints, best)
+        picture = preview.result(text)
+        if end.finished:
+            finished.save(trained, text, picture)
+        return io.NodeOutput(trained, ui=ui.PreviewImage(picture))

@@ -15,11 +15,10 @@ from ..method.artifact import load_artifact
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import (
     Context,
-    Fingerprint,
     NoiseSchedule,
     common_columns,
+    fingerprint_of,
     fitting_vectors,
-    hash_weights,
     split_prompt,
 )
 from ..method.reweighting import AttentionWeights
@@ -67,9 +66,7 @@ class DiffusersModel:
         self.spatial_encoders = {self.encoder_name: spatial_encoder} if spatial_encoder else {}
         self.adapter: dict[str, Tensor] = {}
         self.length = int(self.text_encoder.config.max_position_embeddings)
-        self.fingerprint = Fingerprint(
-            family, hash_weights(self.unet.state_dict(), self.text_encoder.state_dict())
-        )
+        self.fingerprint = fingerprint_of(family, self.unet.state_dict(), self.text_encoder.state_dict())
         self.to(device)
 
     def to(self, device: torch.device | str) -> None:

@@ -32,6 +32,7 @@ def save_artifact(learned: Learned, path: Path, dtype: torch.dtype = torch.float
         "format": FORMAT,
         "base_family": learned.base.family,
         "base_weights": learned.base.weights,
+        "base_signs": learned.base.signs,
         "image_size": str(learned.image_size),
         "templates": json.dumps(learned.templates),
         "token_counts": json.dumps(
@@ -149,13 +150,13 @@ def check_base(trained_on: Fingerprint, base: Fingerprint, what: str, remedy: st
             f"{what} was trained on base family {trained_on.family!r} but the base given is "
             f"{base.family!r}: {remedy}."
         )
-    if base.weights != trained_on.weights:
+    if not base.same_weights(trained_on):
         log.warning("%s was trained on other weights of family %s; results may differ.", what, base.family)
 
 
 def _learned_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learned:
     learned = Learned(
-        Fingerprint(metadata["base_family"], metadata["base_weights"]),
+        Fingerprint(metadata["base_family"], metadata["base_weights"], metadata.get("base_signs", "")),
         int(metadata["image_size"]),
         tuple(json.loads(metadata["templates"])),
         training=json.loads(metadata["training"]),

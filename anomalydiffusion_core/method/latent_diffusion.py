@@ -67,23 +67,41 @@ class NoiseSchedule:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Which base an artifact was trained on: architecture family, and a hash of the weights."""
+    """Which base an artifact was trained on: architecture family, and a hash of the weights. `signs` is a
+    hash of theirs, which stay whatever precision a host loads the weights in; "" where an earlier version
+    wrote none.
+    """
 
     family: str
     weights: str
+    signs: str = ""
+
+    def same_weights(self, other: Fingerprint) -> bool:
+        """Whether both are of the same weights, in whichever precision they were loaded."""
+        return self.weights == other.weights or bool(self.signs and self.signs == other.signs)
+
+
+def fingerprint_of(family: str, *states: Mapping[str, Tensor]) -> Fingerprint:
+    """That of state dicts in diffusers' and transformers' names."""
+    return Fingerprint(family, hash_weights(*states), _hash_sampled(states, signs=True))
 
 
 def hash_weights(*states: Mapping[str, Tensor]) -> str:
     """SHA-256 (16 hex digits) over names, shapes and a thin sample of values of state dicts in diffusers' and
     transformers' names: quick, and the same in every host.
     """
-    digest = hashlib.sha256()
+    return _hash_sampled(states, signs=False)
+
+
+def _hash_sampled(states: tuple[Mapping[str, Tensor], ...], signs: bool) -> str:
+    digest, count = hashlib.sha256(), 256 if signs else 64  # a sign tells less than a value
     for state in states:
         # transformers 5 dropped the prefix
         for name, tensor in sorted((key.removeprefix("text_model."), value) for key, value in state.items()):
             flat = tensor.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-            digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
+            sample = flat[:: max(1, flat.numel() // count)].float().cpu()
+            values = sample.signbit() if signs else sample  # that of a value which became zero stays
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -91,20 +91,22 @@ class Fitting:
     def take_step(self) -> None:
         """One step of AdamW on `config.accumulate` batches of every process; raises TrainingStopped where the
         loss says that it cannot go on.
+
+        Stopped before any parameter changes, everything is as it was before the step.
         """
-        self.whole = False
         ramp = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         rate = ramp * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.processes.gather(self.processes.together(self._backward))
-        value = sum(losses) / len(losses)
-        self._check(value)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        for gradient, mean in zip(gradients, self.processes.mean(gradients), strict=True):
-            gradient.copy_(mean)
+        drawn = self.generator.get_state()
+        try:
+            value = self._gradients()
+        except BaseException:  # a cancel, or memory that ran out
+            self.generator.set_state(drawn)
+            raise
         norms = [nn.utils.clip_grad_norm_(g["params"], 1.0) for g in self.optimizer.param_groups]
+        self.whole = False
         self.optimizer.step()
         self.step += 1
         self._average()
@@ -112,6 +114,16 @@ class Fitting:
         self.history.gradient.append(float(torch.stack(norms).norm()))
         self.history.rate.append(rate)
         self.whole = True
+
+    def _gradients(self) -> float:
+        """Leaves the gradients of all processes' batches at the parameters; their mean loss."""
+        losses = self.processes.gather(self.processes.together(self._backward))
+        value = sum(losses) / len(losses)
+        self._check(value)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        for gradient, mean in zip(gradients, self.processes.mean(gradients), strict=True):
+            gradient.copy_(mean)
+        return value
 
     def _backward(self) -> float:
         """The loss of this process's part of the batches, which are alike in all processes."""
@@ -256,9 +268,9 @@ def fit(
         fitting.measure()
         if keeper:
             processes.first(lambda: keeper.keep(fitting))
-    except OSError:  # of the keeper
+    except (OSError, TrainingStopped):  # of the keeper; of what would stop it there again
         raise
-    except BaseException:  # whatever `on_step` stops with
+    except BaseException:  # whatever stops a step, or `on_step`
         if keeper and fitting.whole:
             processes.first(lambda: keeper.keep(fitting))
         raise

@@ -52,7 +52,7 @@ class Monitor:
 
 @dataclass(frozen=True)
 class End:
-    """How a training ended: of itself, `interrupted` by a KeyboardInterrupt, or by a `problem`."""
+    """How a training ended: of itself, `interrupted`, or by a `problem`."""
 
     interrupted: bool = False
     problem: str = ""
@@ -79,13 +79,14 @@ class TrainingOutcome:
 
 @dataclass
 class Stage:
-    """One training of a job."""
+    """One training of a job. Any of `interrupts` ends it with the best so far, also within a step."""
 
     name: str
     on_stage: OnStage = lambda *_: None
     monitor: Monitor = field(default_factory=Monitor)
     keeper: Keeper | None = None
     processes: Processes = ALONE
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 
     def tell(self, note: str) -> None:
         """Says what is done before the first step."""
@@ -122,7 +123,7 @@ class Stage:
             )
             if self.monitor.log:
                 self.monitor.log.measured(self.name, history)
-        except KeyboardInterrupt:
+        except self.interrupts:
             return End(interrupted=True)
         except TrainingStopped as stopped:
             return End(problem=str(stopped))

@@ -1,14 +1,10 @@
-"""ComfyUI's MODEL, CLIP and VAE as the core's `LatentDiffusion`, for training and for mask tokens.
-
-All of ComfyUI's training quirks live here: tensors made in inference mode, weights that are offloaded or half
-precision, text encoders that add in place, attention kernels without a backward pass.
-"""
+"""ComfyUI's MODEL, CLIP and VAE as the core's `LatentDiffusion`; what training needs is in `trainable.py`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,12 +12,11 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...anomalydiffusion_core.bases.families import family_of, known_encoders, native_size
 from ...anomalydiffusion_core.bases.tiny import architecture as arch
@@ -30,11 +25,10 @@ from ...anomalydiffusion_core.method.attention import Columns
 from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import (
     Context,
-    Fingerprint,
     NoiseSchedule,
     common_columns,
+    fingerprint_of,
     fitting_vectors,
-    hash_weights,
     split_prompt,
 )
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
@@ -47,10 +41,14 @@ PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 
 
 class ComfyModel:
-    """A `LatentDiffusion` on what ComfyUI's loaders give. Use `trainable` around anything with gradients."""
+    """A `LatentDiffusion` on what ComfyUI's loaders give. Use `trainable` around anything with gradients;
+    else let the host load the MODEL before its noise is predicted, as its samplers do.
+    """
 
     def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
         self.model, self.clip, self.vae, self.checkpointing = model, clip, vae, False
+        self._network: Any = model.model  # what computes, the host's or a copy to train through
+        self._text: Any = clip.cond_stage_model
         unet = model.model.diffusion_model
         if not isinstance(unet, UNetModel) or model.model.model_type not in PREDICTIONS:
             raise ValueError(
@@ -59,7 +57,6 @@ class ComfyModel:
                 "Diffusion 1.x, 2.x or XL."
             )
         encoders = [name for name in known_encoders() if hasattr(clip.cond_stage_model, name)]
-        self.text_encoders = {name: getattr(clip.cond_stage_model, name) for name in encoders}
         self.tokenizers = {name: getattr(clip.tokenizer, name) for name in encoders}
         self.token_widths = {name: int(self._table(name).weight.shape[1]) for name in encoders}
         width = sum(self.token_widths.values())
@@ -77,12 +74,12 @@ class ComfyModel:
         self.latent_channels = int(model.model.latent_format.latent_channels)
         self.factor = latent_factor(vae)
         self.device = model.load_device
-        half = (model.model.manual_cast_dtype or unet.dtype) == torch.float16
-        self.dtype = torch.float32 if half else unet.dtype  # as `trainable` has it
+        computing = model.model.manual_cast_dtype or unet.dtype
+        self.dtype = torch.float32 if computing == torch.float16 else computing  # as `trainable` has it
         family = family_of(list(self.token_widths.values()))
         self.native_size = native_size(family, self.schedule.prediction)
-        states = (self._text_state(encoder) for encoder in self.text_encoders.values())
-        self.fingerprint = Fingerprint(family, hash_weights(self._unet_state(), *states))
+        states = (self._text_state(self._encoder(name)) for name in encoders)
+        self.fingerprint = fingerprint_of(family, self._unet_state(), *states)
         self.adapter: dict[str, Tensor] = {}  # LoRA is laid on by the graph
         self._options: dict[str, Any] = {}
 
@@ -124,11 +121,15 @@ class ComfyModel:
         state = encoder.transformer.state_dict()
         return {key: value for key, value in state.items() if key.startswith("text_model.")}
 
+    def _encoder(self, name: str) -> Any:
+        return getattr(self._text, name)
+
     def _table(self, name: str) -> nn.Embedding:
-        return self.text_encoders[name].transformer.get_input_embeddings()
+        return self._encoder(name).transformer.get_input_embeddings()
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.model.model.process_latent_in(self.vae.encode(from_core(image))).to(self.device)
+        latent: Any = self.vae.encode(from_core(image))  # half precision, where the host is told so
+        return self.model.model.process_latent_in(latent.float()).to(self.device)
 
     def decode(self, latent: Tensor) -> Tensor:
         return to_core(self.vae.decode(self.model.model.process_latent_out(latent)))
@@ -143,7 +144,9 @@ class ComfyModel:
         }
 
     def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
-        encoded = [self._encode(name, prompts, inserted) for name in self.text_encoders]
+        if self._text is self.clip.cond_stage_model:
+            comfy.model_management.load_models_gpu([self.clip.patcher])
+        encoded = [self._encode(name, prompts, inserted) for name in self.token_widths]
         hidden = torch.cat([hidden for hidden, _, _ in encoded], -1)
         _, pooled, columns = encoded[-1]  # SDXL's pooled text is clip_g's; columns are alike in all encoders
         asked = self.model.model.adm_channels > 0
@@ -153,7 +156,7 @@ class ComfyModel:
         self, name: str, prompts: list[str], inserted: dict[str, Tensor] | None
     ) -> tuple[Tensor, Tensor, Columns]:
         """Hidden states (B,T,d) and pooled text (B,d) of one text encoder, and the vectors' columns."""
-        encoder, tokenizer, vectors = self.text_encoders[name], self.tokenizers[name], None
+        encoder, tokenizer, vectors = self._encoder(name), self.tokenizers[name], None
         if inserted is not None:
             vectors = fitting_vectors(inserted, name, len(prompts), self.token_widths[name])
         count, length = None if vectors is None else vectors.shape[1], tokenizer.max_length
@@ -169,8 +172,12 @@ class ComfyModel:
                 row.insert(len(head), vectors[number])  # one entry holds all vectors of a prompt
             rows.append(row)
         encoder.reset_clip_options()
+        options: dict[str, Any] = {
+            "execution_device": self.clip.patcher.load_device
+        }  # else that of its weights
         if self.clip.layer_idx is not None:
-            encoder.set_clip_options({"layer": self.clip.layer_idx})
+            options["layer"] = self.clip.layer_idx
+        encoder.set_clip_options(options)
         hidden, pooled = encoder(rows)[:2]
         return hidden, pooled, common_columns(starts, count or 0)
 
@@ -180,7 +187,7 @@ class ComfyModel:
         x, level = noisy / alpha, (sigma / alpha)
         options = {"optimized_attention_override": _differentiable_attention, **self._options}
         options["cond_or_uncond"] = [0]
-        clean_hat = self.model.model.apply_model(
+        clean_hat = self._network.apply_model(
             x,
             level.flatten(),
             c_crossattn=context.hidden,
@@ -196,10 +203,20 @@ class ComfyModel:
         height, width = (self.factor * side for side in noisy.shape[-2:])
         pooled = context.pooled
         return {
-            "y": self.model.model.encode_adm(
+            "y": self._network.encode_adm(
                 pooled_output=pooled, width=width, height=height, device=pooled.device
             )
         }
+
+    @contextmanager
+    def computing_with(self, network: Any, text: Any) -> Iterator[None]:
+        """While active, these predict noise and encode prompts, not the host's networks."""
+        hosts = self._network, self._text
+        self._network, self._text = network, text
+        try:
+            yield
+        finally:
+            self._network, self._text = hosts
 
     @contextmanager
     def reweighted(self, weights: AttentionWeights) -> Iterator[None]:
@@ -218,78 +235,6 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _differentiable_attention(kernel: Any, *args: Any, **kwargs: Any) -> Tensor:
     return attention_pytorch(*args, **kwargs)
-
-
-@contextmanager
-def trainable(base: ComfyModel) -> Iterator[None]:
-    """While active, gradients flow through MODEL and CLIP, loaded in full, in float32 or bfloat16.
-
-    Weights are replaced by equal copies for good, since those made in inference mode cannot be trained
-    through; half-precision weights are float32 meanwhile, or bfloat16 to save memory.
-    Raises ValueError for quantised weights.
-    """
-    unet, text = base.model.model.diffusion_model, base.clip.cond_stage_model
-    for module, name in ((unet, "MODEL"), (text, "CLIP")):
-        _refuse_quantised(module, name)
-    comfy.model_management.load_models_gpu([base.model, base.clip.patcher], force_full_load=True)
-    dtype, originals = unet.dtype, {}
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        # ComfyUI's CLIP layers add in place
-        stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
-        try:
-            _copy_weights(text, None)
-            if dtype != base.dtype:  # kept, since from bfloat16 there is no way back
-                originals = {name: p.detach().cpu() for name, p in unet.named_parameters()}
-            _copy_weights(unet, base.dtype if originals else None)
-            unet.dtype = base.dtype
-            if base.checkpointing:
-                stack.enter_context(_recomputed_blocks(unet))
-            yield
-        finally:
-            for name, weight in originals.items():
-                comfy.utils.set_attr_param(unet, name, weight.to(base.device))
-            unet.dtype = dtype
-
-
-@contextmanager
-def _recomputed_blocks(unet: UNetModel) -> Iterator[None]:
-    """While active, activations inside residual and transformer blocks are not kept, but computed again for
-    the gradient (gradient checkpointing).
-    """
-    blocks = [block for block in unet.modules() if isinstance(block, (ResBlock, SpatialTransformer))]
-    for block in blocks:
-        block.forward = partial(_recomputed, block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _recomputed(forward: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
-    # the host notes in one dictionary which block is at work: each keeps what it was told
-    copies = [dict(argument) if isinstance(argument, dict) else argument for argument in arguments]
-    output: Any = checkpoint(forward, *copies, use_reentrant=False, preserve_rng_state=False, **options)
-    return output
-
-
-def _refuse_quantised(module: nn.Module, name: str) -> None:
-    for parameter in module.parameters():
-        # a quantised tensor is a class of its own, and may name the type that it would be unpacked to
-        plain = type(parameter) is nn.Parameter
-        if not plain or parameter.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            precision = parameter.dtype if plain else type(parameter).__name__
-            raise ValueError(
-                f"{name} holds {precision} weights, through which nothing can be trained: load it with "
-                "fp16, bf16 or fp32 weights."
-            )
-
-
-def _copy_weights(module: nn.Module, dtype: torch.dtype | None) -> None:
-    for name, parameter in list(module.named_parameters()):
-        comfy.utils.set_attr_param(module, name, parameter.detach().clone().to(dtype or parameter.dtype))
 
 
 Base = TypeVar("Base", bound=ComfyModel)
@@ -312,5 +257,4 @@ def load_for(
             "The artifact was trained on a base adapted to normal photos: load the .lora.safetensors file "
             "beside it by LoraLoaderModelOnly, between the base and all that takes its MODEL."
         )
-    comfy.model_management.load_models_gpu([clip.patcher])
     return base

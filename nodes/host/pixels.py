@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def to_core(images: Tensor) -> Tensor:
     """(B,H,W,3) in [0,1] -> (B,3,H,W) in [-1,1]."""
-    return (2 * images - 1).movedim(-1, 1)
+    return (2 * images.float() - 1).movedim(-1, 1)  # half precision, where the host is told so
 
 
 def from_core(images: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def latent_factor(vae: VAE) -> int:
 
 def pixels_of(images: Tensor) -> np.ndarray:
     """(B,H,W,3) in [0,1] -> uint8."""
-    return (255 * images[..., :3].cpu().numpy() + 0.5).astype(np.uint8)
+    return (255 * images[..., :3].float().cpu().numpy() + 0.5).astype(np.uint8)
 
 
 def picture_image(picture: Image) -> Tensor:

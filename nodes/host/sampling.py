@@ -67,9 +67,9 @@ class MaskedPhotos:
     @classmethod
     def encoded(cls, image: Tensor, mask: Tensor, vae: VAE) -> MaskedPhotos:
         """A single photo serves all masks, a single mask all photos; ValueError where they do not fit."""
-        image, mask = match_batch(image, mask)
+        image, mask = match_batch(image.float(), mask)
         latent: Any = vae.encode(_padded(image, latent_factor(vae)))
-        return cls(image, mask, vae, latent)
+        return cls(image, mask, vae, latent.float())
 
     @property
     def factor(self) -> int:
@@ -215,7 +215,7 @@ def paste_back(photos: MaskedPhotos, latent: Tensor, outlines: Outlines) -> Tens
     """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
     height, width = photos.image.shape[1:3]
     decoded, reconstructions = (
-        255 * photos.vae.decode(z)[:, :height, :width].cpu().numpy() for z in (latent, photos.latent)
+        255 * photos.vae.decode(z)[:, :height, :width].float().cpu().numpy() for z in (latent, photos.latent)
     )
     marked = photos.mask[:, 0].cpu().numpy() > 0
     results = []

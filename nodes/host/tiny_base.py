@@ -1,10 +1,13 @@
 """The embedded base as ComfyUI's MODEL, CLIP and VAE, from the same file as headless use.
 
-Everything runs in float32: the model is small, and both hosts then give the same numbers.
+Everything runs in float32 and is loaded whole: the model is small, and both hosts then give the same numbers.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +121,19 @@ def load_model(path: Path, vae: LappedAutoencoder) -> ModelPatcher:
     offload_device = comfy.model_management.unet_offload_device()
     model = config.get_model({}, device=offload_device)
     model.diffusion_model.load_state_dict({names[key]: tensor for key, tensor in weights.items()})
-    return ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    patcher = ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    return _reloadable(patcher, lambda: load_model(path, vae))
 
 
 def load_clip(path: Path, embeddings: list[str]) -> comfy.sd.CLIP:
     """The text encoder as a CLIP that reads textual inversions of width 192 from the folders `embeddings`."""
-    target = comfy.supported_models_base.ClipTarget(TinyTokenizer, TinyClip)
-    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options={"dtype": torch.float32})
+    target, host = comfy.supported_models_base.ClipTarget(TinyTokenizer, TinyClip), comfy.sd.CLIP
+    whole = {"disable_dynamic": True} if "disable_dynamic" in inspect.signature(host).parameters else {}
+    clip = host(target, embedding_directory=embeddings, model_options={"dtype": torch.float32}, **whole)
     state = arch.expand_vocabulary(arch.read_weights(path, "text_encoder"))
     # the pooled output, which this family does not use, passes unchanged
     clip.load_sd({**state, "text_projection.weight": torch.eye(arch.TOKEN_WIDTH)})
+    _reloadable(clip.patcher, lambda: load_clip(path, embeddings).patcher)
     return clip
 
 
@@ -141,4 +147,16 @@ def as_vae(autoencoder: LappedAutoencoder) -> comfy.sd.VAE:
     vae.first_stage_model = autoencoder.to(vae.vae_dtype)
     patcher = vae.patcher
     vae.patcher = ModelPatcher(autoencoder, patcher.load_device, patcher.offload_device)
+    _reloadable(vae.patcher, lambda: as_vae(copy.deepcopy(autoencoder)).patcher)
     return vae
+
+
+def _reloadable(patcher: ModelPatcher, load: Callable[[], ModelPatcher]) -> ModelPatcher:
+    """Tells the host how to get the same weights once more, for its nodes that need weights of their own."""
+
+    def reload(disable_dynamic: bool = False) -> ModelPatcher:
+        return load()
+
+    host: Any = patcher
+    host.cached_patcher_init = (reload, ())
+    return patcher

@@ -25,19 +25,14 @@ LINE = (110, 190, 255)
 class TrainingPreview:
     """ComfyUI's progress bar with a picture; also where a training can be cancelled."""
 
-    def __init__(self, base: ComfyModel, steps: int, every: int, keep_best: bool = False) -> None:
-        self.base, self.bar, self.keep_best = base, comfy.utils.ProgressBar(steps), keep_best
+    def __init__(self, base: ComfyModel, steps: int, every: int) -> None:
+        self.base, self.bar = base, comfy.utils.ProgressBar(steps)
         self.monitor = Monitor(every=every, show=self._show)
         self.latents: tuple[Tensor, Tensor] | None = None
         self.strip: Image.Image | None = None
 
     def on_stage(self, stage: str, done: int, total: int, note: str) -> None:
-        try:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        except comfy.model_management.InterruptProcessingException:
-            if self.keep_best:
-                raise KeyboardInterrupt from None  # as the core has it; ComfyUI's flag is lowered by now
-            raise
+        comfy.model_management.throw_exception_if_processing_interrupted()
         losses = self.monitor.history.loss
         if not losses:  # views are being made
             return

@@ -119,7 +119,7 @@ def test_noise_is_predicted_as_in_comfyui_s_own_sampler(checkpoint: Any, base: A
 
 
 def test_training_reaches_the_vectors_of_every_text_encoder(checkpoint: Any, base: Any) -> None:
-    from adiff_pack.nodes.host.base_model import trainable  # type: ignore[import-not-found]
+    from adiff_pack.nodes.host.trainable import trainable  # type: ignore[import-not-found]
 
     with torch.inference_mode(), trainable(base):
         vectors = {
@@ -185,8 +185,10 @@ def test_a_clip_of_another_model_is_refused_in_a_sentence(checkpoint: Any, pack:
 def test_a_model_without_cross_attention_is_refused_in_a_sentence(checkpoint: Any) -> None:
     import comfy.supported_models  # type: ignore[import-not-found]
     from adiff_pack.nodes.host.base_model import ComfyModel  # type: ignore[import-not-found]
+    from comfy.ldm.flux.model import FluxParams  # type: ignore[import-not-found]
     from comfy.model_patcher import ModelPatcher  # type: ignore[import-not-found]
 
+    later = {"txt_ids_dims": []}  # what newer versions ask for as well
     config = comfy.supported_models.Flux(
         {
             "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "patch_size": 2,
@@ -194,6 +196,7 @@ def test_a_model_without_cross_attention_is_refused_in_a_sentence(checkpoint: An
             "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 10, "qkv_bias": True,
             "guidance_embed": True,
         }
+        | {name: value for name, value in later.items() if name in FluxParams.__annotations__}
     )  # fmt: skip
     config.set_inference_dtype(torch.float32, None)
     flux = ModelPatcher(config.get_model({}), torch.device("cpu"), torch.device("cpu"))

@@ -36,6 +36,16 @@ def test_every_node_explains_itself_and_every_input(run: Run) -> None:
     assert {path.stem for path in HELP.glob("*.md")} == set(run.nodes)  # type: ignore[attr-defined]
 
 
+def test_the_node_search_finds_nodes_by_what_people_look_for(run: Run, pack: Any) -> None:
+    aliases = importlib.import_module(f"{pack.__name__}.nodes.search").ALIASES
+    assert set(run.nodes) <= set(aliases)  # type: ignore[attr-defined]
+    for word in ("defect", "inspection", "inpaint", "synthetic"):
+        assert word in [alias for words in aliases.values() for alias in words]
+    for node_id, node in run.nodes.items():  # type: ignore[attr-defined]
+        schema = node.GET_SCHEMA()  # of a host that has no aliases too
+        assert getattr(schema, "search_aliases", aliases[node_id]) == aliases[node_id]
+
+
 def test_trainings_are_as_long_by_default_as_the_demo_s(run: Run, pack: Any) -> None:
     demo = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.training.config").DEMO
     for node_id, steps in (("TrainAnomaly", demo.defects.steps), ("TrainMasks", demo.masks.steps)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ SETTINGS = {"steps": 6, "batch_size": 2, "share": 0.6, "preview_every": 0, "size
 
 def kept(run: Any) -> list[Path]:
     return sorted((run.root / "output" / "anomalydiffusion").glob("training/*/*.safetensors"))
+
+
+def finished(run: Any) -> list[Path]:
+    return sorted((run.root / "output" / "anomalydiffusion" / "trained").glob("*.safetensors"))
+
+
+def forget(run: Any) -> None:
+    """Deletes what finished trainings learned, so that the same one trains again."""
+    shutil.rmtree(run.root / "output" / "anomalydiffusion" / "trained")
 
 
 def train(run: Run, trained: Any, seed: int, **changed: Any) -> tuple:
@@ -55,6 +65,7 @@ def test_a_cancelled_training_goes_on_when_queued_again_to_the_last_bit(
 
     whole, _ = train(run, trained, 1)
     assert not kept(run)
+    forget(run)
     cancelled(3)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(run, trained, 1)
@@ -78,6 +89,99 @@ def test_a_cancelled_training_gives_the_best_so_far_where_asked(
     assert summary.startswith("Cancelled. This is the best so far.")
     assert embeddings.training["anomaly"]["steps"] == 4
     assert not comfy.model_management.processing_interrupted(), "the graph goes on"
+
+
+@pytest.fixture
+def cancelled_within(pack: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """The cancel button, pressed while a step computes: newer hosts raise within the forward pass."""
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    defects = importlib.import_module(f"{pack.__name__}.anomalydiffusion_core.training.defects")
+    loss, seen = defects.AnomalyTask.loss, []
+
+    def press(number: int) -> None:
+        def interrupted(self: Any, pool: Any, batch: Any) -> Any:
+            if torch.is_grad_enabled():  # no measurement
+                seen.append(batch)
+                if len(seen) == number:
+                    comfy.model_management.interrupt_current_processing()
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+            return loss(self, pool, batch)
+
+        monkeypatch.setattr(defects.AnomalyTask, "loss", interrupted)
+
+    return press
+
+
+def test_a_training_cancelled_within_a_step_gives_the_last_whole_one(
+    run: Run, trained: Any, cancelled_within: Callable[[int], None]
+) -> None:
+    before = finished(run)
+    cancelled_within(4)
+    embeddings, summary = train(run, trained, 8, when_stopped="best so far")
+    assert summary.startswith("Cancelled. This is the best so far.")
+    assert embeddings.training["anomaly"]["steps"] == 3
+    assert finished(run) == before  # it is not finished
+
+
+def test_a_training_cancelled_within_a_step_goes_on_to_the_last_bit(
+    run: Run, trained: Any, cancelled_within: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    whole, _ = train(run, trained, 9)
+    forget(run)
+    cancelled_within(4)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(run, trained, 9)
+    monkeypatch.undo()
+    resumed, _ = train(run, trained, 9)
+    assert resumed.training == whole.training
+    for name, tokens in whole.anomaly.items():
+        assert torch.equal(tokens["clip_l"], resumed.anomaly[name]["clip_l"])
+
+
+def test_a_finished_training_is_not_done_again(
+    run: Run, trained: Any, fitting_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, told = train(run, trained, 10)
+
+    def refuse(self: Any) -> None:
+        raise AssertionError("trains again")
+
+    monkeypatch.setattr(fitting_module.Fitting, "take_step", refuse)
+    again, told_again = train(run, trained, 10)
+    path = finished(run)[-1]
+    assert told_again == (
+        "Trained before with the same settings: taken from output/anomalydiffusion/trained/"
+        f"{path.name}. {told}"
+    )
+    assert again.training == first.training
+    for name, tokens in first.anomaly.items():
+        assert torch.equal(tokens["clip_l"], again.anomaly[name]["clip_l"])
+    for other in ({"seed": 11}, {"tokens": 3}, {"model": with_other_weights(trained.base["model"])}):
+        with pytest.raises(AssertionError, match="trains again"):
+            train(run, trained, **{"seed": 10} | other)
+    path.write_bytes(b"cut off")
+    with pytest.raises(AssertionError, match="trains again"):
+        train(run, trained, 10)
+
+
+def with_other_weights(model: Any) -> Any:
+    patched = model.clone()
+    key = "diffusion_model.out.2.weight"
+    patched.add_patches({key: ("diff", (torch.ones_like(model.model.state_dict()[key]),))}, 0.01)
+    return patched
+
+
+def test_only_the_last_finished_trainings_are_kept(
+    run: Run, trained: Any, pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f"{pack.__name__}.nodes.host.finished")
+    monkeypatch.setattr(module, "KEPT", 2)
+    for seed in (12, 13, 14):
+        train(run, trained, seed, steps=1)
+    assert len(finished(run)) == len([*finished(run)[0].parent.glob("*.png")]) == 2
 
 
 def test_a_loss_that_is_no_number_is_an_error_or_gives_the_best_so_far(
@@ -130,6 +234,7 @@ def test_a_training_starts_from_the_encoder_of_a_file(
 
 def test_a_training_in_low_memory_learns_the_same(run: Run, trained: Any) -> None:
     (plain, _) = train(run, trained, 7, steps=3)
+    forget(run)
     (frugal, _) = train(run, trained, 7, steps=3, low_memory=True)
     for name, tokens in plain.anomaly.items():
         torch.testing.assert_close(tokens["clip_l"], frugal.anomaly[name]["clip_l"], rtol=1e-3, atol=1e-4)

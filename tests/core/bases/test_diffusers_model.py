@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
 from anomalydiffusion_core.bases.families import FAMILIES, Family
 from anomalydiffusion_core.bases.tiny.architecture import load_tokenizer
-from anomalydiffusion_core.method.latent_diffusion import Context, NoiseSchedule, hash_weights
+from anomalydiffusion_core.method.latent_diffusion import (
+    Context,
+    NoiseSchedule,
+    fingerprint_of,
+    hash_weights,
+)
 
 
 def make_pipeline(scheduler: Any, in_channels: int = 4, width: int = 16, text_width: int = 16) -> Any:
@@ -196,6 +202,16 @@ def test_the_fingerprint_changes_with_weights_names_and_shapes_only() -> None:
     unbiased = torch.nn.Linear(3, 4, bias=False)
     unbiased.weight = first.weight
     assert hash_weights(reshaped.state_dict()) != hash_weights(unbiased.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_are_known_again_in_whichever_precision_they_are_loaded(dtype: torch.dtype) -> None:
+    first, other = torch.nn.Linear(30, 40), torch.nn.Linear(30, 40)
+    saved, half = (fingerprint_of("sd1", x.state_dict()) for x in (first, copy.deepcopy(first).to(dtype)))
+    assert saved.weights != half.weights and saved.same_weights(half)
+    assert not saved.same_weights(fingerprint_of("sd1", other.state_dict()))
+    earlier = replace(saved, signs="")  # as versions before wrote it
+    assert earlier.same_weights(saved) and not earlier.same_weights(half)
 
 
 def test_the_fingerprint_does_not_depend_on_how_transformers_prefixes_the_text_encoder() -> None:

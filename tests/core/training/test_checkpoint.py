@@ -97,6 +97,31 @@ def test_a_training_in_parts_learns_the_same_to_the_last_bit(
     assert same([v for _, v in other.validation], [v for _, v in history.validation])
 
 
+@pytest.mark.parametrize("batch", [1, 4, 9])
+def test_a_training_stopped_within_a_step_goes_on_from_the_last_whole_one(
+    fake_base: LatentDiffusion, tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, accumulate=2, validate_every=0)
+    whole = make_task(fake_base, config)
+    fit(whole, config)
+    task, loss, seen = make_task(fake_base, config), AnomalyTask.loss, []
+
+    def interrupted(self: AnomalyTask, *arguments: Any) -> Tensor:
+        seen.append(arguments)
+        if len(seen) == batch:  # the second of its step, where odd ones are the first
+            raise KeyboardInterrupt
+        return loss(self, *arguments)
+
+    keeper = Checkpoints(tmp_path).stage("anomaly", ORIGIN)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AnomalyTask, "loss", interrupted)
+        fit(task, config, keeper=keeper)
+    assert keeper.read()[1]["step"] == (batch - 1) // 2
+    resumed = make_task(fake_base, config)
+    fit(resumed, config, keeper=keeper)
+    assert same(learned(resumed), learned(whole))
+
+
 @pytest.mark.parametrize("part", ["parameter/0", "average/1", "generator", "optimizer/0/exp_avg_sq"])
 def test_each_part_of_a_checkpoint_counts(fake_base: LatentDiffusion, tmp_path: Path, part: str) -> None:
     config = replace(CONFIG, validate_every=0)
