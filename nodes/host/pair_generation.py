@@ -36,7 +36,6 @@ from ...anomalydiffusion_core.generation.runs import (
 )
 from ...anomalydiffusion_core.masks.sources import parse_weights
 from ...anomalydiffusion_core.method.embeddings import Learned
-from ...anomalydiffusion_core.method.latent_diffusion import Context
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
 from .base_model import ComfyModel, load_for
 from .conditioning import binary_masks
@@ -47,15 +46,11 @@ PREVIEW_SECONDS = 1.0  # between two pictures on the way
 
 
 class SamplingModel(ComfyModel):
-    """A base for sampling: each part is loaded when its turn comes, since ComfyUI moves parts off where room
-    is short.
+    """A base for sampling: its U-Net is loaded when its turn comes, since ComfyUI moves it off where the text
+    encoder or the autoencoder need the room.
     """
 
     batch, size = GenerationConfig.batch_size, 0  # regions at a time, and their pixels per side
-
-    def encode_prompts(self, prompts: list[str], inserted: dict[str, Tensor] | None = None) -> Context:
-        comfy.model_management.load_models_gpu([self.clip.patcher])
-        return super().encode_prompts(prompts, inserted)
 
     def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:
         side = (self.size or self.native_size) // self.factor
