@@ -175,7 +175,7 @@ def pretend(comfyui: Path) -> None:
 def _import_casts(comfyui: Path) -> None:
     """Imports comfy/ops.py, changed by `CASTS`."""
     path = comfyui / "comfy" / "ops.py"
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     for condition, instead in CASTS.items():
         if source.count(condition) != 1:
             raise SystemExit(f"{path} asks otherwise whether a weight is on the card: not {condition!r}.")

@@ -71,7 +71,7 @@ class Nodes:
             **inputs,
         )
         manifest = self.root / "output" / folder / "manifest.jsonl"
-        return [json.loads(line) for line in manifest.read_text().splitlines()]
+        return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
 
 
 def by_single_nodes(nodes: Nodes, dataset: Any, normals: Any, count: int, seed: int) -> None:
@@ -135,7 +135,7 @@ def memory(nodes: Nodes, pairs: int, photos: int, size: int) -> dict[str, Any]:
 
 def resident() -> float:
     """Resident memory of this process, MiB."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 

@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 class GeneratePairs(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..anomalydiffusion_core.gate.gate import CHECKS
-        from ..anomalydiffusion_core.generation.config import GenerationConfig
-        from ..anomalydiffusion_core.masks.sources import SOURCES
-        from ..anomalydiffusion_core.method.reweighting import MODES, meanings
-
-        sampling = GenerationConfig.sampling
-        sources = "; ".join(f"{name}, {source.meaning}" for name, source in SOURCES.items())
         return io.Schema(
             node_id="ADiff_GeneratePairs",
             display_name="Generate Pairs",
@@ -55,76 +48,8 @@ class GeneratePairs(io.ComfyNode):
                     tooltip="Of the dataset, below ComfyUI's output folder. Pairs are added, nothing is "
                     "overwritten.",
                 ),
-                seed_input(changes=False),  # another seed would be another run
-                io.Int.Input("steps", default=sampling.steps, min=1, max=1000, tooltip="Denoising steps."),
-                io.Float.Input(
-                    "cfg",
-                    default=sampling.guidance,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Classifier-free guidance; 1 = none, and half the time.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=list(MODES),
-                    default=sampling.aar.mode,
-                    tooltip="Where the defect does not show yet, attention to it is strengthened. "
-                    + meanings(),
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=sampling.aar.strength,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="Of that; 0 = exactly the plain sampler.",
-                ),
-                io.String.Input(
-                    "checks",
-                    default=",".join(CHECKS),
-                    tooltip="What a pair must pass, by the measure of the real pairs, with commas between; "
-                    "empty: nothing. "
-                    + "; ".join(f"{name} stops {check.stops}" for name, check in CHECKS.items())
-                    + ".",
-                ),
-                io.Int.Input(
-                    "tries",
-                    default=GenerationConfig.tries_per_pair,
-                    min=1,
-                    max=1000,
-                    tooltip="For each pair asked for; then the node says what it fell short of, and why.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=GenerationConfig.batch_size,
-                    min=1,
-                    max=64,
-                    tooltip="Regions at a time: more is faster on a large card, and takes more memory.",
-                ),
-                FewShotDataset.Input(
-                    "dataset",
-                    optional=True,
-                    tooltip="From Load Few-Shot Dataset: its normal photos are used in turn, read as they "
-                    "are needed; its real pairs are the measure of what is accepted.",
-                ),
-                io.Image.Input(
-                    "images",
-                    optional=True,
-                    tooltip="Normal photos instead of the dataset's; with them alone only fill is checked.",
-                ),
-                io.Mask.Input(
-                    "masks",
-                    optional=True,
-                    tooltip="Your own masks, used in turn: white = defect. Without them masks are invented.",
-                ),
-                io.String.Input(
-                    "mask_sources",
-                    optional=True,
-                    default="",
-                    tooltip="Where masks come from, mixed by weights, such as invented=2,real=1: "
-                    f"{sources}. Empty: the masks connected, else invented ones.",
-                ),
+                *_settings_inputs(),
+                *_photos_and_masks_inputs(),
             ],
             outputs=[
                 FewShotDataset.Output(
@@ -169,3 +94,92 @@ class GeneratePairs(io.ComfyNode):
         # where there are no pairs, nodes that would read them are not run, and say why
         generated = result.dataset or ExecutionBlocker(result.report)
         return io.NodeOutput(generated, str(result.root), result.report, ui=below)
+
+
+def _settings_inputs() -> list[io.Input]:
+    """How pairs are made and which are accepted."""
+    from ..anomalydiffusion_core.gate.gate import CHECKS
+    from ..anomalydiffusion_core.generation.config import GenerationConfig
+    from ..anomalydiffusion_core.method.reweighting import MODES, meanings
+
+    sampling = GenerationConfig.sampling
+    return [
+        seed_input(changes=False),  # another seed would be another run
+        io.Int.Input("steps", default=sampling.steps, min=1, max=1000, tooltip="Denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=sampling.guidance,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip="Classifier-free guidance; 1 = none, and half the time.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default=sampling.aar.mode,
+            tooltip="Where the defect does not show yet, attention to it is strengthened. " + meanings(),
+        ),
+        io.Float.Input(
+            "strength",
+            default=sampling.aar.strength,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="Of that; 0 = exactly the plain sampler.",
+        ),
+        io.String.Input(
+            "checks",
+            default=",".join(CHECKS),
+            tooltip="What a pair must pass, by the measure of the real pairs, with commas between; "
+            "empty: nothing. "
+            + "; ".join(f"{name} stops {check.stops}" for name, check in CHECKS.items())
+            + ".",
+        ),
+        io.Int.Input(
+            "tries",
+            default=GenerationConfig.tries_per_pair,
+            min=1,
+            max=1000,
+            tooltip="For each pair asked for; then the node says what it fell short of, and why.",
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=GenerationConfig.batch_size,
+            min=1,
+            max=64,
+            tooltip="Regions at a time: more is faster on a large card, and takes more memory.",
+        ),
+    ]
+
+
+def _photos_and_masks_inputs() -> list[io.Input]:
+    """Where normal photos and masks come from."""
+    from ..anomalydiffusion_core.masks.sources import SOURCES
+
+    sources = "; ".join(f"{name}, {source.meaning}" for name, source in SOURCES.items())
+    return [
+        FewShotDataset.Input(
+            "dataset",
+            optional=True,
+            tooltip="From Load Few-Shot Dataset: its normal photos are used in turn, read as they "
+            "are needed; its real pairs are the measure of what is accepted.",
+        ),
+        io.Image.Input(
+            "images",
+            optional=True,
+            tooltip="Normal photos instead of the dataset's; with them alone only fill is checked.",
+        ),
+        io.Mask.Input(
+            "masks",
+            optional=True,
+            tooltip="Your own masks, used in turn: white = defect. Without them masks are invented.",
+        ),
+        io.String.Input(
+            "mask_sources",
+            optional=True,
+            default="",
+            tooltip="Where masks come from, mixed by weights, such as invented=2,real=1: "
+            f"{sources}. Empty: the masks connected, else invented ones.",
+        ),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ from .options import (
     load_with_base,
     names_in,
 )
+
+if TYPE_CHECKING:
+    from ..generation.runs import GenerationOutcome
 
 
 def generate(
@@ -261,18 +264,23 @@ def generate(
             say(f"Rejected by hand: {moved} pairs, now in {out / REJECTED}, with others in their place.")
         say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
         say_next("Next, look at them", "report", out, "--artifact", artifact)
-        return {
-            "out": str(out),
-            "pairs": len(outcome.rows),
-            "rejected_by_hand": moved,
-            "mean_fill": outcome.mean_fill,
-            "gate": outcome.grounds,
-            "shortfalls": outcome.shortfalls,
-            "shortfall": " ".join(outcome.shortfalls.values()),
-        }
+        return _summary(outcome, out, moved)
 
     kept = f"the pairs made so far are kept in {out}. Go on with:\n  {same_command(context)}"
     raise typer.Exit(run_command(command, json, kept=kept))
+
+
+def _summary(outcome: GenerationOutcome, out: Path, moved: int) -> dict[str, Any]:
+    """For --json."""
+    return {
+        "out": str(out),
+        "pairs": len(outcome.rows),
+        "rejected_by_hand": moved,
+        "mean_fill": outcome.mean_fill,
+        "gate": outcome.grounds,
+        "shortfalls": outcome.shortfalls,
+        "shortfall": " ".join(outcome.shortfalls.values()),
+    }
 
 
 def _strengths(texts: list[str]) -> tuple[float, tuple[tuple[str, float], ...]]:

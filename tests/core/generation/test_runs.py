@@ -20,12 +20,11 @@ from anomalydiffusion_core.dataset.windows import regions_of
 from anomalydiffusion_core.gate.gate import CHECKS, Gate, GateConfig, Scores
 from anomalydiffusion_core.gate.scores import component_fills, contrast, seam
 from anomalydiffusion_core.generation import generator as generation
-from anomalydiffusion_core.generation import runs
+from anomalydiffusion_core.generation import output
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.regions import RegionJob, RegionMaker, in_window, stitched
 from anomalydiffusion_core.generation.runs import (
-    METHOD,
     GenerationOutcome,
     GenerationRun,
     generate_all,
@@ -359,11 +358,13 @@ def test_what_continues_a_run_is_the_method_s_version_and_not_the_package_s(
 ) -> None:
     out = tmp_path / "out"
     first = generate(out, 1, KIND).rows
-    assert {(row["method_version"], row["package_version"]) for row in first} == {(METHOD, __version__)}
-    monkeypatch.setattr(runs, "__version__", "99.0")
+    assert {(row["method_version"], row["package_version"]) for row in first} == {
+        (output.METHOD, __version__)
+    }
+    monkeypatch.setattr(output, "__version__", "99.0")
     second = generate(out, 2, KIND).rows
     assert second[0] == json.loads(json.dumps(first[0])) and [row["index"] for row in second] == [0, 1]
     assert {row["run"] for row in second} == {first[0]["run"]} and second[1]["package_version"] == "99.0"
-    monkeypatch.setattr(runs, "METHOD", "generation/0")
+    monkeypatch.setattr(output, "METHOD", "generation/0")
     other = generate(out, 1, KIND).rows
     assert len(manifest(out)) == 3 and other[0]["run"] != first[0]["run"] and other[0]["index"] == 0
