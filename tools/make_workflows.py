@@ -11,47 +11,12 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from workflow_layout import Node, Out, Step, workflow
+from workflow_graphs import GRAPHS
+from workflow_layout import workflow
 
 from anomalydiffusion_core.cli.comfyui_process import PACK, running_server
 
 FOLDER = PACK / "workflows"
-PICTURE = 220  # pixels that a node keeps free for a picture of its result
-
-BASE = {"model": Out("base", "MODEL"), "clip": Out("base", "CLIP"), "vae": Out("base", "VAE")}
-
-GRAPHS: dict[str, list[Step]] = {
-    "2_train": [
-        Step(
-            "1 · What to learn",
-            {
-                "base": Node("ADiff_LoadTinyBase"),
-                "photos": Node("ADiff_LoadDataset", {"normal_count": 0}, "Defect photos and their masks"),
-            },
-            note="1. **source**: folder\n2. **folder**: yours, below ComfyUI's input folder\n"
-            "3. **steps**: 500 or more",
-        ),
-        Step(
-            "2 · Defects",
-            {
-                "defects": Node(
-                    "ADiff_TrainAnomaly", {**BASE, "dataset": Out("photos", "dataset")}, picture=PICTURE
-                )
-            },
-        ),
-        Step(
-            "3 · Masks",
-            {
-                "masks": Node(
-                    "ADiff_TrainMasks",
-                    {**BASE, "dataset": Out("photos", "dataset"), "embeddings": Out("defects", "embeddings")},
-                    picture=PICTURE,
-                )
-            },
-        ),
-        Step("4 · Keep", {"saved": Node("ADiff_SaveEmbeddings", {"embeddings": Out("masks", "embeddings")})}),
-    ],
-}
 
 
 def text(name: str, information: dict) -> str:

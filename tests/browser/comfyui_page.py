@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Route, sync_play
 
 PACK = "ComfyUI-AnomalyDiffusion"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-VIEW = {"width": 1600, "height": 900}  # pixels of the window
+VIEW = {"width": 1920, "height": 1080}  # pixels of the window
 READY = "window.app?.extensionManager && window.app.vueAppReady"
 STARTING = 120_000  # milliseconds until the front end is ready, on a busy machine
 # Files that a fresh ComfyUI does not have, asked for by its front end; other packs' thumbnails, which are not
