@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from workflow_layout import Node, Out, Step
 
-PICTURE = 220  # pixels that a node keeps free for a picture of its result
-SMALL, NARROW, WIDE = 205, 220, 400  # widths of columns
+PICTURE, PAIRS = 220, 500  # pixels that a node keeps free for pictures of its result, or of many pairs
+SMALL, NARROW, WIDE = 205, 220, 430  # widths of columns
 FIRST_TYPE = "leather/burn"
 BASE = {"model": Out("base", "MODEL"), "clip": Out("base", "CLIP"), "vae": Out("base", "VAE")}
 LEARNED = {"embeddings": Out("learned", "embeddings")}
@@ -22,8 +22,8 @@ def _sources(photos: Node, note: str) -> Step:
     nodes = {
         "base": Node("ADiff_LoadTinyBase"),
         "learned": Node("ADiff_LoadEmbeddings"),
-        "photos": photos,
         "type": Node("PrimitiveString", {"value": FIRST_TYPE}, "Defect type"),
+        "photos": photos,
     }
     return Step("1 · Photos and defect", nodes, note, 230)
 
@@ -84,8 +84,11 @@ def _your_photos() -> list[Step]:
             {"base": Node("ADiff_LoadTinyBase"), "photos": Node("ADiff_LoadDataset", {"normal_count": 0})},
             note="1. **source**: folder; and **folder**: yours\n2. **checkpoint**: Stable Diffusion\n"
             "3. **count**: pairs of each defect",
+            width=280,
         ),
-        Step("2 · Learn the defects", {"defects": Node("ADiff_TrainAnomaly", data, picture=PICTURE)}),
+        Step(
+            "2 · Learn the defects", {"defects": Node("ADiff_TrainAnomaly", data, picture=PICTURE)}, width=280
+        ),
         Step(
             "3 · Learn their masks",
             {
@@ -93,13 +96,12 @@ def _your_photos() -> list[Step]:
                     "ADiff_TrainMasks", {**data, "embeddings": Out("defects", "embeddings")}, picture=PICTURE
                 )
             },
+            width=280,
         ),
+        Step("4 · Keep", {"saved": Node("ADiff_SaveEmbeddings", learned, picture=PICTURE)}, width=230),
         Step(
-            "4 · Make pairs",
-            {
-                "saved": Node("ADiff_SaveEmbeddings", learned),
-                "pairs": Node("ADiff_GeneratePairs", {**data, **learned, "count": 8}, picture=360),
-            },
+            "5 · Make pairs",
+            {"pairs": Node("ADiff_GeneratePairs", {**data, **learned, "count": 8}, picture=PAIRS)},
             width=WIDE,
         ),
     ]

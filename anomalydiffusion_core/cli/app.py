@@ -32,7 +32,7 @@ COMMANDS = {  # in the order of the help, each with an example
     export: "export generated --format mvtec --out converted",
     report: "report generated --artifact leather.safetensors",
     evaluate: "evaluate generated --real data/leather --out evaluation --quick",
-    queue: "queue workflows/4_all_in_one.json --count 3 --set ADiff_KSampler.cfg=3",
+    queue: "queue workflows/7_large_photos.json --count 3 --set ADiff_KSampler.cfg=3",
     pretrain_encoder: "pretrain-encoder --base sd15.safetensors --out encoder.safetensors",
     pretrain_tiny: "pretrain-tiny --recipe cpu --out runs/tiny",
     doctor: "doctor",

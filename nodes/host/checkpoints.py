@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 
@@ -40,12 +40,12 @@ def load_checkpoint(name: str) -> tuple[ModelPatcher, CLIP, VAE]:
 
     from .base_model import PREDICTIONS
 
+    path, embeddings = checkpoint_file(name), folder_paths.get_folder_paths("embeddings")
     try:
-        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-            checkpoint_file(name), embedding_directory=folder_paths.get_folder_paths("embeddings")
-        )
+        loaded: Any = comfy.sd.load_checkpoint_guess_config(path, embedding_directory=embeddings)
     except (RuntimeError, SafetensorError) as error:  # it is no model, or is cut off
         raise ValueError(f"{_needed(name)}: this one cannot be read ({_first_line(error)}).") from None
+    model, clip, vae, *_ = loaded
     network = model.model.diffusion_model
     if not isinstance(network, UNetModel) or model.model.model_type not in PREDICTIONS:
         raise ValueError(f"{_needed(name)}: this one holds a {type(network).__name__}.")

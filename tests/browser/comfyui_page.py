@@ -131,6 +131,14 @@ class ComfyUIPage:
                 return history[reply["prompt_id"]]
         raise TimeoutError(f"The run did not end in {patience} s:\n{self.server.log.read_text()[-4000:]}")
 
+    def upload(self, node: str, file: Path) -> None:
+        """Chooses a file for a node that loads a picture, by its own button."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.evaluate("name => adiff.pressButton(name, 'upload')", node)
+        chooser.value.set_files(file)
+        chosen = "([node, file]) => adiff.widget(node, 'image').value === file"
+        self.page.wait_for_function(chosen, arg=[node, file.name])
+
     def draw_mask(self, node: str, stroke: list[tuple[float, float]]) -> None:
         """Draws a stroke in the mask editor of a node that shows a picture, and saves it.
 

@@ -41,6 +41,10 @@ window.adiff = {
         found.callback?.(value, app.canvas, this.node(name));
     },
 
+    pressButton(name, widget) {
+        this.widget(name, widget).callback();
+    },
+
     // Red nodes, refusals and failures of the last run, error messages, open dialogs.
     complaints() {
         const shown = selector => [...document.querySelectorAll(selector)]
