@@ -1,4 +1,4 @@
-"""Writes the pack's workflows: `python tools/make_workflows.py --comfyui .comfyui/ComfyUI`.
+"""Writes the pack's workflows and blueprints: `python tools/make_workflows.py --comfyui .comfyui/ComfyUI`.
 
 A ComfyUI is started for its description of the nodes, so that every widget has its value in its place.
 """
@@ -11,17 +11,21 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from workflow_blueprints import BLUEPRINTS, blueprint
 from workflow_graphs import GRAPHS
-from workflow_layout import workflow
+from workflow_layout import Json, workflow
 
 from anomalydiffusion_core.cli.comfyui_process import PACK, running_server
 
-FOLDER = PACK / "workflows"
+FOLDER, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
 
 
-def text(name: str, information: dict) -> str:
-    """The file's content."""
-    return json.dumps(workflow(GRAPHS[name], information), indent=1, ensure_ascii=False) + "\n"
+def files(information: Json) -> dict[Path, str]:
+    """Every file's content."""
+    content = {FOLDER / f"{name}.json": workflow(steps, information) for name, steps in GRAPHS.items()}
+    for name, described in BLUEPRINTS.items():
+        content[SUBGRAPHS / f"{name}.json"] = blueprint(name, described, information)
+    return {path: json.dumps(entry, indent=1, ensure_ascii=False) + "\n" for path, entry in content.items()}
 
 
 def main() -> None:
@@ -33,8 +37,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base, running_server(comfyui, Path(base)) as server:
         with urllib.request.urlopen(server.url + "/object_info") as answer:
             information = json.load(answer)
-        for name in GRAPHS:
-            (FOLDER / f"{name}.json").write_text(text(name, information), encoding="utf-8")
+        for path, text in files(information).items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

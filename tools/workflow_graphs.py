@@ -49,7 +49,7 @@ def _defects(photos: Out, masks: dict[str, Out], number: int) -> list[Step]:
         Step(f"{number} · Cut out", {"crops": crops}, width=SMALL),
         Step(
             f"{number + 1} · Put the defect in",
-            {"words": words, "sampler": Node("ADiff_KSampler", sampler, picture=PICTURE // 2)},
+            {"words": words, "sampler": Node("ADiff_KSampler", sampler, picture=PICTURE)},
             width=NARROW,
         ),
         Step(

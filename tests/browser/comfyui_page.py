@@ -98,6 +98,18 @@ class ComfyUIPage:
                 "([node, name, value]) => adiff.setWidget(node, name, value)", [node, widget, value]
             )
 
+    def inside(self, node: str) -> list[str]:
+        """Types of the nodes in a subgraph, which is named by its title."""
+        return self.page.evaluate("name => adiff.node(name).subgraph.nodes.map(node => node.type)", node)
+
+    def set_inside(self, node: str, settings: dict[str, dict[str, Any]]) -> None:
+        """Sets widgets of nodes in a subgraph, by their types."""
+        self.page.evaluate("([node, settings]) => adiff.setInside(node, settings)", [node, settings])
+
+    def connect(self, node_type: str, to: str, slots: dict[str, str]) -> None:
+        """Adds a node, and leads outputs of it to inputs of another one."""
+        self.page.evaluate("([type, to, slots]) => adiff.connect(type, to, slots)", [node_type, to, slots])
+
     def value(self, node: str, widget: str) -> Any:
         return self.page.evaluate("([node, name]) => adiff.widget(node, name).value", [node, widget])
 

@@ -41,6 +41,23 @@ window.adiff = {
         found.callback?.(value, app.canvas, this.node(name));
     },
 
+    setInside(name, settings) {
+        for (const node of this.node(name).subgraph.nodes) {
+            for (const [widget, value] of Object.entries(settings[node.type] ?? {})) {
+                node.widgets.find(w => w.name === widget).value = value;
+            }
+        }
+    },
+
+    connect(type, to, slots) {
+        const [node, target] = [LiteGraph.createNode(type), this.node(to)];
+        app.graph.add(node);
+        node.pos = [target.pos[0] - 500, target.pos[1] + 300 * app.graph.nodes.length];
+        for (const [output, input] of Object.entries(slots)) {
+            node.connect(node.findOutputSlot(output), target, target.findInputSlot(input));
+        }
+    },
+
     pressButton(name, widget) {
         this.widget(name, widget).callback();
     },

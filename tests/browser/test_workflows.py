@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 from comfyui_page import ComfyUIPage
 from comfyui_server import Server
-from make_workflows import text
+from make_workflows import FOLDER, SUBGRAPHS, files
 from PIL import Image
-from workflow_graphs import GRAPHS
 
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import load_artifact
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
 SHORT: dict[str, dict[str, Any]] = {  # widgets of every node of a type, so that a run takes seconds
     "ADiff_TrainAnomaly": {"steps": 4, "batch_size": 2, "preview_every": 2},
     "ADiff_TrainMasks": {"steps": 4, "batch_size": 2, "preview_every": 2},
@@ -140,10 +138,9 @@ def test_a_workflow_opens_from_the_template_browser_and_runs_on_own_photos(
         page.screenshot(pictures / f"{folder}.png")
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_a_workflow_s_file_is_what_its_description_gives(server: Server, name: str) -> None:
-    assert (WORKFLOWS / f"{name}.json").read_text() == text(name, server.get("/object_info"))
-
-
-def test_there_is_no_other_workflow() -> None:
-    assert sorted(path.stem for path in WORKFLOWS.iterdir()) == sorted(2 * list(GRAPHS))
+def test_the_files_of_workflows_and_blueprints_are_what_their_descriptions_give(server: Server) -> None:
+    expected = files(server.get("/object_info"))
+    written = {path: path.read_text() for folder in (FOLDER, SUBGRAPHS) for path in folder.glob("*.json")}
+    assert sorted(written) == sorted(expected)
+    for path, text in expected.items():
+        assert written[path] == text, path.name
