@@ -89,10 +89,12 @@ class GenerationMetrics(io.ComfyNode):
         share: float,
     ) -> io.NodeOutput:
         from .host.evaluation import generation_metrics, real_split
+        from .host.pictures import card, shown
 
         split = real_split(dataset, category, share)
         report, fill, copies = generation_metrics(images, masks, normals, vae, split=split)
-        return io.NodeOutput(report, fill, copies, ui=ui.PreviewText(report))
+        below = shown([card("Generated pairs", report.splitlines())], report, cls)
+        return io.NodeOutput(report, fill, copies, ui=below)
 
 
 class TrainLocalizer(io.ComfyNode):
@@ -168,10 +170,16 @@ class EvaluateLocalizer(io.ComfyNode):
     def execute(
         cls, localizer: tuple[LocalizerNetwork, int], dataset: Dataset, category: str, share: float
     ) -> io.NodeOutput:
+        from PIL import Image
+
         from .host.evaluation import evaluate, real_split
+        from .host.pictures import card, shown
+        from .host.pixels import pixels_of
 
         report, pixel_ap, picture = evaluate(*localizer, real_split(dataset, category, share))
-        return io.NodeOutput(report, pixel_ap, picture, ui=ui.PreviewImage(picture, cls=cls))
+        figures = card("On real photos, in percent", report.splitlines())
+        below = shown([figures, Image.fromarray(pixels_of(picture)[0])], report, cls)
+        return io.NodeOutput(report, pixel_ap, picture, ui=below)
 
 
 class TrainClassifier(io.ComfyNode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -40,6 +40,13 @@ class CropRegions(io.ComfyNode):
                     "embeddings were trained at.",
                 ),
                 AnomalyEmbedding.Input("embeddings", optional=True, tooltip="For canvas 0."),
+                io.Mask.Input(
+                    "undrawn",
+                    optional=True,
+                    lazy=True,
+                    tooltip="Masks to take as long as masks is empty, as Load Image's is until one is drawn. "
+                    "They are not made once there is one.",
+                ),
             ],
             outputs=[
                 io.Image.Output("crops", display_name="crops", tooltip="Of all photos, in one batch."),
@@ -49,14 +56,32 @@ class CropRegions(io.ComfyNode):
         )
 
     @classmethod
+    def check_lazy_status(cls, masks: Tensor | None = None, **given: Any) -> list[str]:
+        """Asks for `undrawn`, where it is linked, only if nothing is drawn."""
+        waiting = "undrawn" in given and given["undrawn"] is None
+        return ["undrawn"] if waiting and masks is not None and not _is_drawn(masks) else []
+
+    @classmethod
     def execute(
-        cls, images: Tensor, masks: Tensor, canvas: int, embeddings: Learned | None = None
+        cls,
+        images: Tensor,
+        masks: Tensor,
+        canvas: int,
+        embeddings: Learned | None = None,
+        *,
+        undrawn: Tensor | None = None,
     ) -> io.NodeOutput:
         from .host.regions import cropped, find_regions
 
+        if undrawn is not None and not _is_drawn(masks):
+            masks = undrawn
         regions = find_regions(images, masks, canvas, embeddings)
         crops, crop_masks = cropped(regions)
         return io.NodeOutput(crops, crop_masks, regions, ui=ui.PreviewImage(crops, cls=cls))
+
+
+def _is_drawn(masks: Tensor) -> bool:
+    return bool((masks > 0.5).any())
 
 
 class StitchRegions(io.ComfyNode):

@@ -23,7 +23,7 @@ BEST = "best so far"
 def data_inputs() -> list[io.Input]:
     """MODEL, CLIP, VAE and dataset, as every training takes them."""
     return [
-        *base_inputs("The frozen base model: Load Tiny Base, or any SD 1.x, 2.x or XL."),
+        *base_inputs("The frozen base model: Load Base Model, or any SD 1.x, 2.x or XL."),
         FewShotDataset.Input("dataset", tooltip="From Load Few-Shot Dataset."),
     ]
 

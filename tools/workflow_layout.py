@@ -1,7 +1,8 @@
 """ComfyUI's workflow files from a short description: columns of nodes by step, no wire under a node.
 
 A column is a step of the work, framed by a group. A wire to the next column runs between the two. One that
-skips columns is led above them through points that the front end calls reroutes, one lane for each output.
+skips columns is led above them through points that the front end calls reroutes, one lane for each output;
+one to a lower node of its own column is led between the two nodes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ NOTE = "MarkdownNote"  # a node of the front end alone
 
 # Pixels of the graph, by the front end's own measures at the time of writing
 LEFT, TOP = 60, 80
-COLUMN_GAP = 110  # room for the wires' curves
+COLUMN_GAP = 80  # room for the wires' curves
 ROW_GAP = 90  # 30 for the title, and the 60 by which Nodes 2.0 draws nodes taller
 TITLE, SLOT, WIDGET, TEXT_LINE = 30, 20, 24, 20
 GROUP_TITLE, GROUP_MARGIN, LANE = 50, 20, 18
+FAR, RISER = 200, 5  # a wire that rises or falls more runs beside the nodes, this far from another
+DETOUR, DETOUR_GAP = 64, 30  # of a wire to a lower node of its column, above that node; more room for it
 BADGE = 40  # what the front end writes above a node, and Nodes 2.0 moves
 
 
@@ -65,6 +68,18 @@ class _Placed:
     width: int
     height: int
 
+    @property
+    def right(self) -> int:
+        return self.x + self.width
+
+    def slot_y(self, slot: int) -> int:
+        """About where a slot is; those of widgets lie lower, in the newer renderer all."""
+        return self.y + SLOT * slot + 2 * SLOT // 3
+
+
+_Output = tuple[int, int]  # number of a node, number of a slot
+_Point = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class _Link:
@@ -75,16 +90,20 @@ class _Link:
     target_slot: int
     type: str
 
+    @property
+    def output(self) -> _Output:
+        return self.source.number, self.source_slot
+
 
 def workflow(steps: Sequence[Step], information: Json) -> Json:
     """The workflow in UI format; `information` is a server's /object_info, which names inputs and outputs.
 
-    Raises ValueError where a node, an input or an output does not exist, or a link does not lead to a later
-    column.
+    Raises ValueError where a node, an input or an output does not exist, or a link leads neither to a later
+    column nor down its own.
     """
     placed = _placed(steps, information)
     links = list(_links(placed, information))
-    reroutes, parents = _lanes(links)
+    reroutes, parents = _reroutes(links)
     highest = min([TOP - TITLE - BADGE + LANE, *(reroute["pos"][1] for reroute in reroutes)])
     nodes = [_node(entry, links, information) for entry in placed.values()]
     return {
@@ -118,6 +137,8 @@ def _placed(steps: Sequence[Step], information: Json) -> dict[str, _Placed]:
         )
         for key, node in (notes | dict(step.nodes)).items():
             height = _height(node, step.width, information)
+            above = sum(out.node in step.nodes for out in node.inputs.values() if isinstance(out, Out))
+            y += LANE * above + (DETOUR_GAP if above else 0)
             if key in placed:
                 raise ValueError(f"Two nodes have the key {key!r}: give one another.")
             placed[key] = _Placed(len(placed) + 1, column, node, x, y, step.width, height)
@@ -194,44 +215,66 @@ def _link(
     described = _described(source.node, information)
     if out.name not in described["output_name"]:
         raise ValueError(f"Node {out.node!r} has no output {out.name!r}: it has {described['output_name']}.")
-    if source.column >= target.column:
+    if (source.column, source.number) >= (target.column, target.number):
         raise ValueError(
-            f"{out.node!r} has to stand in a column before {target.node.type}'s: wires run right."
+            f"{out.node!r} has to stand in a column before {target.node.type}'s, or above it: wires run "
+            "right and down."
         )
     source_slot = described["output_name"].index(out.name)
     return _Link(number, source, source_slot, target, slot, described["output"][source_slot])
 
 
-def _lanes(links: Sequence[_Link]) -> tuple[list[Json], dict[int, int]]:
-    """Reroutes, and by a link's number the last of those that it runs through."""
-    reroutes: list[Json] = []
+def _reroutes(links: Sequence[_Link]) -> tuple[list[Json], dict[int, int]]:
+    """Reroutes, and by a link's number the last of those that it runs through. Links of one output share the
+    first part of their way.
+    """
+    reroutes: dict[tuple[_Output, tuple[_Point, ...]], Json] = {}
     parents: dict[int, int] = {}
-    lanes: dict[tuple[int, int], dict[int, int]] = {}  # output -> column -> its reroute there
-    skipping = [link for link in links if link.target.column > link.source.column + 1]
-    for link in sorted(skipping, key=lambda link: link.target.column):
-        output = (link.source.number, link.source_slot)
-        if output not in lanes:
-            lanes[output] = {}
-            lane = TOP - TITLE - BADGE - LANE * len(lanes)
-            reroutes.append(
-                _reroute(len(reroutes) + 1, link.source.x + link.source.width + COLUMN_GAP // 2, lane)
-            )
-            lanes[output][link.source.column] = len(reroutes)
-        columns = lanes[output]
-        if link.target.column not in columns:
-            before = reroutes[columns[max(columns)] - 1]
-            here = _reroute(len(reroutes) + 1, link.target.x - COLUMN_GAP // 2, before["pos"][1])
-            reroutes.append(here | {"parentId": before["id"]})
-            columns[link.target.column] = len(reroutes)
-        for column, number in columns.items():
-            if column <= link.target.column:
-                reroutes[number - 1]["linkIds"].append(link.number)
-        parents[link.number] = columns[link.target.column]
-    return reroutes, parents
+    for link, points in _ways(links):
+        way: tuple[_Point, ...] = ()
+        for point in points:
+            before, way = parents.get(link.number), (*way, point)
+            new = {"id": len(reroutes) + 1, "pos": list(point), "linkIds": []}
+            here = reroutes.setdefault((link.output, way), new | ({"parentId": before} if before else {}))
+            here["linkIds"].append(link.number)
+            parents[link.number] = here["id"]
+    return list(reroutes.values()), parents
 
 
-def _reroute(number: int, x: int, y: int) -> Json:
-    return {"id": number, "pos": [x, y], "linkIds": []}
+def _ways(links: Sequence[_Link]) -> Iterator[tuple[_Link, list[_Point]]]:
+    """The points that links are led through, of those that cannot run straight."""
+    stops: dict[_Output, set[int]] = {}  # columns that a lane above the nodes leads to
+    risers: dict[int, list[_Output]] = {}  # by column: outputs whose wires rise or fall beside it
+    below: dict[int, int] = {}  # by lower node: links led down to it so far
+    for link in links:
+        if link.target.column > link.source.column + 1:
+            stops.setdefault(link.output, set()).add(link.target.column)
+    for link in links:
+        source, target = link.source, link.target
+        start, end = source.slot_y(link.source_slot), target.slot_y(link.target_slot)
+        if source.column == target.column:
+            below[target.number] = number = below.get(target.number, 0) + 1
+            y, aside = target.y - DETOUR - LANE * number + LANE // 2, COLUMN_GAP // 4 + LANE * number // 2
+            yield link, [(source.right + aside, y), (target.x - aside, y)]
+            continue
+        lanes = list(stops)
+        lane = TOP - TITLE - BADGE - LANE * lanes.index(link.output) if link.output in stops else None
+        skips = target.column > source.column + 1
+        level = lane if skips and lane is not None else end
+        points: list[_Point] = []
+        if abs(level - start) > FAR:
+            outputs = risers.setdefault(source.column, [])
+            if link.output not in outputs:
+                outputs.append(link.output)
+            x = source.right + COLUMN_GAP // 4 + RISER * outputs.index(link.output)
+            points = [(x, start), (x, level)]
+        if skips:
+            points = points or [(source.right + COLUMN_GAP // 2, level)]
+            left = {x.target.column: x.target.x for x in links if x.output == link.output}
+            columns = sorted(column for column in stops[link.output] if column <= target.column)
+            points += [(left[column] - COLUMN_GAP // 2, level) for column in columns]
+        if points:
+            yield link, points
 
 
 def _node(entry: _Placed, links: Sequence[_Link], information: Json) -> Json:

@@ -94,7 +94,7 @@ COMMANDS = {  # in the order of the help, each with its group and an example
     report: (JOB, "report generated --artifact leather.safetensors"),
     export: (JOB, "export generated --format mvtec --out converted"),
     evaluate: (JOB, "evaluate generated --real data/leather --out evaluation --quick"),
-    queue: (COMFYUI, "queue workflows/4_all_in_one.json --count 3 --set ADiff_KSampler.cfg=3"),
+    queue: (COMFYUI, "queue workflows/7_large_photos.json --count 3 --set ADiff_KSampler.cfg=3"),
     pretrain_encoder: (MODELS, "pretrain-encoder --base sd15.safetensors --out encoder.safetensors"),
     pretrain_tiny: (MODELS, "pretrain-tiny --recipe cpu --out runs/tiny"),
     doctor: (MACHINE, "doctor"),

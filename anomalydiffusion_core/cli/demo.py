@@ -6,7 +6,7 @@ Headless, or through the example workflow in a ComfyUI that it starts itself.
 from __future__ import annotations
 
 import asyncio
-import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,17 +23,13 @@ from ..method.progress import OnStage
 from ..pretraining.demo import SIZE, train_demo
 from ..procedural.few_shot import CATEGORIES, write_few_shot_dataset
 from ..report.report import write_report
-from .comfyui_client import ComfyUIServer, JobFailed, Prompt, as_prompt, changed, read_workflow
+from .comfyui_client import ComfyUIServer, as_prompt, changed, read_workflow
 from .comfyui_process import PACK, RunningServer, running_server
 from .console import progress, run_command, say
 from .invocation import same_command, say_next
 from .options import Json, Seed
 
-GATE = "ADiff_QualityGate"
-WORKFLOW = PACK / "workflows" / "4_all_in_one.json"
-SPARE_SHARE, SPARE_PAIRS = 0.5, 2  # made beyond what is missing, since the quality gate leaves some out
-NORMALS = 24  # photos of a category, each of which a job uses once
-TRIES_PER_PAIR = GenerationConfig().tries_per_pair
+WORKFLOW = PACK / "workflows" / "1_your_photos.json"
 
 
 def demo(
@@ -99,62 +95,36 @@ def run_demo(out: Path, count: int, seed: int, on_stage: OnStage) -> dict[str, A
 def run_demo_in_comfyui(
     comfyui: Path, out: Path, count: int, seed: int, *, on_stage: OnStage
 ) -> dict[str, Any]:
-    """As `run_demo`, by jobs of the example workflow "everything in one graph" on a server of its own.
+    """As `run_demo`, by the example workflow "your photos" on a server of its own.
 
     `comfyui` is a folder of ComfyUI; the server's own folders lie in `out/comfyui`. Raises ValueError where
-    it does not start, or a defect type does not reach `count` pairs; what was made stays.
+    it does not start, and JobFailed where a node fails.
     """
-    with running_server(comfyui, out / "comfyui") as server:
-        on_stage("ComfyUI", 1, 1, f"runs at {server.url} while the demo does")
-        asyncio.run(_queue_types(server, count, seed, on_stage))
-        saved = server.base / "output" / "anomalydiffusion"
-        artifact = max(saved.glob("*.safetensors"))
-        few_shot = server.base / "input" / "anomalydiffusion_demo"
-    return _summary(few_shot, artifact, saved / "dataset", load_artifact(artifact))
+    saved = out / "comfyui" / "output" / "anomalydiffusion"
+    few_shot, generated = out / "comfyui" / "input" / "anomalydiffusion_demo", saved / "dataset"
+    if _shortfall(generated, count):
+        with running_server(comfyui, out / "comfyui") as server:
+            on_stage("ComfyUI", 1, 1, f"runs at {server.url} while the demo does")
+            asyncio.run(_queue(server, count, seed, on_stage))
+    artifact = max(saved.glob("*.safetensors"))
+    learned = load_artifact(artifact)
+    summary = _summary(few_shot, artifact, generated, learned)
+    return {**summary, "shortfall": _shortfall(generated, count)}
 
 
-async def _queue_types(server: RunningServer, count: int, seed: int, on_stage: OnStage) -> None:
-    dataset = server.base / "output" / "anomalydiffusion" / "dataset"
+async def _queue(server: RunningServer, count: int, seed: int, on_stage: OnStage) -> None:
     async with ComfyUIServer.connected(server.url) as connection:
         prompt = as_prompt(read_workflow(WORKFLOW), await connection.information())
-        for category, (_, _, defects) in CATEGORIES.items():
-            for defect in defects:
-                defect_type, tries = f"{category}/{defect}", 0
-                while (accepted := _pairs_of(dataset, category, defect)) < count:
-                    if tries >= TRIES_PER_PAIR * count:
-                        raise ValueError(
-                            f"{defect_type} has {accepted} of {count} pairs, {tries} tried: see {dataset}."
-                        )
-                    pairs = min(math.ceil((1 + SPARE_SHARE) * (count - accepted)) + SPARE_PAIRS, NORMALS)
-                    job = changed(prompt, _assignments(defect_type, pairs, seed + accepted + tries))
-                    await _run_job(connection, job, defect_type, on_stage)
-                    tries += pairs
+        asked = [f"ADiff_GeneratePairs.count={count}", f"ADiff_GeneratePairs.seed={seed}"]
+        await connection.run(changed(prompt, asked), lambda node, i, n: on_stage(node, i, n, ""))
 
 
-async def _run_job(connection: ComfyUIServer, job: Prompt, defect_type: str, on_stage: OnStage) -> None:
-    """Runs a job to its end, also where its quality gate ends it, having accepted nothing."""
-    try:
-        await connection.run(job, lambda node, i, n: on_stage(f"{defect_type}: {node}", i, n, ""))
-    except JobFailed as failure:
-        if failure.node != GATE:
-            raise
-
-
-def _pairs_of(dataset: Path, category: str, defect: str) -> int:
-    rows = read_manifest(dataset)
-    return sum((row["category"], row["defect"]) == (category, defect) for row in rows)
-
-
-def _assignments(defect_type: str, pairs: int, seed: int) -> list[str]:
-    """What a job of one defect type changes in the workflow; its trainings stay as they are."""
-    return [
-        f"Defect type.value={defect_type}",
-        f"Normal photos.category={defect_type.partition('/')[0]}",
-        f"Normal photos.normal_count={pairs}",
-        f"ADiff_GenerateMasks.count={pairs}",
-        f"ADiff_GenerateMasks.seed={seed}",
-        f"ADiff_KSampler.seed={seed}",
-    ]
+def _shortfall(generated: Path, count: int) -> str:
+    """What the demo's types lack of `count` pairs each; empty where nothing is missing."""
+    made = Counter(f"{row['category']}/{row['defect']}" for row in read_manifest(generated))
+    types = [f"{category}/{defect}" for category, (_, _, defects) in CATEGORIES.items() for defect in defects]
+    short = [f"{name} has {made[name]} of {count} pairs" for name in types if made[name] < count]
+    return f"{', '.join(short)}: see {generated}." if short else ""
 
 
 def _summary(few_shot: Path, artifact: Path, generated: Path, learned: Learned) -> dict[str, Any]:

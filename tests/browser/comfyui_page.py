@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Route, sync_play
 
 PACK = "ComfyUI-AnomalyDiffusion"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-VIEW = {"width": 1600, "height": 900}  # pixels of the window
+VIEW = {"width": 1920, "height": 1080}  # pixels of the window
 READY = "window.app?.extensionManager && window.app.vueAppReady"
 STARTING = 120_000  # milliseconds until the front end is ready, on a busy machine
 # Files that a fresh ComfyUI does not have, asked for by its front end; other packs' thumbnails, which are not
@@ -98,6 +98,18 @@ class ComfyUIPage:
                 "([node, name, value]) => adiff.setWidget(node, name, value)", [node, widget, value]
             )
 
+    def inside(self, node: str) -> list[str]:
+        """Types of the nodes in a subgraph, which is named by its title."""
+        return self.page.evaluate("name => adiff.node(name).subgraph.nodes.map(node => node.type)", node)
+
+    def set_inside(self, node: str, settings: dict[str, dict[str, Any]]) -> None:
+        """Sets widgets of nodes in a subgraph, by their types."""
+        self.page.evaluate("([node, settings]) => adiff.setInside(node, settings)", [node, settings])
+
+    def connect(self, node_type: str, to: str, slots: dict[str, str]) -> None:
+        """Adds a node, and leads outputs of it to inputs of another one."""
+        self.page.evaluate("([type, to, slots]) => adiff.connect(type, to, slots)", [node_type, to, slots])
+
     def value(self, node: str, widget: str) -> Any:
         return self.page.evaluate("([node, name]) => adiff.widget(node, name).value", [node, widget])
 
@@ -130,6 +142,14 @@ class ComfyUIPage:
                 self.page.wait_for_timeout(500)  # for the last messages and pictures to arrive
                 return history[reply["prompt_id"]]
         raise TimeoutError(f"The run did not end in {patience} s:\n{self.server.log.read_text()[-4000:]}")
+
+    def upload(self, node: str, file: Path) -> None:
+        """Chooses a file for a node that loads a picture, by its own button."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.evaluate("name => adiff.pressButton(name, 'upload')", node)
+        chooser.value.set_files(file)
+        chosen = "([node, file]) => adiff.widget(node, 'image').value === file"
+        self.page.wait_for_function(chosen, arg=[node, file.name])
 
     def draw_mask(self, node: str, stroke: list[tuple[float, float]]) -> None:
         """Draws a stroke in the mask editor of a node that shows a picture, and saves it.

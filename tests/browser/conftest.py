@@ -47,8 +47,8 @@ def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def opened(chromium: str, server: Server) -> Iterator[ComfyUIPage]:
-    """The page, loaded once: that takes longer than most tests."""
+def opened(chromium: str, server: Server, own_photos: dict[str, str]) -> Iterator[ComfyUIPage]:
+    """The page, loaded once: that takes longer than most tests. It lists the folders of photos."""
     with opened_page(chromium, server) as page:
         yield page
 

@@ -41,6 +41,27 @@ window.adiff = {
         found.callback?.(value, app.canvas, this.node(name));
     },
 
+    setInside(name, settings) {
+        for (const node of this.node(name).subgraph.nodes) {
+            for (const [widget, value] of Object.entries(settings[node.type] ?? {})) {
+                node.widgets.find(w => w.name === widget).value = value;
+            }
+        }
+    },
+
+    connect(type, to, slots) {
+        const [node, target] = [LiteGraph.createNode(type), this.node(to)];
+        app.graph.add(node);
+        node.pos = [target.pos[0] - 500, target.pos[1] + 300 * app.graph.nodes.length];
+        for (const [output, input] of Object.entries(slots)) {
+            node.connect(node.findOutputSlot(output), target, target.findInputSlot(input));
+        }
+    },
+
+    pressButton(name, widget) {
+        this.widget(name, widget).callback();
+    },
+
     // Red nodes, refusals and failures of the last run, error messages, open dialogs.
     complaints() {
         const shown = selector => [...document.querySelectorAll(selector)]
@@ -54,21 +75,27 @@ window.adiff = {
         return [...red, ...refused, ...failed, ...shown(".p-toast-message-error"), ...shown("[role=dialog]")];
     },
 
-    // Which wires run under a node: points of their curves, as the front end draws them, within its frame.
+    // Which wires run under a node: wires as the front end drew them that cross a node's frame. Slots lie up
+    // to INSIDE pixels inside it.
     coveredWires() {
-        const INSIDE = 12;  // a slot lies this far inside its node
-        const frames = app.graph.nodes.map(n => [n.title, n.boundingRect]);
-        const covering = ([x, y]) => frames.find(([, [left, top, width, height]]) =>
-            x > left + INSIDE && x < left + width - INSIDE && y > top && y < top + height);
+        const INSIDE = 14, STEP = 4;
+        const pen = document.createElement("canvas").getContext("2d");
+        pen.lineWidth = STEP + 2;
+        const frames = app.graph.nodes.map(node => {
+            const [left, top, width, height] = node.boundingRect;
+            const steps = length => Array.from({length: Math.ceil(length / STEP)}, (_, i) => i * STEP);
+            return [node.title, [
+                ...steps(height).flatMap(y => [[left + INSIDE, top + y], [left + width - INSIDE, top + y]]),
+                ...steps(width - 2 * INSIDE).flatMap(x => [
+                    [left + INSIDE + x, top + 2], [left + INSIDE + x, top + height - 2]]),
+            ]];
+        });
         const covered = new Set();
         for (const link of app.graph.links.values()) {
-            const source = app.graph.getNodeById(link.origin_id);
-            const target = app.graph.getNodeById(link.target_id);
-            const stops = [source.getConnectionPos(false, link.origin_slot), ...this.reroutes(link),
-                target.getConnectionPos(true, link.target_slot)];
-            for (let i = 1; i < stops.length; i++) {
-                const frame = this.curve(stops[i - 1], stops[i]).map(covering).find(found => found);
-                if (frame) covered.add(`${source.title} -> ${target.title} under ${frame[0]}`);
+            const [source, target] = [link.origin_id, link.target_id].map(id => app.graph.getNodeById(id).title);
+            for (const {path} of [link, ...this.reroutes(link)]) {
+                const frame = frames.find(([, points]) => points.some(at => pen.isPointInStroke(path, ...at)));
+                if (frame) covered.add(`${source} -> ${target} under ${frame[0]}`);
             }
         }
         return [...covered];
@@ -84,23 +111,13 @@ window.adiff = {
             .map(other => `${one.title} over ${other.title}`));
     },
 
-    // Places of the points that a wire is led through.
+    // The points that a wire is led through.
     reroutes(link) {
-        const places = [];
+        const points = [];
         for (let id = link.parentId; id != null; id = app.graph.reroutes.get(id).parentId) {
-            places.unshift(app.graph.reroutes.get(id).pos);
+            points.unshift(app.graph.reroutes.get(id));
         }
-        return places;
-    },
-
-    // Points between two stops of a wire: a cubic curve whose handles are a quarter of the distance long.
-    curve([x0, y0], [x3, y3]) {
-        const reach = 0.25 * Math.hypot(x3 - x0, y3 - y0);
-        return Array.from({length: 39}, (_, k) => {
-            const t = (k + 1) / 40, u = 1 - t;
-            const [a, b, c, d] = [u ** 3, 3 * u * u * t, 3 * u * t * t, t ** 3];
-            return [a * x0 + b * (x0 + reach) + c * (x3 - reach) + d * x3, (a + b) * y0 + (c + d) * y3];
-        });
+        return points;
     },
 };
 

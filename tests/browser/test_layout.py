@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from comfyui_page import LEGIBLE, ComfyUIPage
 from comfyui_server import Server
-from make_workflows import GRAPHS
+from workflow_graphs import GRAPHS
 from workflow_layout import workflow
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 import urllib.error
@@ -74,6 +75,11 @@ class Server:
 
 @contextmanager
 def started_server(comfyui: Path, base: Path) -> Iterator[Server]:
-    """A ComfyUI server with the pack in it, its files in `base`, run by COMFYUI_PYTHON where that is set."""
+    """A ComfyUI server with the pack in it, its files in `base`, run by COMFYUI_PYTHON where that is set.
+
+    Its input folder has the picture that a new ComfyUI comes with.
+    """
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    shutil.copy(comfyui / "input" / "example.png", base / "input")
     with running_server(comfyui, base, python=PYTHON) as running:
         yield Server(running)
