@@ -52,7 +52,8 @@ def test_the_autoencoder_is_a_lapped_transform_with_decorrelated_ordered_channel
 
 def test_the_demo_embeddings_that_come_with_the_pack_fit_the_base_that_does() -> None:
     learned = load_artifact(architecture.DEMO_EMBEDDINGS)
-    assert learned.base == load_base("tiny").fingerprint
+    base = load_base("tiny").fingerprint
+    assert learned.base.family == base.family and learned.base.same_weights(base)
     types = ["leather/burn", "leather/ink", "metal/rust", "metal/weld_spatter"]
     assert sorted(learned.anomaly) == sorted(learned.mask) == types
 
