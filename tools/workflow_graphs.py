@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workflow_layout import Node, Out, Step
 
-PICTURE, PAIRS = 220, 500  # pixels that a node keeps free for pictures of its result, or of many pairs
+PICTURE, PAIRS, CARD = 220, 500, 105  # pixels kept free for pictures of a result, of pairs, of text
 SMALL, NARROW, WIDE = 205, 220, 430  # widths of columns
 FIRST_TYPE = "leather/burn"
 BASE = {"model": Out("base", "MODEL"), "clip": Out("base", "CLIP"), "vae": Out("base", "VAE")}
@@ -14,7 +14,7 @@ TYPE = {"defect_type": Out("type", "STRING")}
 
 
 def _photos(title: str, **inputs: object) -> Node:
-    return Node("ADiff_LoadDataset", {"category": "leather", **inputs}, title)
+    return Node("ADiff_LoadDataset", {"category": "leather", **inputs}, title, CARD)
 
 
 def _sources(photos: Node, note: str) -> Step:
@@ -81,7 +81,10 @@ def _your_photos() -> list[Step]:
     return [
         Step(
             "1 · Your photos",
-            {"base": Node("ADiff_LoadTinyBase"), "photos": Node("ADiff_LoadDataset", {"normal_count": 0})},
+            {
+                "base": Node("ADiff_LoadTinyBase"),
+                "photos": Node("ADiff_LoadDataset", {"normal_count": 0}, picture=CARD),
+            },
             note="1. **source**: folder; and **folder**: yours\n2. **checkpoint**: Stable Diffusion\n"
             "3. **count**: pairs of each defect",
             width=280,
@@ -114,7 +117,9 @@ def _train() -> list[Step]:
             "1 · What to learn",
             {
                 "base": Node("ADiff_LoadTinyBase"),
-                "photos": Node("ADiff_LoadDataset", {"normal_count": 0}, "Defect photos and their masks"),
+                "photos": Node(
+                    "ADiff_LoadDataset", {"normal_count": 0}, "Defect photos and their masks", CARD
+                ),
             },
             note="1. **source**: folder; and **folder**: yours\n2. **checkpoint**: Stable Diffusion\n"
             "3. **steps**: 500 or more",

@@ -123,7 +123,7 @@ class ComfyUIPage:
     def overlapping_nodes(self) -> list[str]:
         return self.page.evaluate("adiff.overlappingNodes()")
 
-    def run(self, patience: float = 300) -> dict[str, Any]:
+    def run(self, patience: float = 600) -> dict[str, Any]:
         """Presses Run and waits for the end; returns the server's history of it.
 
         Raises AssertionError with the server's words where it refuses the graph.
@@ -148,8 +148,9 @@ class ComfyUIPage:
         with self.page.expect_file_chooser() as chooser:
             self.page.evaluate("name => adiff.pressButton(name, 'upload')", node)
         chooser.value.set_files(file)
-        chosen = "([node, file]) => adiff.widget(node, 'image').value === file"
-        self.page.wait_for_function(chosen, arg=[node, file.name])
+        # the server numbers files of one name
+        chosen = "([node, name]) => adiff.widget(node, 'image').value.startsWith(name)"
+        self.page.wait_for_function(chosen, arg=[node, file.stem])
 
     def draw_mask(self, node: str, stroke: list[tuple[float, float]]) -> None:
         """Draws a stroke in the mask editor of a node that shows a picture, and saves it.

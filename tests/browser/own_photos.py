@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-NORMALS, PAIRS = 4, 3  # photos without a defect, pairs of each type
+NORMALS, TEST_NORMALS, PAIRS = 4, 2, 3  # photos without a defect, those that only measure, pairs of each type
 CATEGORY, DEFECTS = "panel", ("scratch", "spot")
 
 
@@ -15,8 +15,9 @@ def write_own_photos(root: Path, size: tuple[int, int], mode: str) -> None:
     """Photos of `size` (width, height) in a mode of Pillow, "RGB" or "L"."""
     rng = np.random.default_rng(0)
     category = root / CATEGORY
-    for i in range(NORMALS):
-        _save(_surface(rng, size), mode, category / "train" / "good" / f"{i:03}.png")
+    for part, count in (("train", NORMALS), ("test", TEST_NORMALS)):
+        for i in range(count):
+            _save(_surface(rng, size), mode, category / part / "good" / f"{i:03}.png")
     for defect in DEFECTS:
         for i in range(PAIRS):
             mask = _mask(rng, size, defect)

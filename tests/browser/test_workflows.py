@@ -18,13 +18,13 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import load_artifact
 
 SHORT: dict[str, dict[str, Any]] = {  # widgets of every node of a type, so that a run takes seconds
-    "ADiff_TrainAnomaly": {"steps": 4, "batch_size": 2, "preview_every": 2},
-    "ADiff_TrainMasks": {"steps": 4, "batch_size": 2, "preview_every": 2},
+    "ADiff_TrainAnomaly": {"steps": 4, "batch_size": 2, "preview_every": 4, "size": 64},
+    "ADiff_TrainMasks": {"steps": 2, "batch_size": 2, "preview_every": 2},
     "ADiff_GenerateMasks": {"count": 2, "steps": 6},
-    "ADiff_MixMasks": {"count": 2},
+    "ADiff_MixMasks": {"count": 2, "real": 0},  # the embeddings' type is none of the photos'
     "ADiff_KSampler": {"steps": 4},
     "KSampler": {"steps": 4},
-    "ADiff_GeneratePairs": {"count": 1, "steps": 4, "checks": ""},
+    "ADiff_GeneratePairs": {"count": 1, "steps": 4, "checks": "", "mask_sources": "procedural=1"},
     "ADiff_QualityGate": {
         "fill": False, "contrast": False, "seam": False, "plausibility": False, "duplicate": False,
     },
