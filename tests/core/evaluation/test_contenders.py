@@ -150,6 +150,7 @@ def test_a_baseline_that_is_added_to_the_table_takes_part(
         compare({"ours": generated}, real, ["gan"], run)
 
 
-def test_the_command_s_help_names_every_baseline() -> None:
+def test_the_command_s_help_names_every_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")  # of the box that options are told in
     told = " ".join(command("evaluate", "--help").stdout.split())
-    assert f"Baselines, comma-separated: {', '.join(BASELINES)}." in told
+    assert f"Compare with these baselines, separated by commas: {', '.join(BASELINES)}." in told
