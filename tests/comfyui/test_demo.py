@@ -14,10 +14,10 @@ from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.export.mvtec import read_manifest
 
 TYPES = ["leather/burn", "leather/ink", "metal/rust", "metal/weld_spatter"]
-SHORT = {  # inputs of the workflow's nodes: few steps, and no checks
+SHORT = {  # inputs of the workflow's nodes: few steps, no checks, and masks that need no training
     "ADiff_TrainAnomaly": {"steps": 4},
     "ADiff_TrainMasks": {"steps": 4},
-    "ADiff_GeneratePairs": {"steps": 4, "checks": ""},
+    "ADiff_GeneratePairs": {"steps": 4, "checks": "", "mask_sources": "procedural=1"},
 }
 
 
