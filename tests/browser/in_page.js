@@ -25,7 +25,8 @@ window.adiff = {
 
     widget(name, widget) {
         const widgets = this.node(name).widgets ?? [];
-        const found = widgets.find(w => w.name === widget);
+        // a subgraph's widgets have the number of their node in front
+        const found = widgets.find(w => w.name === widget || w.name.endsWith(`: ${widget}`));
         if (found) return found;
         throw new Error(`${name} has no widget ${widget}: it has ${widgets.map(w => w.name)}.`);
     },

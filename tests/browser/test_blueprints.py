@@ -60,7 +60,14 @@ def test_a_blueprint_opens_as_one_node_and_runs_to_a_dataset(page: ComfyUIPage, 
     page.connect("ADiff_LoadTinyBase", name, {"MODEL": "model", "CLIP": "clip", "VAE": "vae"})
     page.connect("ADiff_LoadDataset", name, {"dataset": "dataset"})
     short = {"ADiff_TrainAnomaly": {"steps": 2}, "ADiff_TrainMasks": {"steps": 2}}
-    short |= {"ADiff_GeneratePairs": {"steps": 4, "checks": "", "defect_type": "leather/ink"}}
+    short |= {
+        "ADiff_GeneratePairs": {
+            "steps": 4,
+            "checks": "",
+            "defect_type": "leather/ink",
+            "mask_sources": "procedural=1",
+        }
+    }
     page.set_inside(name, short)
     page.set(name, {"count": 1, "folder": "by_a_blueprint"})  # as shown outside
     assert page.run()["status"]["status_str"] == "success" and page.complaints() == []
