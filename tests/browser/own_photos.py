@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-NORMALS, TEST_NORMALS, PAIRS = 4, 2, 3  # photos without a defect, those that only measure, pairs of each type
+NORMALS, TEST_NORMALS, PAIRS = 4, 2, 4  # photos without a defect, those that only measure, pairs of each type
 CATEGORY, DEFECTS = "panel", ("scratch", "spot")
 
 
