@@ -89,7 +89,7 @@ class GenerationMetrics(io.ComfyNode):
         share: float,
     ) -> io.NodeOutput:
         from .host.evaluation import generation_metrics, real_split
-        from .host.pictures import card, shown
+        from .pictures import card, shown
 
         split = real_split(dataset, category, share)
         report, fill, copies = generation_metrics(images, masks, normals, vae, split=split)
@@ -173,7 +173,7 @@ class EvaluateLocalizer(io.ComfyNode):
         from PIL import Image
 
         from .host.evaluation import evaluate, real_split
-        from .host.pictures import card, shown
+        from .pictures import card, shown
         from .host.pixels import pixels_of
 
         report, pixel_ap, picture = evaluate(*localizer, real_split(dataset, category, share))
