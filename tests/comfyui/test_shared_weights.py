@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ def held(base: Any) -> dict[str, tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def base(run: Any) -> SimpleNamespace:
+def base(run: Any) -> Iterator[SimpleNamespace]:
     """The embedded base as a user has it after a first picture: loaded."""
     import comfy.model_management  # type: ignore[import-not-found]
 
@@ -36,7 +37,8 @@ def base(run: Any) -> SimpleNamespace:
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model, clip.patcher, vae.patcher])
     dataset = run("ADiff_LoadDataset", **DEMO | {"defects": "burn"}, normal_count=1)[0]
-    return SimpleNamespace(model=model, clip=clip, vae=vae, dataset=dataset)
+    yield SimpleNamespace(model=model, clip=clip, vae=vae, dataset=dataset)
+    shutil.rmtree(run.root / "output" / "anomalydiffusion" / "training")  # those that were cut off
 
 
 def with_lora(model: Any, strength: float = 1.0) -> Any:
