@@ -173,8 +173,8 @@ class EvaluateLocalizer(io.ComfyNode):
         from PIL import Image
 
         from .host.evaluation import evaluate, real_split
-        from .pictures import card, shown
         from .host.pixels import pixels_of
+        from .pictures import card, shown
 
         report, pixel_ap, picture = evaluate(*localizer, real_split(dataset, category, share))
         figures = card("On real photos, in percent", report.splitlines())

@@ -264,11 +264,6 @@ def test_the_evaluation_s_graph_ends_in_figures_and_heat_maps(server: Any) -> No
             "no mask embedding for 'leather/hole': this artifact has leather/burn, leather/ink, metal",
         ),
         (
-            ["Large normal photos.normal_count=3"],
-            "ADiff_KSampler",
-            "There are 3 photos for 4: give one for each, or one for all.",
-        ),
-        (
             ["Large normal photos.source=folder", "Large normal photos.folder=/etc"],
             "ADiff_LoadDataset",
             "Folder '/etc' lies outside ComfyUI's input and output folders: move or link it into",
