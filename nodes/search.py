@@ -28,6 +28,7 @@ ALIASES = {
     "ADiff_GeneratePairs": [*SYNTHESIS, "dataset", "batch"],
     "ADiff_StitchRegions": ["defect", "inpaint stitch", "native resolution", "tile"],
     "ADiff_QualityGate": ["defect", "inspection", "filter", "reject"],
+    "ADiff_Report": ["defect", "inspection", "review", "reject"],
     "ADiff_SaveDataset": ["defect", "synthetic dataset", "mvtec", "export"],
     "ADiff_GenerationMetrics": [*MEASURING, "synthetic", "LPIPS", "IS"],
     "ADiff_TrainLocalizer": [*MEASURING, "segmentation"],
