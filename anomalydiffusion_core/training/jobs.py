@@ -107,8 +107,9 @@ class TrainingJob:
 
     def split(self) -> tuple[Pairs, Pairs]:
         """The pairs that train and those that only measure, of every type that is to be learned; ValueError
-        where there is none.
+        where there is none, or where `start` is of no use.
         """
+        self._check_start()
         return self._split(self.extends.anomaly if self.extends else {})
 
     def verdict(self, outcome: TrainingOutcome) -> str:
@@ -174,14 +175,17 @@ class TrainingJob:
 
     def _encoders(self) -> dict[str, SpatialEncoder]:
         """E before the first step; ValueError where `start` is of no use."""
+        self._check_start()
         wanted = self.config.defects.spatial_encoder
-        if self.start and (self.extends or not wanted):
-            reason = "keep their own" if self.extends else "learns none"
-            who = "Embeddings that are extended" if self.extends else "A training without spatial encoder"
-            raise ValueError(f"{who} {reason}: leave out the spatial encoder to start from.")
         if self.extends:
             return copy.deepcopy(self.extends.spatial_encoders)
         return starting_encoders(self.base, self.config.defects.seed, self.start) if wanted else {}
+
+    def _check_start(self) -> None:
+        if self.start and (self.extends or not self.config.defects.spatial_encoder):
+            reason = "keep their own" if self.extends else "learns none"
+            who = "Embeddings that are extended" if self.extends else "A training without spatial encoder"
+            raise ValueError(f"{who} {reason}: leave out the spatial encoder to start from.")
 
     def _split(self, known: Collection[str]) -> tuple[Pairs, Pairs]:
         """Training and held-out pairs of every type that is not known yet."""
