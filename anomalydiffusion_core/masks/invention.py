@@ -246,6 +246,8 @@ def invent_for_types(
 
     Raises TriesExhausted where all fall short, ValueError where a type has no mask embedding.
     """
+    if not defect_types:
+        raise ValueError("What was learned holds no mask embedding: train with --mask-steps above 0.")
     for name in defect_types:
         learned.mask_tokens(name)
     masks, shortfalls = dict[str, list[np.ndarray]](), dict[str, str]()

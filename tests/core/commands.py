@@ -37,4 +37,4 @@ def refused(result: Any, *texts: str) -> None:
     assert result.exit_code == 2, result.output
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: "), result.stderr
     for text in texts:
-        assert text in result.stderr
+        assert text in result.stderr, result.stderr
