@@ -39,7 +39,7 @@ from ...anomalydiffusion_core.evaluation.split import Split, check_apart, split_
 from .conditioning import binary_masks
 from .gate import canvas_size, changed_regions, matched_pairs
 from .pixels import pixels_of, to_core
-from .sampling import match_batch
+from .sampling import match_batch, match_images
 
 
 def real_split(dataset: Dataset, category: str, share: float) -> Split:
@@ -67,7 +67,7 @@ def training(steps: int) -> Iterator[OnLoss]:
 
 def train_on_batch(images: Tensor, masks: Tensor, normals: Tensor, config: LocalizerConfig) -> Localizer:
     """A localiser from photos (B,H,W,3), masks (B,H,W) and normal photos (M,H,W,3), in [0,1]."""
-    images, marked = match_batch(images, binary_masks(masks))
+    images, marked = match_images(images, binary_masks(masks))
     side = (config.size, config.size)
     data = LocalizerData(
         stack_images(list(to_core(images)), config.size),

@@ -29,7 +29,7 @@ from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import Fingerprint
 from .conditioning import LEARNED, Conditioning, binary_masks, chosen_type
 from .pixels import from_core, latent_factor, to_core
-from .sampling import Outlines, match_batch
+from .sampling import Outlines, match_batch, match_images
 
 UNKNOWN = "connected"  # the base family of a VAE that comes without embeddings
 LARGEST_CANVAS = 512  # pixels per side, where no embeddings tell
@@ -153,13 +153,12 @@ def matched_pairs(images: Tensor, masks: Tensor, normals: Tensor) -> Iterator[Ph
     Raises ValueError where they do not fit, or a mask is empty.
     """
     normals, marked = match_batch(normals, binary_masks(masks))
-    if len(images) != len(marked):
-        raise ValueError(f"There are {len(images)} images for {len(marked)} masks: give one for each.")
     if images.shape[1:3] != normals.shape[1:3]:
         raise ValueError(
             f"The images are {images.shape[2]}x{images.shape[1]}, the normal photos "
             f"{normals.shape[2]}x{normals.shape[1]}: connect the photos that the images were made from."
         )
+    images, marked = match_images(images, marked)
     for normal, image, mask in zip(normals, images, marked[:, 0].cpu().numpy() > 0, strict=True):
         before, after = (255 * x[..., :3].cpu().numpy() for x in (normal, image))
         yield before, after, mask

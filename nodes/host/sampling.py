@@ -98,6 +98,18 @@ def match_batch(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image[turns.to(image.device)][..., :3], mask.expand(count, -1, -1, -1)
 
 
+def match_images(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B,H,W,3) that show a defect each and their masks (B,1,H,W): unlike normal photos, none serves
+    twice; a single mask serves all.
+
+    Raises ValueError, saying what differs, when they do not fit.
+    """
+    matched, mask = match_batch(images, mask)
+    if len(images) != len(mask):
+        raise ValueError(f"There are {len(images)} images for {len(mask)} masks: give one for each.")
+    return matched, mask
+
+
 def reweighted(
     model: ModelPatcher,
     positive: Conditioning,

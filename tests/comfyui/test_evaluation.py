@@ -49,7 +49,7 @@ def test_a_localizer_learns_from_a_batch_and_is_measured_on_real_photos(run: Run
     assert figures[1] > 2 * figures[0] and figures[1] > 0.3
     with pytest.raises(ValueError, match="no category 'bolt': the dataset has leather"):
         run("ADiff_EvaluateLocalizer", localizer=localizer, dataset=data.dataset, category="bolt", share=0.6)
-    with pytest.raises(ValueError, match="There are 5 photos for 6: give one for each"):
+    with pytest.raises(ValueError, match="There are 5 images for 6 masks: give one for each"):
         run("ADiff_TrainLocalizer", **{**batch, "images": data.images[:5]}, **settings, steps=1)
 
 

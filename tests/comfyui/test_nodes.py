@@ -217,13 +217,17 @@ def test_mode_paper_sees_through_a_vae_of_its_own_where_one_is_given(
         generated(masks, mode="paper", aar_vae=four)
 
 
-def test_one_photo_serves_several_masks(
+def test_photos_are_taken_in_turn_where_there_are_more_masks(
     run: Run,
     generated: Run,
     trained: Any,
     masks: Tensor,
 ) -> None:
-    assert generated(masks, trained.normals[:1])[0].shape == (3, 128, 128, 3)
+    outside = masks[..., None] == 0
+    for count in (1, 2):
+        photos = trained.normals[:count]
+        images = generated(masks, photos)[0]
+        assert torch.equal(images * outside, photos[[0, 1 % count, 0]] * outside)
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(
@@ -234,8 +238,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match="The mask is 64x64, the photo 128x128: insert Place Masks"):
         generated(masks, mask=torch.ones(3, 64, 64))
-    with pytest.raises(ValueError, match="There are 2 photos for 3"):
-        generated(masks, image=trained.normals[:2])
+    with pytest.raises(ValueError, match="There are 2 masks for 3 photos: give one for each"):
+        generated(masks, mask=masks[:2])
     with pytest.raises(ValueError, match="Mask 0 is empty"):
         generated(torch.zeros_like(masks))
     with pytest.raises(ValueError, match="This conditioning has no learned vectors"):
@@ -284,19 +288,23 @@ def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unsee
     seen: list[tuple[int, Any]] = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kw: seen.append((args[0], args[2])))
     inputs = {**trained.base, "dataset": trained.dataset, "batch_size": 2, "share": 0.6, "seed": 0}
-    learned = [
-        run("ADiff_TrainAnomaly", **inputs, steps=12, size=128, tokens=2, preview_every=every)[0]
-        for every in (5, 0)
-    ]
+    learned = []
+    for every in (5, 0):
+        inputs["preview_every"] = every
+        learned.append(run("ADiff_TrainAnomaly", **inputs, steps=12, size=128, tokens=2)[0])
+        for kept in (run.root / "output/anomalydiffusion/trained").iterdir():  # type: ignore[attr-defined]
+            kept.unlink()
     first, second = (x.anomaly["leather/ink"]["clip_l"] for x in learned)
     assert torch.equal(first, second)
     pictures = [(step, picture[1]) for step, picture in seen if picture]
     assert [step for step, _ in pictures] == [10, 12, 10, 12]
-    # two types: a curve, and two rows of two views below it
-    assert [picture.size for _, picture in pictures] == [(512, 160 + 512)] * 2 + [(512, 160)] * 2
-    real, redrawn = (
-        np.asarray(pictures[1][1])[rows].astype(float) for rows in (slice(160, 416), slice(416, 672))
-    )
+    # the words and the curve, and below them two rows of two views where there are previews
+    sizes = [picture.size for _, picture in pictures]
+    assert sizes[0] == sizes[1] and sizes[2] == sizes[3] and {width for width, _ in sizes} == {512}
+    row = (sizes[0][1] - sizes[2][1]) // 2
+    assert row > 256
+    picture = np.asarray(pictures[1][1]).astype(float)
+    real, redrawn = picture[-2 * row : -row], picture[-row:]
     assert 1 < np.abs(real - redrawn).mean() < 60  # the same photos, other defects in them
 
 
