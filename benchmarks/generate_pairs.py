@@ -6,7 +6,9 @@ python benchmarks/generate_pairs.py --comfyui COMFYUI memory --pairs 1000 --phot
 `cost` makes the same number of tries both ways, in turn, on the embedded base and the demo's leather: by
 Generate Pairs, and by Generate Masks, Anomaly Conditioning, KSampler (Anomaly), Quality Gate and Save Anomaly
 Dataset; CPU seconds per try. `memory` asks for many pairs in few steps on many photos, and gives the resident
-memory after 50 pairs and at the end, and how often each photo was used.
+memory after 50 pairs, at its most after them, and at the end, and how often each photo was used; then cancels
+five runs, each after another time, and gives the seconds until they end, and how many pairs there are after a
+last run that goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ import json
 import statistics
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +36,7 @@ TYPE = "leather/burn"
 DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
 SAMPLER = {"steps": 25, "cfg": 2.5}
 AAR = {"mode": "adaptive", "strength": 1.0}
+CANCELLED_AFTER = 0.3, 1.0, 2.0, 4.0, 7.0  # seconds
 CHECKS = "fill,contrast,seam,plausibility,duplicate"
 
 
@@ -127,10 +134,58 @@ def memory(nodes: Nodes, pairs: int, photos: int, size: int) -> dict[str, Any]:
     dataset = nodes.run("ADiff_LoadDataset", **DEMO | folder, normal_count=0)[0]
     few = {"steps": 2, "mode": "off", "checks": "", "tries": 2, "dataset": dataset}
     nodes.generate("many", 50, **few)
-    early = resident()
-    rows = nodes.generate("many", pairs, **few)
+    early, most = resident(), Most(resident)
+    with most:
+        rows = nodes.generate("many", pairs, **few)
     used = Counter(Counter(row["normal"] for row in rows).values())
-    return {"pairs": len(rows), "photos_by_uses": dict(used), "mib_after_50": early, "mib_at_end": resident()}
+    result = {"pairs": len(rows), "photos_by_uses": dict(used)}
+    result |= {"mib_after_50": early, "mib_at_most": most.value, "mib_at_end": resident()}
+    late = [
+        cancelled(partial(nodes.generate, "many", pairs + 400, **few), after) for after in CANCELLED_AFTER
+    ]
+    return result | {
+        "seconds_to_cancel": late,
+        "pairs_after_going_on": len(nodes.generate("many", pairs + 20, **few)),
+    }
+
+
+class Most:
+    """The most that a figure reaches while this is open, looked at five times a second."""
+
+    def __init__(self, figure: Callable[[], float]) -> None:
+        self.figure, self.value, self.done = figure, 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        while not self.done.wait(0.2):
+            self.value = max(self.value, self.figure())
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
+def cancelled(run: Callable[[], object], after: float) -> float:
+    """Seconds from Cancel, pressed `after` seconds from the start, to the end of a run."""
+    from comfy import model_management  # type: ignore[import-not-found]
+
+    pressed = 0.0
+
+    def press() -> None:
+        nonlocal pressed
+        pressed = time.perf_counter()
+        model_management.interrupt_current_processing(True)
+
+    timer = threading.Timer(after, press)
+    timer.start()
+    try:
+        run()
+    except model_management.InterruptProcessingException:
+        return round(time.perf_counter() - pressed, 2)
+    raise SystemExit("A run ended before it could be cancelled: ask for more pairs.")
 
 
 def resident() -> float:

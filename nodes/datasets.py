@@ -44,8 +44,9 @@ class LoadDataset(io.ComfyNode):
                     "folder",
                     options=[NO_FOLDER, *input_folders()],
                     default=NO_FOLDER,
-                    tooltip="Of the dataset, in ComfyUI's input folder; press R to see new ones. Not used "
-                    "for the demo set. By a link or the API any path below input or output will do.",
+                    tooltip="Of the dataset, in ComfyUI's input folder; press R to see new ones; "
+                    f"{NO_FOLDER} for the demo set. By a link or the API any path below input or output "
+                    "will do.",
                 ),
                 io.String.Input(
                     "category", default="", tooltip="Only this category, such as leather. Empty: all."
@@ -108,6 +109,11 @@ class LoadDataset(io.ComfyNode):
         from .pictures import card, shown
 
         if source == DRAWN_DEMO:
+            if folder.strip() not in ("", NO_FOLDER):
+                raise ValueError(
+                    f"The folder '{folder}' is chosen, but the source is the demo set: set source to "
+                    f"'{FOLDER}' to use your photos, or folder to '{NO_FOLDER}'."
+                )
             folder = DEMO_FOLDER if demo_size == DEMO_SIZE else f"{DEMO_FOLDER}_{demo_size}"
         root = _chosen(folder)
         if source == DRAWN_DEMO:

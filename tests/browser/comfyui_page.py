@@ -72,6 +72,7 @@ class ComfyUIPage:
         self.page.get_by_role("button", name=PACK).click()
         self.page.wait_for_function("names => adiff.shows(names)", arg=names)
         shown = self.page.evaluate("adiff.cards()")
+        self.page.wait_for_function("adiff.closeNotes()", polling=200)
         card = self.page.get_by_test_id(f"template-workflow-{name}")
         card.click()
         card.wait_for(state="detached")

@@ -24,6 +24,7 @@ SETTINGS = {  # of a person who has seen the welcome
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="a folder for a picture of each workflow after its run")
+    parser.addoption("--newcomer", type=Path, help="a dataset for the newcomer's clock, by full settings")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,15 @@ window.adiff = {
         throw new Error(`${name} has no widget ${widget}: it has ${widgets.map(w => w.name)}.`);
     },
 
+    // The middle of a widget, in pixels of the window.
+    place(name, widget) {
+        const [node, found] = [this.node(name), this.widget(name, widget)];
+        const { left, top } = app.canvas.canvas.getBoundingClientRect();
+        const inside = [node.pos[0] + node.size[0] / 2, node.pos[1] + found.last_y + 10];
+        const [x, y] = app.canvas.ds.convertOffsetToCanvas(inside);
+        return [left + x, top + y];
+    },
+
     setWidget(name, widget, value) {
         const found = this.widget(name, widget);
         const values = found.type === "combo" ? found.options.values : null;
@@ -59,8 +68,33 @@ window.adiff = {
         }
     },
 
+    // Brings a node to the middle of the window at its full size; its frame there: left, top, width, height.
+    show(name) {
+        const [node, view] = [this.node(name), app.canvas.ds];
+        const { left, top, width, height } = app.canvas.canvas.getBoundingClientRect();
+        const [x, y, w, h] = node.boundingRect;
+        const at = [Math.round((width - w) / 2), Math.round((height - h) / 2)];
+        view.scale = 1;
+        view.offset = [at[0] - x, at[1] - y];
+        app.canvas.setDirty(true, true);
+        return [left + at[0], top + at[1], w, h];
+    },
+
+    // A graph of one node.
+    only(type) {
+        app.graph.clear();
+        app.graph.add(LiteGraph.createNode(type));
+    },
+
     pressButton(name, widget) {
         this.widget(name, widget).callback();
+    },
+
+    // Closes notes that lie over the page's right upper corner; true when none is left but errors.
+    closeNotes() {
+        const notes = document.querySelectorAll(".p-toast-message:not(.p-toast-message-error)");
+        notes.forEach(note => note.querySelector("button")?.click());
+        return notes.length === 0;
     },
 
     // Red nodes, refusals and failures of the last run, error messages, open dialogs.

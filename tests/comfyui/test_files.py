@@ -129,6 +129,8 @@ def test_folders_in_input_are_a_list_down_to_categories_and_none_chosen_is_refus
     for folder in ("", "  ", nothing):
         with pytest.raises(ValueError, match=r"No folder is chosen: put .* \(there: .*mvtec"):
             run("ADiff_LoadDataset", **{**DEMO, "source": "folder", "folder": folder}, normal_count=1)
+    with pytest.raises(ValueError, match="The folder 'plain' is chosen, but the source is the demo set: set"):
+        run("ADiff_LoadDataset", **{**DEMO, "folder": "plain"}, normal_count=1)
 
 
 def test_images_with_masks_need_no_good_photos_until_a_defect_is_to_be_put_on_one(run: Run) -> None:

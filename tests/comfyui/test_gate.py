@@ -88,7 +88,7 @@ def pictures_below(run: Any, **inputs: Any) -> tuple[list[Image.Image], str]:
     """What the gate's node shows: its pictures, and its text for the API."""
     import folder_paths  # type: ignore[import-not-found]
 
-    node = run.nodes["ADiff_QualityGate"].PREPARE_CLASS_CLONE({"prompt": None, "extra_pnginfo": None})
+    node = run.nodes["ADiff_QualityGate"].PREPARE_CLASS_CLONE({})
     shown = node.execute(**inputs).ui
     temp = Path(folder_paths.get_temp_directory())
     files = [temp / entry["subfolder"] / entry["filename"] for entry in shown["images"]]

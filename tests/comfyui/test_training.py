@@ -22,7 +22,9 @@ def kept(run: Any) -> list[Path]:
 
 
 def finished(run: Any) -> list[Path]:
-    return sorted((run.root / "output" / "anomalydiffusion" / "trained").glob("*.safetensors"))
+    """Those that are kept, the one used last at the end."""
+    kept = (run.root / "output" / "anomalydiffusion" / "trained").glob("*.safetensors")
+    return sorted(kept, key=lambda path: path.stat().st_mtime)
 
 
 def forget(run: Any) -> None:

@@ -1,0 +1,88 @@
+"""Takes the documentation's screenshots: `python tests/browser/take_screenshots.py`.
+
+Every workflow is opened and run in a browser as the template browser gives it, and each node photographed
+with what it shows then; docs/workflow.jpg is the whole of the first. It takes half an hour, in the ComfyUI of
+the tests.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from anomalydiffusion_core.cli.comfyui_process import PACK
+from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
+
+sys.path[:0] = [str(PACK / "tests" / "comfyui"), str(PACK / "tools")]
+
+from comfyui_page import ComfyUIPage, opened_page  # noqa: E402
+from comfyui_server import comfyui_folder, started_server  # noqa: E402
+from conftest import NAMES, SETTINGS  # noqa: E402
+from make_workflows import FOLDER  # noqa: E402
+from test_workflows import STROKE  # noqa: E402
+
+HELP = PACK / "nodes" / "web" / "docs"
+DOCS = PACK / "docs"
+PATIENCE = 3600  # seconds for a workflow
+WIDTH = 1600  # pixels of docs/workflow.jpg
+QUALITY = 85  # of JPEG
+AROUND = 8  # pixels of ground around a node
+
+
+def photographed(page: ComfyUIPage, node: str) -> Image.Image:
+    """A node at full size, named by its type, title or id."""
+    x, y, width, height = page.page.evaluate("name => adiff.show(name)", node)
+    page.page.wait_for_timeout(700)
+    clip = {
+        "x": x - AROUND,
+        "y": y - AROUND,
+        "width": width + 2 * AROUND,
+        "height": height + 2 * AROUND,
+    }
+    return Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")  # type: ignore[arg-type]
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    picture.save(path, quality=QUALITY)
+    print(path.relative_to(PACK), picture.size)
+
+
+def main() -> None:
+    chromium = next(filter(None, map(shutil.which, NAMES)))
+    wanted = {path.stem for path in HELP.glob("ADiff_*.md")}
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        user = base / "user" / "default"
+        user.mkdir(parents=True)
+        (user / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+        write_few_shot_dataset(base / "drawn", 128)
+        photo = min((base / "drawn" / "leather" / "train" / "good").iterdir())
+        with started_server(comfyui_folder(), base) as server, opened_page(chromium, server) as page:
+            for name in sorted(path.stem for path in FOLDER.glob("*.json")):
+                page.open_template(name)
+                if "LoadImage" in page.node_types():
+                    page.upload("LoadImage", photo)
+                    page.draw_mask("LoadImage", STROKE)
+                if page.run(PATIENCE)["status"]["status_str"] != "success":
+                    raise SystemExit(f"{name} failed: {page.complaints()}")
+                if name == "1_your_photos":
+                    page.fit()
+                    whole = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
+                    save(whole.resize((WIDTH, WIDTH * whole.height // whole.width)), DOCS / "workflow.jpg")
+                for node in sorted(wanted & set(page.node_types())):
+                    save(photographed(page, node), HELP / f"{node}.jpg")
+                    wanted.discard(node)
+            page.command("Comfy.NewBlankWorkflow")
+            for node in sorted(wanted):  # in no workflow
+                page.page.evaluate("type => adiff.only(type)", node)
+                save(photographed(page, node), HELP / f"{node}.jpg")
+
+
+if __name__ == "__main__":
+    main()
