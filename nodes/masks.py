@@ -207,7 +207,7 @@ class MixMasks(io.ComfyNode):
             UNKNOWN_AREA,
             MaskRequest,
             current_name,
-            in_turn,
+            invented_in_turn,
             known_placements,
             mask_source,
             masks_in_frame,
@@ -221,7 +221,7 @@ class MixMasks(io.ComfyNode):
         request = MaskRequest(
             defect_type=name,
             seed=seed,
-            invented=None if generated_masks is None else in_turn(_marked(generated_masks)),
+            invented=None if generated_masks is None else invented_in_turn(_marked(generated_masks)),
             real=lambda: real,
             given=[] if drawn_masks is None else _marked(drawn_masks),
             area=None if placements else UNKNOWN_AREA,

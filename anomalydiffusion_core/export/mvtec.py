@@ -47,7 +47,11 @@ ROW_KEYS = ("category", "defect", "run", "image", "mask", "image_sha256", "mask_
 BY_HAND = "by hand"  # why such a pair is rejected
 WAS = "accepted_as"  # in its row: the paths that its files had among the accepted ones, by their key
 # of what is computed with; any other key holds what it likes
-ROW_TYPES = {"index": int, "fill": (int, float), "noise": (int, float), "scores": dict, "classes": dict}
+ROW_TYPES = {
+    **dict.fromkeys(("index", "mask_number"), int),
+    **dict.fromkeys(("fill", "noise"), (int, float)),
+    **dict.fromkeys(("scores", "classes", "inventions"), dict),
+}
 PhotoContent = tuple[tuple[int, ...], str, bytes]  # of a photo: shape and type of its samples, and their hash
 DIGITS = 5  # of an id: names keep their order, with or without `_mask`, as long as all are equally long
 

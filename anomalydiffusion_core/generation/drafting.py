@@ -38,6 +38,7 @@ class DraftedDefect:
     mask: np.ndarray
     source: str  # of the mask
     regions: tuple[Region, ...]
+    invention: tuple[int, int] | None  # of an invented mask: its number, and that of the try
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Drafter:
         regions = regions_of(mask, self.learned.image_size)
         if max(region.window.side for region in regions) > MAX_SHRINK * self.learned.image_size:
             raise Unusable(TOO_LARGE)
-        return DraftedDefect(defect_type, mask, sourced.source, tuple(regions))
+        return DraftedDefect(defect_type, mask, sourced.source, tuple(regions), sourced.invention)
 
     def _placed(
         self, defect_type: str, sourced: SourcedMask, normal: Normal, generator: torch.Generator

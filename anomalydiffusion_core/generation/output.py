@@ -72,6 +72,20 @@ class GenerationRun:
         return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
+def tried_rows(writer: MVTecWriter, category: str, defect: str, identity: str) -> list[dict[str, Any]]:
+    """Rows of a run's pairs that are there already, those that were refused too."""
+    return writer.done(category, defect, identity) + writer.rejected(category, defect, identity)
+
+
+def last_invention(rows: list[dict[str, Any]], defect_type: str) -> tuple[int, int]:
+    """The numbers of the last invented mask of a single type in a run's rows and of the try that it came
+    from; -1 where there is none, as in rows of before.
+    """
+    noted = (row.get("inventions", {}).get(defect_type) for row in rows)
+    pairs = [(*numbers,) for numbers in noted if isinstance(numbers, list) and len(numbers) == 2]
+    return max((pair for pair in pairs if all(type(x) is int for x in pair)), default=(-1, -1))
+
+
 class RunOutput:
     """Where a run's pairs of one category go, with the normal photos they were made on."""
 
@@ -91,7 +105,7 @@ class RunOutput:
 
     def next_try(self, defect: str) -> TryNumber:
         """The first try that this run has not made, as far as is known."""
-        tried = self.done(defect) + self.writer.rejected(self.category.name, defect, self.identity)
+        tried = tried_rows(self.writer, self.category.name, defect, self.identity)
         index, mask = (
             max((row.get(key, -1) for row in tried), default=-1) for key in ("index", "mask_number")
         )
@@ -128,6 +142,7 @@ class RunOutput:
             "normal_sha256": self.sources[pair.normal],
             "template": pair.template,
             "masks_from": {defect.defect_type: defect.source for defect in pair.defects},
+            "inventions": {x.defect_type: x.invention for x in pair.defects if x.invention},
             "strength": round(pair.strength, 4),
             "guidance": round(pair.guidance, 4),
             "feather": pair.feather,

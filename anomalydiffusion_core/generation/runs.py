@@ -13,7 +13,7 @@ import numpy as np
 from ..bases.tiny_decoder import load_tiny_decoder
 from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_folder
 from ..dataset.photos import read_mask, read_photo, short_hash
-from ..export.mvtec import written_masks
+from ..export.mvtec import MVTecWriter, written_masks
 from ..gate.reasons import grounds, unasked
 from ..masks.files import read_mask_folder
 from ..masks.invention import TriesExhausted, invented_masks
@@ -24,13 +24,14 @@ from ..masks.sources import (
     UNKNOWN_AREA,
     MaskRequest,
     MaskSource,
+    SourcedMask,
     checked_weights,
     mask_source,
 )
 from ..method.embeddings import Learned
 from ..method.progress import OnStage, OnStep
 from .generator import GeneratedPair, PairGenerator
-from .output import GenerationRun, RunOutput
+from .output import GenerationRun, RunOutput, last_invention, tried_rows
 
 BOTH = "+"  # joins two defects that share an image
 
@@ -202,14 +203,17 @@ def generate_all(
         real={name: training_pairs(categories[name.partition("/")[0]], learned, name) for name in types},
     )
     run, outcome = replace(run, mask_sources=supply.label()), GenerationOutcome()
+    identity, writer = run.identity(), MVTecWriter(out)
     for category in categories.values():
-        masks = {
-            name.partition("/")[2]: {
-                single: _mask_source(run, supply, single, count, watch) for single in singles
-            }
-            for name, singles in names.items()
-            if name.partition("/")[0] == category.name
-        }
+        masks: dict[str, dict[str, MaskSource]] = {}
+        for name, singles in names.items():
+            of, _, defect = name.partition("/")
+            if of == category.name:
+                rows = tried_rows(writer, of, defect, identity)
+                masks[defect] = {
+                    single: _mask_source(run, supply, single, count, watch, last_invention(rows, single))
+                    for single in singles
+                }
         job = CategoryJob(category, masks, supply.real)
         part = generate_dataset(run, job, count, out=out, watch=watch)
         outcome.rows += part.rows
@@ -263,9 +267,16 @@ def _categories(dataset: Dataset, out: Path, names: Iterable[str]) -> dict[str, 
 
 
 def _mask_source(
-    run: GenerationRun, supply: MaskSupply, defect_type: str, count: int, watch: RunWatch
+    run: GenerationRun,
+    supply: MaskSupply,
+    defect_type: str,
+    count: int,
+    watch: RunWatch,
+    after: tuple[int, int],
 ) -> MaskSource:
-    """Where the masks of one defect type come from, for `count` pairs."""
+    """Where the masks of one defect type come from, for `count` pairs; masks and tries up to `after` were
+    invented for a run that this goes on with.
+    """
     config, learned, pairs = run.config, run.learned, supply.real[defect_type]
     size_known = learned.mask_placements.get(defect_type) or (supply.weights.get(REAL) and pairs)
 
@@ -273,18 +284,22 @@ def _mask_source(
         # at least one per pair, more where pairs are tried again
         watch.on_stage(f"{defect_type} masks", accepted, max(accepted, count), f"{tries} tried")
 
+    shapes = invented_masks(
+        run.base,
+        learned,
+        defect_type,
+        config.seed,
+        config=config.masks,
+        on_mask=on_mask,
+        on_step=watch.on_step,
+        in_frame=False,
+        after=after,
+    )
     request = MaskRequest(
         defect_type=defect_type,
         seed=config.seed,
-        invented=invented_masks(
-            run.base,
-            learned,
-            defect_type,
-            config.seed,
-            config=config.masks,
-            on_mask=on_mask,
-            on_step=watch.on_step,
-            in_frame=False,
+        invented=lambda number: SourcedMask(
+            shapes(number), INVENTED, invention=(number, shapes.attempt_of(number))
         ),
         real=lambda: [read_mask(pair.mask) for pair in pairs],
         given=supply.given.get(defect_type, []),

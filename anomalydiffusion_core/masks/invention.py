@@ -120,9 +120,25 @@ InventShapes = Callable[
 ]  # numbers of tries -> shapes (s,s) bool, not yet checked
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """An accepted mask, in bits since runs ask for thousands, and the try that it came from."""
+
+    bits: np.ndarray
+    shape: tuple[int, ...]
+    attempt: int
+
+    def mask(self) -> np.ndarray:
+        """(H,W) bool."""
+        return np.unpackbits(self.bits, count=math.prod(self.shape)).astype(bool).reshape(self.shape)
+
+
 class InventedMasks:
     """The accepted masks of one type, invented as they are needed: number i is the same whatever was asked
     before. Without `place` they stay where they were invented, for `placement.lay`.
+
+    `after` is the number of a mask and of the try that it came from: those up to it are not invented again,
+    unless one of them is asked for.
     """
 
     def __init__(
@@ -134,40 +150,56 @@ class InventedMasks:
         *,
         batch: int = 8,
         on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
+        after: tuple[int, int] = (-1, -1),
     ) -> None:
         self.invent, self.place, self.defect_type, self.config = invent, place, defect_type, config
         self.batch, self.on_mask = batch, on_mask
-        self._accepted: list[
-            tuple[np.ndarray, tuple[int, ...]]
-        ] = []  # bits and shape: runs ask for thousands
-        self.tries = 0
         self.problems: Counter[str] = Counter()
+        self._begin(*after)
+
+    def _begin(self, number: int, attempt: int) -> None:
+        self._first, self._passed = number + 1, attempt + 1
+        # batches stay the same, since a mask's last digits depend on those beside it
+        self.tries = self._passed // self.batch * self.batch
+        self._accepted: list[_Packed] = []
 
     def __call__(self, number: int) -> np.ndarray:
         """Mask (S,S) bool, or shape (s,s) bool where unplaced. Raises TriesExhausted, saying what was wrong
         how often, when too few are usable.
         """
-        while len(self._accepted) <= number:
+        return self._packed(number).mask()
+
+    def attempt_of(self, number: int) -> int:
+        """The number of the try that mask `number` came from."""
+        return self._packed(number).attempt
+
+    def _packed(self, number: int) -> _Packed:
+        if number < self._first:
+            self._begin(-1, -1)
+        while self._first + len(self._accepted) <= number:
             if self.tries >= self.config.tries_per_mask * (number + 1):
                 reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
                 raise TriesExhausted(
-                    f"Only {len(self._accepted)} of {number + 1} masks of {self.defect_type} were usable "
-                    f"after {self.tries} tries ({reasons}): train the masks on "
-                    f"more pairs (a larger share) or longer, or use real masks."
+                    f"Only {self._first + len(self._accepted)} of {number + 1} masks of {self.defect_type} "
+                    f"were usable after {self.tries} tries ({reasons}): train the masks on more pairs (a "
+                    "larger share) or longer, or use real masks."
                 )
-            for mask, problem in self.attempt(list(range(self.tries, self.tries + self.batch))):
+            numbers = range(self.tries, self.tries + self.batch)
+            for attempt, (mask, problem) in zip(numbers, self.attempt(list(numbers)), strict=True):
+                if attempt < self._passed:
+                    continue
                 if problem:
                     self.problems[problem] += 1
                 else:
-                    self._accepted.append((np.packbits(mask), mask.shape))
+                    self._accepted.append(_Packed(np.packbits(mask), mask.shape, attempt))
             self.tries += self.batch
-            self.on_mask(len(self._accepted), self.tries)
-        return _unpacked(*self._accepted[number])
+            self.on_mask(self._first + len(self._accepted), self.tries)
+        return self._accepted[number - self._first]
 
     @property
     def accepted(self) -> list[np.ndarray]:
         """Those accepted so far."""
-        return [_unpacked(*packed) for packed in self._accepted]
+        return [packed.mask() for packed in self._accepted]
 
     def attempt(self, numbers: list[int]) -> list[tuple[np.ndarray, str | None]]:
         """Tries by number: masks, placed where their shapes are usable, and what is wrong with each."""
@@ -181,10 +213,6 @@ class InventedMasks:
         return results
 
 
-def _unpacked(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
-
-
 def invented_masks(
     base: LatentDiffusion,
     learned: Learned,
@@ -196,14 +224,15 @@ def invented_masks(
     on_mask: Callable[[int, int], None] = lambda accepted, tries: None,
     on_step: OnStep | None = None,
     in_frame: bool = True,
+    after: tuple[int, int] = (-1, -1),
 ) -> InventedMasks:
     """Masks that the base invents, accepted by the measure of their own type: laid `in_frame` where the
-    training masks were in their photos, or left where they were invented.
+    training masks were in their photos, or left where they were invented; `after` as in `InventedMasks`.
     """
     config = usable_for(config, learned, defect_type)
     invent = partial(invent_shapes, base, learned, defect_type, seed=seed, config=config, on_step=on_step)
     place = placer_of(learned, defect_type, seed) if in_frame else None
-    return InventedMasks(invent, place, defect_type, config, batch=batch, on_mask=on_mask)
+    return InventedMasks(invent, place, defect_type, config, batch=batch, on_mask=on_mask, after=after)
 
 
 def invent_masks(

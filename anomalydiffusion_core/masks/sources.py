@@ -27,6 +27,7 @@ class SourcedMask:
     shape: np.ndarray  # (h,w) bool
     source: str  # a name of SOURCES
     placed: bool = False  # to be used where it is, unless that is beside the object
+    invention: tuple[int, int] | None = None  # of an invented one: its number, and that of the try
 
 
 MaskSource = Callable[[int], SourcedMask]  # number -> mask, the same whatever was asked before
@@ -38,7 +39,7 @@ class MaskRequest:
 
     defect_type: str
     seed: int = 0
-    invented: Callable[[int], np.ndarray] | None = None  # shapes (s,s) bool of the base, by number
+    invented: MaskSource | None = None  # shapes (s,s) bool of the base
     real: Callable[[], Sequence[np.ndarray]] = tuple  # the training masks (H,W) bool, read when asked for
     given: Sequence[np.ndarray] = ()  # the user's masks (h,w) bool
     given_placed: bool = True  # which stay where they are
@@ -104,12 +105,17 @@ def in_turn(masks: Sequence[np.ndarray]) -> Callable[[int], np.ndarray]:
     return lambda number: masks[number % len(masks)]
 
 
+def invented_in_turn(shapes: Sequence[np.ndarray]) -> MaskSource:
+    """Shapes (s,s) bool that were invented before, one after the other, and over again."""
+    shape = in_turn(shapes)
+    return lambda number: SourcedMask(shape(number), INVENTED)
+
+
 def invented_shapes(request: MaskRequest) -> MaskSource:
     """Shapes that the base invents, not placed (`invention.invented_masks` without a frame)."""
-    shapes = request.invented
-    if shapes is None:
+    if request.invented is None:
         raise Lacking("none were invented: train a mask embedding and invent some")
-    return lambda number: SourcedMask(shapes(number), INVENTED)
+    return request.invented
 
 
 def real_masks(request: MaskRequest) -> MaskSource:

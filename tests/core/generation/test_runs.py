@@ -30,6 +30,7 @@ from anomalydiffusion_core.generation.runs import (
     generate_all,
     masks_in_folder,
 )
+from anomalydiffusion_core.masks import invention
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.masks.sources import MaskSource, SourcedMask
 from anomalydiffusion_core.method.embeddings import Learned
@@ -295,6 +296,26 @@ def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
         tried = [row["index"] for row in manifest(tmp_path / "once") if row["defect"] == name.split("/")[1]]
         assert len(tried) == 4 and max(tried) > 3, tried  # some were left out
     assert contents(tmp_path / "once") == contents(tmp_path / "parts")
+
+
+def test_a_run_that_goes_on_invents_no_mask_again(
+    generate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented: list[int] = []
+
+    def shapes(_base: Any, _learned: Any, _type: str, indices: list[int], **_: Any) -> list[np.ndarray]:
+        invented.extend(indices)
+        return [box(5 + i, 10, 9, 5 + i % 7) if i % 3 else EMPTY for i in indices]
+
+    monkeypatch.setattr(invention, "invent_shapes", shapes)
+    for sources in ({"invented": 1.0}, {"invented": 2.0, "procedural": 1.0}):
+        once, parts = (tmp_path / f"{name}{len(sources)}" for name in ("once", "parts"))
+        generate(once, 18, KIND, mask_folder=None, weights=sources)
+        generate(parts, 15, KIND, mask_folder=None, weights=sources)
+        invented.clear()
+        generate(parts, 18, KIND, mask_folder=None, weights=sources)
+        assert min(invented) >= 8  # 15 or so masks took the first two or three batches of eight
+        assert contents(once) == contents(parts)
 
 
 def test_each_part_of_a_mixed_pair_looks_like_its_own_type(

@@ -18,6 +18,7 @@ from anomalydiffusion_core.masks.sources import (
     Source,
     SourcedMask,
     in_turn,
+    invented_in_turn,
     known_placements,
     mask_source,
     masks_in_frame,
@@ -143,7 +144,7 @@ def test_a_source_that_cannot_be_served_says_why() -> None:
 
 
 def test_all_sources_serve_together() -> None:
-    request = MaskRequest("thing/dent", invented=in_turn([HOOK]), real=lambda: [HOOK], given=[HOOK])
+    request = MaskRequest("thing/dent", invented=invented_in_turn([HOOK]), real=lambda: [HOOK], given=[HOOK])
     source = mask_source(ALL, request)
     masks = [source(number) for number in range(40)]
     assert {mask.source for mask in masks} == set(SOURCES)
