@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyui_server import Server
-from playwright.sync_api import BrowserContext, ConsoleMessage, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Route, sync_playwright
 
 PACK = "ComfyUI-AnomalyDiffusion"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -181,16 +181,23 @@ class ComfyUIPage:
 
 
 @contextmanager
-def opened_page(chromium: str, server: Server) -> Iterator[ComfyUIPage]:
-    """ComfyUI in a headless Chromium that reaches nothing but the server."""
+def started_browser(chromium: str) -> Iterator[Browser]:
+    """A headless Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        context = browser.new_context(viewport=VIEW)  # type: ignore[arg-type]
-        context.add_init_script(path=Path(__file__).parent / "in_page.js")
-        context.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
-        context.route(f"{server.url}/templates/**", _without_pictures)
-        yield ComfyUIPage(context, server)
+        yield browser
         browser.close()
+
+
+@contextmanager
+def opened_page(browser: Browser, server: Server) -> Iterator[ComfyUIPage]:
+    """ComfyUI in a browser that reaches nothing but the server."""
+    context = browser.new_context(viewport=VIEW)  # type: ignore[arg-type]
+    context.add_init_script(path=Path(__file__).parent / "in_page.js")
+    context.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
+    context.route(f"{server.url}/templates/**", _without_pictures)
+    yield ComfyUIPage(context, server)
+    context.close()
 
 
 def _without_pictures(route: Route) -> None:

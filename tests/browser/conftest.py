@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comfyui_page import ComfyUIPage, opened_page
+from comfyui_page import ComfyUIPage, opened_page, started_browser
 from comfyui_server import Server, comfyui_folder, started_server
 from own_photos import write_own_photos
+from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SETTINGS = {  # of a person who has seen the welcome
@@ -37,6 +38,12 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    with started_browser(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
 def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI server with the pack in it, and settings that hide the front end's welcome."""
     comfyui, base = comfyui_folder(), tmp_path_factory.mktemp("browser") / "base"
@@ -48,9 +55,9 @@ def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def opened(chromium: str, server: Server, own_photos: dict[str, str]) -> Iterator[ComfyUIPage]:
+def opened(browser: Browser, server: Server, own_photos: dict[str, str]) -> Iterator[ComfyUIPage]:
     """The page, loaded once: that takes longer than most tests. It lists the folders of photos."""
-    with opened_page(chromium, server) as page:
+    with opened_page(browser, server) as page:
         yield page
 
 

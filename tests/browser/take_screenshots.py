@@ -21,7 +21,7 @@ from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 sys.path[:0] = [str(PACK / "tests" / "comfyui"), str(PACK / "tools")]
 
-from comfyui_page import ComfyUIPage, opened_page  # noqa: E402
+from comfyui_page import ComfyUIPage, opened_page, started_browser  # noqa: E402
 from comfyui_server import comfyui_folder, started_server  # noqa: E402
 from conftest import NAMES, SETTINGS  # noqa: E402
 from make_workflows import FOLDER  # noqa: E402
@@ -63,7 +63,11 @@ def main() -> None:
         (user / "comfy.settings.json").write_text(json.dumps(SETTINGS))
         write_few_shot_dataset(base / "drawn", 128)
         photo = min((base / "drawn" / "leather" / "train" / "good").iterdir())
-        with started_server(comfyui_folder(), base) as server, opened_page(chromium, server) as page:
+        with (
+            started_server(comfyui_folder(), base) as server,
+            started_browser(chromium) as browser,
+            opened_page(browser, server) as page,
+        ):
             for name in sorted(path.stem for path in FOLDER.glob("*.json")):
                 page.open_template(name)
                 if "LoadImage" in page.node_types():

@@ -16,7 +16,7 @@ import pytest
 from comfyui_page import PACK, ComfyUIPage, opened_page
 from comfyui_server import comfyui_folder, started_server
 from own_photos import write_own_photos
-from playwright.sync_api import Locator
+from playwright.sync_api import Browser, Locator
 
 MOST_CLICKS = 12
 PATIENCE = 1800  # seconds until the first pair, on a busy machine
@@ -68,7 +68,7 @@ def photos(pytestconfig: pytest.Config, tmp_path: Path) -> Path:
 
 
 def test_the_first_own_pair_is_a_few_clicks_away(
-    chromium: str, photos: Path, pytestconfig: pytest.Config, tmp_path: Path
+    browser: Browser, photos: Path, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
     as_a_person = pytestconfig.getoption("--newcomer") is not None
     pictures = pytestconfig.getoption("--screenshots") if as_a_person else None
@@ -76,7 +76,7 @@ def test_the_first_own_pair_is_a_few_clicks_away(
     begun = time.monotonic()
     with (
         started_server(comfyui_folder(), tmp_path / "base") as server,  # with no settings of anybody's
-        opened_page(chromium, server) as page,
+        opened_page(browser, server) as page,
     ):
         hand = Hand(page, pictures)
         page.page.wait_for_timeout(3000)  # the welcome
