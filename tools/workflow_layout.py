@@ -24,6 +24,7 @@ TITLE, SLOT, WIDGET, TEXT_LINE = 30, 20, 24, 20
 GROUP_TITLE, GROUP_MARGIN, LANE = 50, 20, 18
 FAR, RISER = 200, 5  # a wire that rises or falls more runs beside the nodes, this far from another
 DETOUR, DETOUR_GAP = 64, 30  # of a wire to a lower node of its column, above that node; more room for it
+WINDOW = (80, 110, 1800, 930)  # left, top, width and height of what a window of 1920x1080 has free
 BADGE = 40  # what the front end writes above a node, and Nodes 2.0 moves
 
 
@@ -106,6 +107,7 @@ def workflow(steps: Sequence[Step], information: Json) -> Json:
     reroutes, parents = _reroutes(links)
     highest = min([TOP - TITLE - BADGE + LANE, *(reroute["pos"][1] for reroute in reroutes)])
     nodes = [_node(entry, links, information) for entry in placed.values()]
+    groups = [_group(i, step, placed, highest) for i, step in enumerate(steps)]
     return {
         "id": "00000000-0000-0000-0000-000000000000",
         "revision": 0,
@@ -115,15 +117,24 @@ def workflow(steps: Sequence[Step], information: Json) -> Json:
         "links": [
             [x.number, x.source.number, x.source_slot, x.target.number, x.target_slot, x.type] for x in links
         ],
-        "groups": [_group(i, step, placed, highest) for i, step in enumerate(steps)],
+        "groups": groups,
         "config": {},
         "extra": {
-            "ds": {"scale": 1, "offset": [0, 0]},
+            "ds": _view([group["bounding"] for group in groups]),
             "linkExtensions": [{"id": link, "parentId": parent} for link, parent in parents.items()],
             "reroutes": reroutes,
         },
         "version": 0.4,
     }
+
+
+def _view(frames: Sequence[Sequence[float]]) -> Json:
+    """Where the graph lies in the window when it is opened: all of it, below the menu and beside the bar."""
+    left, top = (min(frame[i] for frame in frames) for i in (0, 1))
+    right, bottom = (max(frame[i] + frame[i + 2] for frame in frames) for i in (0, 1))
+    x, y, width, height = WINDOW
+    scale = round(min(1, width / (right - left), height / (bottom - top)), 2)
+    return {"scale": scale, "offset": [round(x / scale - left), round(y / scale - top)]}
 
 
 def _placed(steps: Sequence[Step], information: Json) -> dict[str, _Placed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..bases.tiny_decoder import load_tiny_decoder
 from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_folder
-from ..dataset.photos import read_mask, read_photo, short_hash
+from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
 from ..gate.reasons import grounds, unasked
 from ..masks.files import read_mask_folder
@@ -122,7 +122,7 @@ def generate_dataset(
             masks,
             count - len(finished),
             start=output.next_try(defect),
-            earlier=((_masks_by_type(row, out), read_photo(out / row["image"])) for row in finished),
+            earlier=_earlier(finished, out, name, watch.on_stage),
             on_pair=on_pair,
             on_rejected=on_rejected,
             on_step=watch.on_step,
@@ -134,6 +134,15 @@ def generate_dataset(
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
     return outcome
+
+
+def _earlier(
+    rows: list[dict[str, Any]], root: Path, name: str, on_stage: OnStage
+) -> Iterator[tuple[dict[str, np.ndarray], Photo]]:
+    """Masks by type and photos of the pairs that are there; a run can be cancelled between any two."""
+    for number, row in enumerate(rows, start=1):
+        yield _masks_by_type(row, root), read_photo(root / row["image"])
+        on_stage(f"{name} pairs of before", number, len(rows), "read")
 
 
 def _masks_by_type(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:

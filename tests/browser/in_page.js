@@ -146,6 +146,17 @@ window.adiff = {
             .map(other => `${one.title} over ${other.title}`));
     },
 
+    // Nodes that lie partly outside the window.
+    outside() {
+        const { width, height } = app.canvas.canvas.getBoundingClientRect();
+        return app.graph.nodes.filter(node => {
+            const [x, y, w, h] = node.boundingRect;
+            const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y]);
+            const [right, bottom] = app.canvas.ds.convertOffsetToCanvas([x + w, y + h]);
+            return left < 0 || top < 0 || right > width || bottom > height;
+        }).map(node => node.title);
+    },
+
     // The points that a wire is led through.
     reroutes(link) {
         const points = [];

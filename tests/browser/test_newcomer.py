@@ -86,6 +86,7 @@ def test_the_first_own_pair_is_a_few_clicks_away(
             hand.click("Templates", page.page.get_by_role("button", name="Templates").first)
         hand.click(PACK, pack)
         hand.click(WORKFLOW, page.page.get_by_test_id(f"template-workflow-{WORKFLOW}"))
+        assert page.page.evaluate("adiff.outside()") == []  # all is seen without a move
         if not as_a_person:
             for node, settings in SHORT.items():
                 page.set(node, settings)
