@@ -126,6 +126,7 @@ class LoadDataset(io.ComfyNode):
                 f"{root} gives no normal photos: {GOOD_PHOTOS}, or raise normal_count."
             )
         types, lines = "\n".join(sorted(dataset.by_type())), contents(dataset)
+        lines += given_out(dataset, normals, normal_count)
         return io.NodeOutput(
             dataset, normals, types, ui=shown([card(root.name, lines)], "\n".join(lines), cls)
         )
@@ -140,6 +141,23 @@ def _chosen(folder: str) -> Path:
             f"it in the field folder (there: {known})."
         )
     return graph_folder(folder)
+
+
+def given_out(dataset: Dataset, normals: Any, count: int) -> list[str]:
+    """What else has to be known of the normal photos that come out as IMAGE."""
+    name, category = next(iter(dataset.categories.items()))
+    asked = min(count, len(category.normals))
+    lines = []
+    shown = getattr(normals, "shape", [0])[0]  # none where they are not given out
+    if shown:
+        if shown < asked:
+            lines.append(
+                f"normals: {shown} of {asked}, since the others differ in size from the first; "
+                "Generate Pairs takes all."
+            )
+        if len(dataset.categories) > 1:
+            lines.append(f"normals are those of {name}: choose another one by category.")
+    return lines
 
 
 def contents(dataset: Dataset) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
-from .host.conditioning import chosen_type
+from .host.conditioning import chosen_type, known_type
 from .inputs import base_inputs, sampler_inputs, seed_input, type_input
 from .sockets import AnomalyEmbedding, FewShotDataset
 
@@ -204,6 +204,8 @@ class MixMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..anomalydiffusion_core.dataset.photos import read_mask
         from ..anomalydiffusion_core.masks.sources import (
+            GIVEN,
+            INVENTED,
             UNKNOWN_AREA,
             MaskRequest,
             current_name,
@@ -214,8 +216,15 @@ class MixMasks(io.ComfyNode):
         )
 
         pairs = few_shot.by_type() if few_shot else {}
-        name = chosen_type(embeddings, defect_type, "mask") if embeddings else defect_type.strip()
+        name = known_type(embeddings, defect_type, pairs) if embeddings else defect_type.strip()
         name = name or next(iter(sorted(pairs)), "")
+        weights = {current_name(key): value for key, value in weights.items()}
+        for source, masks in ((INVENTED, generated_masks), (GIVEN, drawn_masks)):
+            if masks is not None and not weights[source]:
+                raise ValueError(
+                    f"Masks are connected for {source!r}, whose weight is 0: raise the weight, or unplug "
+                    "them."
+                )
         real = [read_mask(pair.mask) for pair in pairs.get(name, [])]
         placements = known_placements(embeddings.mask_placements.get(name, []) if embeddings else [], real)
         request = MaskRequest(
@@ -226,7 +235,7 @@ class MixMasks(io.ComfyNode):
             given=[] if drawn_masks is None else _marked(drawn_masks),
             area=None if placements else UNKNOWN_AREA,
         )
-        source = mask_source({current_name(key): value for key, value in weights.items()}, request)
+        source = mask_source(weights, request)
         return _masks_output(
             masks_in_frame(source, count, placements, (height, width), seed=seed, defect_type=name)
         )
@@ -280,7 +289,7 @@ class PlaceMasks(io.ComfyNode):
         from ..anomalydiffusion_core.masks.placement import lay_on_photos
         from .host.pixels import pixels_of
 
-        name = chosen_type(embeddings, defect_type, "mask") if embeddings else ""
+        name = known_type(embeddings, defect_type) if embeddings else ""
         placements = embeddings.mask_placements.get(name, []) if embeddings else []
         photos = list(pixels_of(normals))
         return _masks_output(

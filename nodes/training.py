@@ -209,7 +209,7 @@ class TrainMasks(io.ComfyNode):
             "Types that have them already keep them, unless all do: then all are learned anew.",
             inputs=[
                 *data_inputs(),
-                AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly, with the same size."),
+                AnomalyEmbedding.Input("embeddings", tooltip="From Train Anomaly."),
                 *schedule_inputs(MaskEmbeddingConfig),
                 io.Int.Input(
                     "tokens",

@@ -14,7 +14,7 @@ TYPE = {"defect_type": Out("type", "STRING")}
 
 
 def _photos(title: str, **inputs: object) -> Node:
-    return Node("ADiff_LoadDataset", {"category": "leather", **inputs}, title, CARD)
+    return Node("ADiff_LoadDataset", inputs, title, CARD)
 
 
 def _sources(photos: Node, note: str) -> Step:
@@ -184,7 +184,7 @@ def _draw_a_mask() -> list[Step]:
                 "photo": Node("LoadImage", {"image": "example.png"}, "Photo of a good part", picture=PICTURE),
             },
             note="1. **Photo**: upload yours\n2. **Draw**: right-click it, *Open in MaskEditor*\n"
-            "3. **name**: what 2_train saved",
+            "3. **name**: what 2_train saved; **Defect type**",
             width=230,
         ),
         _masks(photo, 1, "2 · Until you draw"),
@@ -198,9 +198,9 @@ def _evaluate() -> list[Step]:
     pairs = {"images": Out("stitched", "images"), "masks": Out("stitched", "masks"), "normals": photos}
     return [
         _sources(
-            _photos("Real dataset", defects="burn", normal_count=16),
-            "1. **name**: what 2_train saved\n2. **folder**, **category**, **defects**: yours\n"
-            "3. **Defect type**: the same one",
+            _photos("Real dataset", category="leather", defects="burn", normal_count=16),
+            "1. **name**: what 2_train saved\n2. **source**, **folder**, **defects**: yours\n"
+            "3. **Defect type**, and **category** in three nodes",
         ),
         _masks(photos, 16),
         *_defects(photos, {"masks": Out("masks", "masks")}, 3),
@@ -241,7 +241,7 @@ def _reweighting_and_lora() -> list[Step]:
     return [
         _sources(
             normals,
-            "1. **name**: what 2_train saved\n2. **lora_name**, then Ctrl+B on it\n"
+            "1. **name**, **Defect type**, **folder**: yours\n2. **lora_name**, then Ctrl+B on it\n"
             "3. **strength** of the re-weighting",
         ),
         Step(

@@ -206,6 +206,10 @@ def generate_all(
     categories = _categories(dataset, out, names)
     types = list(dict.fromkeys(single for singles in names.values() for single in singles))
     given = {name: masks for name, masks in (given or {}).items() if name in types}
+    if given and weights and not weights.get(GIVEN):
+        raise ValueError(
+            f"Masks were given, but the mask sources leave them out: add {GIVEN}=1 to them, or give no masks."
+        )
     supply = MaskSupply(
         weights=checked_weights(weights or {GIVEN if given else INVENTED: 1.0}),
         given=given,

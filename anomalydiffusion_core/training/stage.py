@@ -131,9 +131,7 @@ class Stage:
             where, why = error.filename or self.name, error.strerror or error
             return End(problem=f"{where}: {why}; nothing more was learned.")
         except torch.OutOfMemoryError:
-            return End(
-                problem="The device ran out of memory: lower batch or size, then resume or train again."
-            )
+            return End(problem="The device ran out of memory: lower batch or size, and train again.")
         finally:
             if pools:
                 pools.close()

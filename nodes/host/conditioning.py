@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,18 @@ def conditioning(context: Context, **options: Any) -> Conditioning:
 def chosen_type(embeddings: Learned, defect_type: str, table: str) -> str:
     """The type asked for, or the first one of `table` ("anomaly" or "mask") where none was."""
     return defect_type.strip() or next(iter(sorted(getattr(embeddings, table))), "")
+
+
+def known_type(embeddings: Learned, defect_type: str, others: Iterable[str] = ()) -> str:
+    """The type asked for, or the first with a mask embedding where none was.
+
+    Raises ValueError for one that is neither learned nor among the `others`: it would have no placements.
+    """
+    name = chosen_type(embeddings, defect_type, "mask")
+    known = {*embeddings.anomaly, *embeddings.mask, *others}
+    if name and name not in known:
+        raise ValueError(f"There is no defect type {name!r}: there are {', '.join(sorted(known))}.")
+    return name
 
 
 def binary_masks(mask: Tensor) -> Tensor:

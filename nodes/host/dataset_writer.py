@@ -16,6 +16,7 @@ from ...anomalydiffusion_core.export.mvtec import MVTecWriter
 from ...anomalydiffusion_core.export.writer import ExportPair
 from ...anomalydiffusion_core.method.artifact import check_type, learned_hash
 from ...anomalydiffusion_core.method.embeddings import Learned
+from .conditioning import binary_masks
 from .folders import output_folder
 from .pixels import pixels_of
 
@@ -39,6 +40,11 @@ def save_pairs(
     for what, batch in (("masks", masks), ("normals", normals), ("scores", scores)):
         if batch is not None and len(batch) != len(images) and not (what == "normals" and len(batch) == 1):
             raise ValueError(f"There are {len(batch)} {what} for {len(images)} images: give one for each.")
+    if masks.shape[-2:] != images.shape[1:3]:
+        raise ValueError(
+            f"The masks are {masks.shape[-1]}x{masks.shape[-2]}, the images "
+            f"{images.shape[2]}x{images.shape[1]}: connect the masks that the images were made with."
+        )
     check_type(defect_type.strip())
     category, _, defect = defect_type.strip().partition("/")
     root = output_folder(folder)
@@ -57,7 +63,7 @@ def save_pairs(
             "trained_on": learned.trained_on.get(f"{category}/{defect}", []),
         }
     run = hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    marked = masks.cpu().numpy() > 0.5
+    marked = binary_masks(masks)[:, 0].cpu().numpy() > 0
     for index, (pixels, mask) in enumerate(zip(pixels_of(images), marked, strict=True)):
         row = {"run": run, "index": index, **about[index], **settings}
         writer.write(ExportPair(category, Photo(pixels, gray=False), {defect: mask}, row))

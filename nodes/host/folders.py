@@ -46,11 +46,18 @@ def graph_folder(name: str) -> Path:
 def output_folder(name: str) -> Path:
     """A dataset's folder that a graph names, relative to ComfyUI's output folder.
 
-    Raises ValueError for an empty name, and as `graph_folder` does.
+    Raises ValueError for an empty name, and for one that leads out of there.
     """
     if not name.strip():
         raise ValueError("The folder has no name: give one below ComfyUI's output folder, such as dataset.")
-    return graph_folder(os.path.join(folder_paths.get_output_directory(), name.strip()))
+    root = os.path.abspath(folder_paths.get_output_directory())
+    path = os.path.abspath(os.path.join(root, name.strip()))
+    if not _lies_under(path, root):
+        raise ValueError(
+            f"Folder {name!r} lies outside ComfyUI's output folder {root}, where pairs are written: give one "
+            "below it."
+        )
+    return Path(path)
 
 
 def manifest_stamp(name: str | None) -> str:

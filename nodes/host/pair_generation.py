@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.layout import Category, Dataset, find_dataset
 from ...anomalydiffusion_core.dataset.photos import png_bytes, read_photo, write_new
-from ...anomalydiffusion_core.export.mvtec import written_masks
+from ...anomalydiffusion_core.export.mvtec import read_manifest, written_masks
 from ...anomalydiffusion_core.gate.lettering import Paragraph, written
 from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture, stacked
 from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, measured, reasons
@@ -80,6 +80,12 @@ class PairRequest:
         """The defect types."""
         named = [name.strip() for name in self.defect_type.split(",") if name.strip()]
         known = sorted(learned.anomaly)
+        categories = {name.partition("/")[0] for name in named or known}
+        if self.images is not None and len(categories) > 1:
+            raise ValueError(
+                f"The images would get defects of several categories ({', '.join(sorted(categories))}): name "
+                f"the types wanted in defect_type, such as {known[0]}."
+            )
         if named or self.dataset is None:
             return named or known
         return [name for name in known if name.partition("/")[0] in self.dataset.categories] or known
@@ -246,6 +252,12 @@ class RunShown:
             else "Nothing had to be made: all pairs were there already."
         )
         lines += outcome.shortfalls.values()
+        rest = len(read_manifest(root)) - len(outcome.rows)
+        if rest:
+            lines.append(
+                f"The folder holds {rest} more pairs, of other settings, photos or types, which do not "
+                "count: take another folder to keep them apart."
+            )
         if self.refused:
             lines += [f"Refused: {counted(self.refused)}.", *advice(self.refused)]
         for name, asked in outcome.grounds.items():

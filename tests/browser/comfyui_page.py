@@ -36,7 +36,8 @@ class ComfyUIPage:
         """Loads the page, anew where it was loaded before."""
         self.page.goto(self.server.url)
         self.page.wait_for_function(READY, timeout=STARTING)
-        self.page.get_by_role("button", name="Run", exact=True).first.wait_for(timeout=STARTING)
+        run = self.page.get_by_role("button", name="Run", exact=True, include_hidden=True)  # below a welcome
+        run.first.wait_for(timeout=STARTING)
         self._said = [
             words for words in self._said if PACK in words
         ]  # starting, the front end has faults too

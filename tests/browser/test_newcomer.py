@@ -81,7 +81,7 @@ def test_the_first_own_pair_is_a_few_clicks_away(
         hand = Hand(page, pictures)
         page.page.wait_for_timeout(3000)  # the welcome
         hand.look("00")
-        pack = page.page.get_by_role("button", name=PACK)
+        pack = page.page.get_by_text(PACK, exact=True).first
         if not pack.count():  # hosts differ in what they show first
             hand.click("Templates", page.page.get_by_role("button", name="Templates").first)
         hand.click(PACK, pack)

@@ -95,8 +95,13 @@ def test_a_run_goes_on_from_what_is_there_and_makes_nothing_twice(demo: Demo) ->
     again = read_manifest(demo.output("more"))
     assert [row["image_sha256"] for row in again[:2]] == first and len(again) == 3
     assert f"{TYPE}: 3 of 3 pairs accepted" in text(result) and "Made now: 1 in 1 tries" in text(result)
+    assert "The folder holds" not in text(result)
+    result = demo.generate("more", 1, seed=4)
+    assert "The folder holds 3 more pairs, of other settings" in text(result)
+    for row in again:
+        assert (demo.output("more") / row["image"]).is_file()
     result = demo.generate("more", 3)
-    assert len(read_manifest(demo.output("more"))) == 3 and "Nothing had to be made" in text(result)
+    assert len(read_manifest(demo.output("more"))) == 4 and "Nothing had to be made" in text(result)
     assert len(result.ui["images"]) == 1 + 3  # the report, and the pairs that are there
 
 
@@ -164,12 +169,21 @@ def test_cancel_keeps_what_was_made_and_the_next_run_goes_on(demo: Demo, monkeyp
             "no anomaly embedding for 'leather/hole': this artifact has leather",
         ),
         ({"defect_type": "wood/knot"}, "no anomaly embedding for 'wood/knot'"),
-        ({"folder": "../elsewhere"}, "lies outside ComfyUI's input and output folders"),
+        ({"folder": "../elsewhere"}, "lies outside ComfyUI's output folder .* give one below it"),
+        ({"folder": "../input/more"}, "lies outside ComfyUI's output folder"),
         ({"folder": " "}, "The folder has no name"),
         ({"masks": torch.zeros(1, 128, 128)}, "Mask 0 is empty"),
         ({"checks": "fill,beauty"}, "beauty"),
         ({"mask_sources": "drawn"}, "none were given"),
         ({"mask_sources": "wings=1"}, "Mask sources are given as weights"),
+        (
+            {"masks": torch.ones(1, 128, 128), "mask_sources": "procedural=1"},
+            "Masks were given, but the mask sources leave them out",
+        ),
+        (
+            {"images": torch.zeros(1, 128, 128, 3), "defect_type": ""},
+            r"get defects of several categories \(leather, metal\): name the types wanted .* leather/burn",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(demo: Demo, changed: dict, words: str) -> None:

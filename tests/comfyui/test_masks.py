@@ -53,6 +53,12 @@ def test_masks_of_several_sources_are_mixed(run: Run, trained: Any, masks: Tenso
     assert all(0.005 < float(mask.mean()) < 0.02 for mask in drawn)
     with pytest.raises(ValueError, match="cannot come from source 'real', since no training masks"):
         run("ADiff_MixMasks", **weights, **inputs, generated_masks=masks, drawn_masks=masks)
+    unused = {**weights, "drawn": 0.0}
+    with pytest.raises(ValueError, match="Masks are connected for 'given', whose weight is 0: raise"):
+        run("ADiff_MixMasks", **unused, **inputs, **given)
+    wrong = {**inputs, "defect_type": "burn"}
+    with pytest.raises(ValueError, match="There is no defect type 'burn': there are leather/burn, leather/i"):
+        run("ADiff_MixMasks", **weights, **wrong, **given, embeddings=trained.embeddings)
 
 
 def test_masks_are_placed_on_objects(run: Run, trained: Any, masks: Tensor) -> None:
@@ -64,6 +70,14 @@ def test_masks_are_placed_on_objects(run: Run, trained: Any, masks: Tensor) -> N
         assert placed.shape == (3, 96, 128) and all(mask.any() for mask in placed)
         for photo, mask in zip(photos, placed, strict=True):
             assert (photo[..., 0][mask > 0] < 0.5).float().mean() >= 0.9
+
+
+def test_masks_of_a_type_that_is_not_there_are_not_placed_anyhow(
+    run: Run, trained: Any, masks: Tensor
+) -> None:
+    inputs = {"masks": masks, "normals": trained.normals, "mode": "learned", "seed": 1}
+    with pytest.raises(ValueError, match="There is no defect type 'burn'"):
+        run("ADiff_PlaceMasks", **inputs, embeddings=trained.embeddings, defect_type="burn")
 
 
 def test_masks_of_which_none_is_usable_end_in_a_sentence(

@@ -276,8 +276,14 @@ def test_a_dataset_is_appended_to_with_exact_pixels(run: Run, trained: Any, mask
     for wrong in ("ink", "leather/", "../x", "leather/a/b"):
         with pytest.raises(ValueError, match="is no category/defect"):
             run("ADiff_SaveDataset", **{**inputs, "defect_type": wrong})
-    with pytest.raises(ValueError, match="lies outside"):
-        run("ADiff_SaveDataset", **{**inputs, "folder": "../../../elsewhere"})
+    for outside in ("../../../elsewhere", "../input/elsewhere"):
+        with pytest.raises(ValueError, match="lies outside ComfyUI's output folder"):
+            run("ADiff_SaveDataset", **{**inputs, "folder": outside})
+    with pytest.raises(ValueError, match="The masks are 64x64, the images 128x128: connect the masks"):
+        run("ADiff_SaveDataset", **{**inputs, "masks": torch.ones(3, 64, 64)})
+    with pytest.raises(ValueError, match="Mask 0 is empty"):
+        run("ADiff_SaveDataset", **{**inputs, "masks": torch.zeros(3, 128, 128)})
+    assert len(list((Path(path) / "leather/test/ink").iterdir())) == 6
 
 
 def test_a_training_shows_its_loss_and_what_it_learned_and_learns_the_same_unseen(

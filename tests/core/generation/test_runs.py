@@ -298,6 +298,14 @@ def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
     assert contents(tmp_path / "once") == contents(tmp_path / "parts")
 
 
+def test_masks_that_are_given_are_not_left_out_without_a_word(generate: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="Masks were given, but the mask sources leave them out: add given=1"
+    ):
+        generate(tmp_path / "out", 1, KIND, weights={"procedural": 1.0})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_goes_on_invents_no_mask_again(
     generate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
