@@ -19,7 +19,7 @@ from PIL import Image
 from anomalydiffusion_core.cli.comfyui_process import PACK
 from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
-sys.path[:0] = [str(PACK / "tests" / "comfyui"), str(PACK / "tools")]
+sys.path += [str(PACK / folder) for folder in ("tests/comfyui", "tools", "benchmarks")]
 
 from comfyui_page import ComfyUIPage, opened_page, started_browser  # noqa: E402
 from comfyui_server import comfyui_folder, started_server  # noqa: E402
