@@ -21,11 +21,11 @@ from anomalydiffusion_core.procedural.few_shot import write_few_shot_dataset
 
 sys.path += [str(PACK / folder) for folder in ("tests/comfyui", "tools", "benchmarks")]
 
-from comfyui_page import ComfyUIPage, opened_page, started_browser  # noqa: E402
-from comfyui_server import comfyui_folder, started_server  # noqa: E402
-from conftest import NAMES, SETTINGS  # noqa: E402
-from make_workflows import FOLDER  # noqa: E402
-from test_workflows import STROKE  # noqa: E402
+from comfyui_page import ComfyUIPage, opened_page, started_browser
+from comfyui_server import comfyui_folder, started_server
+from conftest import NAMES, SETTINGS
+from make_workflows import FOLDER
+from test_workflows import STROKE
 
 HELP = PACK / "nodes" / "web" / "docs"
 DOCS = PACK / "docs"
