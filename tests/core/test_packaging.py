@@ -17,7 +17,7 @@ MODULES = {
     "scikit-learn": "sklearn",
     "pytest": "pytest",
 }  # named otherwise than their packages
-TOOLS = {"pyright", "ruff", "import-linter"}  # run by name, never imported
+TOOLS = {"pyright", "ruff", "import-linter", "pytest-xdist"}  # run by name, never imported
 OPENED_BY_OTHERS = {"accelerate", "peft"}  # diffusers looks for them by itself
 
 

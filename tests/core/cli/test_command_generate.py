@@ -99,8 +99,9 @@ def test_generation_refuses_a_dataset_without_normal_photos(
         (("--mask-sources", "given=much"), ("got given=nan",)),
         (("--mask-sources", "drawn=-1"), ("got given=-1",)),  # a former name
         (("--mask-sources", "given=0"), ("got none with a weight",)),
+        (("--mask-sources", "real"), ("Masks were given, but the mask sources leave them out",)),
         (
-            ("--mask-sources", "real"),
+            ("--mask-sources", "real,given"),
             ("thing/scratch cannot come from source 'real', since no training",),
         ),
         (("--aar-strength", "much"), ("'much' is no number from 0 up, nor category/defect=number",)),
