@@ -7,7 +7,7 @@ python benchmarks/generate_pairs.py --comfyui COMFYUI memory --pairs 1000 --phot
 Generate Pairs, and by Generate Masks, Anomaly Conditioning, KSampler (Anomaly), Quality Gate and Save Anomaly
 Dataset; CPU seconds per try. `memory` asks for many pairs in few steps on many photos, and gives the resident
 memory after 50 pairs, at its most after them, and at the end, and how often each photo was used; then cancels
-five runs, each after another time, and gives the seconds until they end, and how many pairs there are after a
+eleven runs, each after another time, and gives the seconds until they end, and how many pairs there are after a
 last run that goes on.
 """
 
@@ -36,7 +36,7 @@ TYPE = "leather/burn"
 DEMO = {"source": "demo (drawn by the pack)", "folder": "", "category": "leather", "defects": ""}
 SAMPLER = {"steps": 25, "cfg": 2.5}
 AAR = {"mode": "adaptive", "strength": 1.0}
-CANCELLED_AFTER = 0.3, 1.0, 2.0, 4.0, 7.0  # seconds
+CANCELLED_AFTER = 0.3, 0.6, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0  # seconds
 CHECKS = "fill,contrast,seam,plausibility,duplicate"
 
 
