@@ -7,8 +7,8 @@ python benchmarks/generate_pairs.py --comfyui COMFYUI memory --pairs 1000 --phot
 Generate Pairs, and by Generate Masks, Anomaly Conditioning, KSampler (Anomaly), Quality Gate and Save Anomaly
 Dataset; CPU seconds per try. `memory` asks for many pairs in few steps on many photos, and gives the resident
 memory after 50 pairs, at its most after them, and at the end, and how often each photo was used; then cancels
-eleven runs, each after another time, and gives the seconds until they end, and how many pairs there are after a
-last run that goes on.
+eleven runs, each after another time, and gives the seconds until they end, and how many pairs there are after
+a last run that goes on.
 """
 
 from __future__ import annotations
