@@ -85,6 +85,7 @@ def main() -> None:
             page.command("Comfy.NewBlankWorkflow")
             for node in sorted(wanted):  # in no workflow
                 page.page.evaluate("type => adiff.only(type)", node)
+                page.page.wait_for_timeout(700)  # it has no size until it is drawn
                 save(photographed(page, node), HELP / f"{node}.jpg")
 
 
