@@ -121,12 +121,12 @@ class LoadDataset(io.ComfyNode):
         names = [name.strip() for name in defects.split(",") if name.strip()]
         dataset = find_dataset(root, category.strip() or None, names or None)
         normals: Any = photo_batch(next(iter(dataset.categories.values())).normals, normal_count)
+        lines = contents(dataset) + given_out(dataset, 0 if normals is None else len(normals), normal_count)
         if normals is None:  # only what is connected to it is not run
             normals = ExecutionBlocker(
                 f"{root} gives no normal photos: {GOOD_PHOTOS}, or raise normal_count."
             )
-        types, lines = "\n".join(sorted(dataset.by_type())), contents(dataset)
-        lines += given_out(dataset, normals, normal_count)
+        types = "\n".join(sorted(dataset.by_type()))
         return io.NodeOutput(
             dataset, normals, types, ui=shown([card(root.name, lines)], "\n".join(lines), cls)
         )
@@ -143,20 +143,18 @@ def _chosen(folder: str) -> Path:
     return graph_folder(folder)
 
 
-def given_out(dataset: Dataset, normals: Any, count: int) -> list[str]:
-    """What else has to be known of the normal photos that come out as IMAGE."""
+def given_out(dataset: Dataset, given: int, count: int) -> list[str]:
+    """What else has to be known of the `given` normal photos that come out as IMAGE, of `count` asked for."""
     name, category = next(iter(dataset.categories.items()))
     asked = min(count, len(category.normals))
     lines = []
-    shown = getattr(normals, "shape", [0])[0]  # none where they are not given out
-    if shown:
-        if shown < asked:
-            lines.append(
-                f"normals: {shown} of {asked}, since the others differ in size from the first; "
-                "Generate Pairs takes all."
-            )
-        if len(dataset.categories) > 1:
-            lines.append(f"normals are those of {name}: choose another one by category.")
+    if 0 < given < asked:
+        lines.append(
+            f"normals: {given} of {asked}, since the others differ in size from the first; Generate Pairs "
+            "takes all."
+        )
+    if given and len(dataset.categories) > 1:
+        lines.append(f"normals are those of {name}: choose another one by category.")
     return lines
 
 

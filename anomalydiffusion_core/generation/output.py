@@ -82,8 +82,9 @@ def last_invention(rows: list[dict[str, Any]], defect_type: str) -> tuple[int, i
     from; -1 where there is none, as in rows of before.
     """
     noted = (row.get("inventions", {}).get(defect_type) for row in rows)
-    pairs = [(*numbers,) for numbers in noted if isinstance(numbers, list) and len(numbers) == 2]
-    return max((pair for pair in pairs if all(type(x) is int for x in pair)), default=(-1, -1))
+    known = [tuple(x) for x in noted if isinstance(x, list) and [type(number) for number in x] == [int, int]]
+    number, attempt = max(known, default=(-1, -1))
+    return number, attempt
 
 
 class RunOutput:

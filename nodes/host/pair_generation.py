@@ -80,14 +80,15 @@ class PairRequest:
         """The defect types."""
         named = [name.strip() for name in self.defect_type.split(",") if name.strip()]
         known = sorted(learned.anomaly)
-        categories = {name.partition("/")[0] for name in named or known}
+        meant = named or known
+        categories = {name.partition("/")[0] for name in meant}
         if self.images is not None and len(categories) > 1:
             raise ValueError(
                 f"The images would get defects of several categories ({', '.join(sorted(categories))}): name "
-                f"the types wanted in defect_type, such as {known[0]}."
+                f"the types wanted in defect_type, such as {meant[0]}."
             )
         if named or self.dataset is None:
-            return named or known
+            return meant
         return [name for name in known if name.partition("/")[0] in self.dataset.categories] or known
 
     def photos(self, names: list[str]) -> Dataset:

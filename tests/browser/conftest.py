@@ -28,10 +28,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--newcomer", type=Path, help="a dataset for the newcomer's clock, by full settings")
 
 
+def found_chromium() -> str | None:
+    """A browser's program on this machine."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def write_settings(base: Path) -> None:
+    """Settings of a person who has used this ComfyUI before, which hide the front end's welcome."""
+    user = base / "user" / "default"
+    user.mkdir(parents=True)
+    (user / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's program."""
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    found = found_chromium()
     if not found:
         pytest.skip("There is no Chromium: install it ('apt-get install chromium'), or set CHROMIUM.")
     return found
@@ -47,9 +59,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI server with the pack in it, and settings that hide the front end's welcome."""
     comfyui, base = comfyui_folder(), tmp_path_factory.mktemp("browser") / "base"
-    user = base / "user" / "default"
-    user.mkdir(parents=True)
-    (user / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+    write_settings(base)
     with started_server(comfyui, base) as server:
         yield server
 

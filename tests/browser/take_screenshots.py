@@ -8,8 +8,6 @@ the tests.
 from __future__ import annotations
 
 import io
-import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +21,7 @@ sys.path += [str(PACK / folder) for folder in ("tests/comfyui", "tools", "benchm
 
 from comfyui_page import ComfyUIPage, opened_page, started_browser
 from comfyui_server import comfyui_folder, started_server
-from conftest import NAMES, SETTINGS
+from conftest import found_chromium, write_settings
 from make_workflows import FOLDER
 from test_workflows import STROKE
 
@@ -54,13 +52,13 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def main() -> None:
-    chromium = next(filter(None, map(shutil.which, NAMES)))
+    chromium = found_chromium()
+    if not chromium:
+        raise SystemExit("There is no Chromium: install it, or set CHROMIUM.")
     wanted = {path.stem for path in HELP.glob("ADiff_*.md")}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        user = base / "user" / "default"
-        user.mkdir(parents=True)
-        (user / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+        write_settings(base)
         write_few_shot_dataset(base / "drawn", 128)
         photo = min((base / "drawn" / "leather" / "train" / "good").iterdir())
         with (

@@ -133,6 +133,23 @@ def test_folders_in_input_are_a_list_down_to_categories_and_none_chosen_is_refus
         run("ADiff_LoadDataset", **{**DEMO, "folder": "plain"}, normal_count=1)
 
 
+def test_the_loader_s_card_says_which_normal_photos_come_out(run: Run) -> None:
+    for category, sizes in (("bolt", ((64, 64), (64, 64), (64, 48))), ("nut", ((32, 32),))):
+        for number, size in enumerate(sizes):
+            path = run.root / "input" / "two" / category / "train" / "good" / f"{number}.png"  # type: ignore[attr-defined]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size, (90, 80, 70)).save(path)
+    node = run.nodes["ADiff_LoadDataset"].PREPARE_CLASS_CLONE({})  # type: ignore[attr-defined]
+    inputs = {**DEMO, "source": "folder", "folder": "two", "category": ""}
+    result = node.execute(**inputs, normal_count=8)
+    text = result.ui["text"][0]
+    assert result.args[1].shape == (2, 64, 64, 3)
+    assert "normals: 2 of 3, since the others differ in size from the first" in text
+    assert "normals are those of bolt: choose another one by category." in text
+    alone = node.execute(**{**inputs, "category": "nut"}, normal_count=8).ui["text"][0]
+    assert "normals" not in alone
+
+
 def test_images_with_masks_need_no_good_photos_until_a_defect_is_to_be_put_on_one(run: Run) -> None:
     root = run.root / "input"  # type: ignore[attr-defined]
     write_pair_folders(root / "complete", good=True)

@@ -158,6 +158,28 @@ def test_mask_number_i_is_the_same_whatever_the_batch_and_whatever_was_asked_bef
     assert not all(np.array_equal(elsewhere(i), one(i)) for i in range(3))
 
 
+def test_masks_go_on_after_a_known_one_without_those_before(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
+    whole = invented_masks(painter, learned, "thing/stain", 3, config=CONFIG, batch=3)
+    masks = [whole(number) for number in range(8)]
+    known = whole.attempt_of(5)
+    told: list[tuple[int, int]] = []
+    on = invented_masks(
+        painter,
+        learned,
+        "thing/stain",
+        3,
+        config=CONFIG,
+        batch=3,
+        after=(5, known),
+        on_mask=lambda *numbers: told.append(numbers),
+    )
+    assert known > 5  # some tries before it were useless
+    assert np.array_equal(on(6), masks[6]) and on.attempt_of(6) == whole.attempt_of(6)
+    first = (known + 1) // 3 * 3  # of the batch that the next try is in
+    assert told[0][1] == first + 3 and told[-1][0] >= 7
+    assert np.array_equal(on(2), masks[2]) and np.array_equal(on(7), masks[7])
+
+
 def test_unplaced_shapes_stay_where_they_were_invented(painter, learned: Learned) -> None:  # type: ignore[no-untyped-def]
     learned.mask_placements = {"thing/stain": [Placement(0.1, 1.0, (0.5, 0.5))]}
     shapes = invented_masks(painter, learned, "thing/stain", 3, config=CONFIG, in_frame=False)
