@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -57,6 +58,16 @@ def run(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     execute.nodes, execute.root = nodes, root  # type: ignore[attr-defined]
     return execute
+
+
+@pytest.fixture(autouse=True)
+def no_training_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What trainings kept goes after each test, so that no test depends on those before it."""
+    yield
+    if "run" in request.fixturenames:
+        output = request.getfixturevalue("run").root / "output" / "anomalydiffusion"
+        for kept in ("training", "trained"):
+            shutil.rmtree(output / kept, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
