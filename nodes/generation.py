@@ -50,6 +50,7 @@ class GeneratePairs(io.ComfyNode):
                 ),
                 *_settings_inputs(),
                 *_photos_and_masks_inputs(),
+                *_start_inputs(),  # last, since saved workflows hold what is set by its place
             ],
             outputs=[
                 FewShotDataset.Output(
@@ -71,7 +72,8 @@ class GeneratePairs(io.ComfyNode):
         cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, *, count: int, defect_type: str,
         folder: str, seed: int, steps: int, cfg: float, mode: str, strength: float, checks: str, tries: int,
         batch_size: int, dataset: Dataset | None = None, images: Tensor | None = None,
-        masks: Tensor | None = None, mask_sources: str = "",
+        masks: Tensor | None = None, mask_sources: str = "", start: str = "pasted", denoise: float = 0.4,
+        pasted_cfg: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.gate.gate import GateConfig
         from ..anomalydiffusion_core.generation.config import GenerationConfig
@@ -81,9 +83,11 @@ class GeneratePairs(io.ComfyNode):
         from .pictures import card, shown
 
         config = GenerationConfig(
-            SamplingConfig(steps=steps, guidance=cfg, aar=AARConfig(mode, strength)),
+            SamplingConfig(steps=steps, guidance=cfg, denoise=denoise, aar=AARConfig(mode, strength)),
             gate=GateConfig(tuple(filter(None, (name.strip() for name in checks.split(","))))),
             seed=seed,
+            start=start,  # type: ignore[arg-type]
+            pasted_guidance=pasted_cfg,
             tries_per_pair=tries,
             batch_size=batch_size,
         )
@@ -112,7 +116,7 @@ def _settings_inputs() -> list[io.Input]:
             min=1.0,
             max=30.0,
             step=0.1,
-            tooltip="Classifier-free guidance; 1 = none, and half the time.",
+            tooltip="Classifier-free guidance from noise; 1 = none, and half the time.",
         ),
         io.Combo.Input(
             "mode",
@@ -181,5 +185,42 @@ def _photos_and_masks_inputs() -> list[io.Input]:
             default="",
             tooltip="Where masks come from, mixed by weights, such as invented=2,real=1: "
             f"{sources}. Empty: the masks connected, else invented ones.",
+        ),
+    ]
+
+
+def _start_inputs() -> list[io.Input]:
+    """What denoising starts from."""
+    from typing import get_args
+
+    from ..anomalydiffusion_core.generation.config import GenerationConfig, Start
+
+    return [
+        io.Combo.Input(
+            "start",
+            optional=True,
+            options=list(get_args(Start)),
+            default=GenerationConfig.start,
+            tooltip="pasted: a real training defect is laid into the mask, and denoised from there; noise: "
+            "from noise; mixed: either by chance. Where the dataset has none of the pairs that trained, it "
+            "is noise.",
+        ),
+        io.Float.Input(
+            "denoise",
+            optional=True,
+            default=GenerationConfig.sampling.denoise,
+            min=0.05,
+            max=1.0,
+            step=0.05,
+            tooltip="A pasted defect is noised to this share of the schedule: the more, the newer it is.",
+        ),
+        io.Float.Input(
+            "pasted_cfg",
+            optional=True,
+            default=GenerationConfig.pasted_guidance,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip="Classifier-free guidance from a pasted defect; 1 = none, and half the time.",
         ),
     ]

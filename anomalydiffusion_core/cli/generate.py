@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..gate.gate import CHECKS, GateConfig
-from ..generation.config import GenerationConfig
+from ..generation.config import GenerationConfig, Start
 from ..masks.placement import PlacementMode
 from ..masks.sources import SOURCES
 from ..method.reweighting import AARConfig, meanings, modes_of_pixels
@@ -22,6 +23,7 @@ from .options import (
     GATE,
     MASKS,
     SAMPLING,
+    START,
     Base,
     Device,
     Json,
@@ -90,6 +92,30 @@ def generate(
             rich_help_panel=MASKS,
         ),
     ] = GenerationConfig.placement,
+    start: Annotated[
+        Start,
+        typer.Option(
+            help="Lay a real training defect into the mask and denoise from there (pasted), denoise from "
+            "noise, or do either by chance (mixed).",
+            rich_help_panel=START,
+        ),
+    ] = GenerationConfig.start,
+    denoise: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Noise a pasted defect to this share of the schedule, over 0 up to 1; the more, the newer "
+            "it is: a number for all types, or category/defect=number; repeat it for more. Without this "
+            f"option it is {SamplingConfig.denoise:g}.",
+            rich_help_panel=START,
+        ),
+    ] = None,
+    pasted_guidance: Annotated[
+        float,
+        typer.Option(
+            help="Guide by so much towards the defect from a pasted one; 1 does not guide.",
+            rich_help_panel=START,
+        ),
+    ] = GenerationConfig.pasted_guidance,
     aar: Annotated[
         str,
         typer.Option(help=f"Re-weight attention in this way. {meanings()}", rich_help_panel=ATTENTION),
@@ -135,7 +161,7 @@ def generate(
     guidance: Annotated[
         float,
         typer.Option(
-            help="Guide by so much towards the defect (classifier-free); 1 does not guide.",
+            help="Guide by so much towards the defect from noise (classifier-free); 1 does not guide.",
             rich_help_panel=SAMPLING,
         ),
     ] = GenerationConfig.sampling.guidance,
@@ -217,12 +243,13 @@ def generate(
     from ..masks.sources import INVENTED, parse_weights
 
     def command() -> dict[str, Any]:
-        strength, strengths = _strengths(aar_strength or [])
+        strength, strengths = _by_type("--aar-strength", aar_strength or [], AARConfig.strength, "from 0 up")
+        share, shares = _by_type("--denoise", denoise or [], SamplingConfig.denoise, "over 0 and up to 1")
         weights = parse_weights(mask_sources) if mask_sources else None
         gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
         check_writable(out)
-        sampling = SamplingConfig(scheduler, steps, guidance=guidance)
+        sampling = SamplingConfig(scheduler, steps, guidance=guidance, denoise=share)
         check_scheduler(sampling)
         unwanted = read_pair_list(reject) if reject else []
         loaded, learned = load_with_base(artifact, base, device)
@@ -236,6 +263,9 @@ def generate(
             seed=seed,
             foreground=foreground,
             placement=placement,
+            start=start,
+            pasted_guidance=pasted_guidance,
+            denoises=shares,
             aar_strengths=strengths,
             vary_strength=vary_strength,
             vary_guidance=vary_guidance,
@@ -283,21 +313,29 @@ def _summary(outcome: GenerationOutcome, out: Path, moved: int) -> dict[str, Any
     }
 
 
-def _strengths(texts: list[str]) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """The strength for all defect types, and those of single ones."""
-    strength, strengths = AARConfig.strength, []
+RANGES: dict[str, Callable[[float], bool]] = {
+    "from 0 up": lambda value: 0 <= value < float("inf"),
+    "over 0 and up to 1": lambda value: 0 < value <= 1,
+}
+
+
+def _by_type(
+    option: str, texts: list[str], usual: float, asked: str
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """An option's number for all defect types, and those of single ones; `asked` is a key of RANGES."""
+    of_all, of_types = usual, []
     for text in texts:
         name, equals, number = text.rpartition("=")
         try:
             value = float(number)
         except ValueError:
-            value = -1.0
-        if not 0 <= value < float("inf"):
+            value = float("nan")
+        if not RANGES[asked](value):
             raise ValueError(
-                f"--aar-strength {text!r} is no number from 0 up, nor category/defect=number: correct it."
+                f"{option} {text!r} is no number {asked}, nor category/defect=number: correct it."
             )
         if equals:
-            strengths.append((name, value))
+            of_types.append((name, value))
         else:
-            strength = value
-    return strength, tuple(strengths)
+            of_all = value
+    return of_all, tuple(of_types)

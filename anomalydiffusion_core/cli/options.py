@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..method.embeddings import Learned
 
 BASE_AND_DEVICE, SCRIPTS = "Base model and device", "Repeating and scripts"  # groups of options in the help
-MASKS, ATTENTION, SAMPLING, GATE = "Masks", "Attention re-weighting", "Sampling", "Quality gate"
+MASKS, START, ATTENTION = "Masks", "What denoising starts from", "Attention re-weighting"
+SAMPLING, GATE = "Sampling", "Quality gate"
 DATA, WHAT, LEARNING = "Data", "What is learned", "Learning"
 MEASURING, GOING_ON = "Measuring on held-out pairs", "Going on"
 

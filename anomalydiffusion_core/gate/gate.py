@@ -23,6 +23,7 @@ from .scores import (
     look_distance,
     look_of,
     seam,
+    tone,
 )
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
@@ -183,6 +184,7 @@ class Gate:
         known = Known(real, spots)
         self.backbone, self.config = backbone, config
         self.looks = [[look_of(view.pixels, view.mask) for view in pair] for pair in real]
+        self.tones = [tone(view.pixels, view.mask) for view in known.regions]
         self.earlier: list[Look] = []
         self._set_features(known)
         # of real pairs, however few, to fit the feather to
@@ -259,6 +261,24 @@ def _contrast_limit(gate: Gate, known: Known) -> float | None:
     real, nothing = ([contrast(v.pixels, v.mask) for v in views] for views in (known.regions, known.spots))
     weakest, typical = float(np.quantile(real, WEAKEST)), float(np.median(nothing))
     return (weakest + typical) / 2 if weakest > typical else None
+
+
+def _tone(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float | None:
+    """Grey levels by which it is darker than the darkest real defect, or brighter than the brightest."""
+    if not gate.tones:
+        return None
+    value = tone(view.pixels, view.mask)
+    return max(0.0, min(gate.tones) - value, value - max(gate.tones))
+
+
+def _tone_limit(gate: Gate, known: Known) -> float:
+    """Half of the range of real defects, and as much as tones of nothing at all vary; where all of them are
+    darker than their ground, or all brighter, less than would make one the other.
+    """
+    nothing = [tone(v.pixels, v.mask) for v in known.spots]
+    beyond = np.ptp(gate.tones) / 2 + float(np.std(nothing))
+    one_sign = min(gate.tones) > 0 or max(gate.tones) < 0
+    return float(min(beyond, np.abs(gate.tones).min()) if one_sign else beyond)
 
 
 def _seam(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float:
@@ -361,5 +381,15 @@ CHECKS: dict[str, Check] = {
         "too much like a real or an earlier defect: {score} grey levels apart, at least {limit} should be",
         "Give other masks and more normal photos, take another seed, or train fewer steps.",
         needs=2,
+    ),
+    "tone": Check(
+        "wrong tone",
+        "defects darker or brighter than real ones",
+        True,
+        _tone,
+        _tone_limit,
+        "darker or brighter than real ones, by {score} grey levels, at most {limit} may be",
+        "Start from a real defect (start: pasted), lower denoise or the guidance (cfg), or train longer.",
+        needs=ENOUGH,
     ),
 }

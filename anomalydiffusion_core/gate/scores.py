@@ -56,6 +56,14 @@ def contrast(pixels: np.ndarray, mask: np.ndarray) -> float:
     return max(float(ks_2samp(c[mask], c[around], method="asymp")[0]) for c in channels)  # type: ignore[index]
 
 
+def tone(pixels: np.ndarray, mask: np.ndarray) -> float:
+    """How much brighter (above 0) or darker what is in mask (H,W) bool is than its `surroundings`, in grey
+    levels: mean against median, of the mean of the channels of pixels (H,W,3).
+    """
+    gray, around = pixels.astype(np.float32).mean(-1), surroundings(mask)
+    return float(gray[mask].mean() - np.median(gray[around])) if around.any() else 0.0
+
+
 def seam(pixels: np.ndarray, mask: np.ndarray) -> float:
     """How sharply pixels (H,W,3) change along the outline of mask (H,W) bool, over how they do beside it.
 

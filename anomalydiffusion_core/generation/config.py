@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ..gate.gate import GateConfig
 from ..masks.invention import MaskConfig
@@ -10,6 +11,8 @@ from ..masks.placement import PlacementMode
 from ..method.sampling import SamplingConfig
 
 AUTO, NONE = "auto", "none"
+NOISE, PASTED, MIXED = "noise", "pasted", "mixed"
+Start = Literal["noise", "pasted", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,12 @@ class GenerationConfig:
     softest: float = 16.0  # and at most, where the real pairs' outlines show less
     foreground: str = AUTO  # how objects are found: by their plain ground, `none`, or a segmentation model
     placement: PlacementMode = "learned"  # or `free`: anywhere on the object
-    aar_strengths: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
+    # what is denoised from: a real defect laid into the mask, pure noise, or either by chance; noise, where
+    # no real pair of a type is at hand
+    start: Start = PASTED
+    pasted_guidance: float = 1.0  # instead of the sampling's own, which exaggerates what is there already
+    denoises: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
+    aar_strengths: tuple[tuple[str, float], ...] = ()  # alike
     vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
     vary_guidance: float = 0.0  # so is the guidance
     attention_maps: int = 0  # accepted pairs of each type with a picture of what the tokens looked at
@@ -32,6 +40,8 @@ class GenerationConfig:
     batch_size: int = 4
 
     def sampling_of(self, defect_type: str) -> SamplingConfig:
-        """The sampling of one defect type, with its own strength of AAR."""
+        """The sampling of one defect type, with its own `denoise` and strength of AAR."""
+        denoise = dict(self.denoises).get(defect_type, self.sampling.denoise)
         strength = dict(self.aar_strengths).get(defect_type, self.sampling.aar.strength)
-        return replace(self.sampling, aar=replace(self.sampling.aar, strength=strength))
+        aar = replace(self.sampling.aar, strength=strength)
+        return replace(self.sampling, denoise=denoise, aar=aar)

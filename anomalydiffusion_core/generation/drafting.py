@@ -6,7 +6,7 @@ A mask goes one way: from its source, placed on the photo, checked, cut into the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..dataset.layout import Pair
-from ..dataset.photos import Photo, read_mask, read_photo
+from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..dataset.views import read_pair
 from ..dataset.windows import MAX_SHRINK, Region, regions_of
 from ..masks.foreground import FindObject, object_finder
@@ -24,7 +24,9 @@ from ..masks.segmented_foreground import segmented_foreground
 from ..masks.sources import MaskSource, SourcedMask, known_placements, onto_photo
 from ..method.embeddings import Learned, Placement
 from ..method.sampling import image_generator
-from .config import AUTO, NONE, GenerationConfig
+from .config import AUTO, MIXED, NOISE, NONE, PASTED, GenerationConfig
+from .pasting import RealDefect, choose_defect
+from .regions import mask_on_canvas, regions_on_canvas
 
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"
@@ -39,6 +41,7 @@ class DraftedDefect:
     source: str  # of the mask
     regions: tuple[Region, ...]
     invention: tuple[int, int] | None  # of an invented mask: its number, and that of the try
+    pasted: tuple[int, ...] = ()  # the real defect that each region starts from, by number; none: noise
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Drafter:
         self.photo = lru_cache(maxsize=1)(self._read_photo)
         self.foreground = lru_cache(maxsize=1)(self._find_foreground)
         self.placements = lru_cache(maxsize=None)(self._known_placements)
+        self.real_defects = lru_cache(maxsize=None)(self._real_defects)
         self.find_object = _finder(config.foreground, normals, device)
 
     def normal(self, number: int) -> Normal:
@@ -111,9 +115,7 @@ class Drafter:
 
     def real_pairs(self, defect_type: str) -> Iterator[tuple[Photo, np.ndarray]]:
         """Photos and masks (H,W) bool of the type's training pairs."""
-        for pair in self._real.get(defect_type, []):
-            photo, mask = read_pair(pair)
-            yield photo, mask[0].numpy() > 0
+        yield from map(_marked, self._real.get(defect_type, []))
 
     def real_masks(self, defect_type: str) -> list[Path]:
         """The files of their masks."""
@@ -131,9 +133,10 @@ class Drafter:
             for spread in (config.vary_strength, config.vary_guidance)
         )
         normal = self._turn(defect_type, number.index)
-        defects: list[DraftedDefect] = []
+        paste, defects = self._pastes(list(masks), generator), list[DraftedDefect]()
         for name, source in masks.items():
             defect = self.defect(name, source(number.mask), self.normal(normal), generator)
+            defect = replace(defect, pasted=self._chosen(defect, generator)) if paste else defect
             if any((defect.mask & other.mask).any() for other in defects):
                 raise Unusable(OVERLAPPING)
             defects.append(defect)
@@ -143,8 +146,30 @@ class Drafter:
             template=self.learned.templates[template],
             defects=tuple(defects),
             strength=strength,
-            guidance=guidance * config.sampling.guidance,
+            guidance=guidance * (config.pasted_guidance if paste else config.sampling.guidance),
         )
+
+    def _pastes(self, defect_types: list[str], generator: torch.Generator) -> bool:
+        """Whether a try starts from real defects; else from noise."""
+        start = self.config.start
+        if start == MIXED:
+            start = PASTED if float(torch.rand((), generator=generator)) < 0.5 else NOISE
+        return start == PASTED and all(self.real_defects(name) for name in defect_types)
+
+    def _chosen(self, defect: DraftedDefect, generator: torch.Generator) -> tuple[int, ...]:
+        """The numbers of the real defects that a defect's regions start from."""
+        real, size = self.real_defects(defect.defect_type), self.learned.image_size
+        masks = [mask_on_canvas(region.mask, size) for region in defect.regions]
+        return tuple(choose_defect(real, mask, generator) for mask in masks)
+
+    def _real_defects(self, defect_type: str) -> list[RealDefect]:
+        """What shows on the type's training pairs, region by region."""
+        size = self.learned.image_size
+        return [
+            RealDefect.of(view, short_hash(pair.image))
+            for pair in self._real.get(defect_type, [])
+            for view in regions_on_canvas(*_marked(pair), size)
+        ]
 
     def _turn(self, defect_type: str, index: int) -> int:
         """Which normal photo is tried: every one once, in random order, before any comes again."""
@@ -200,6 +225,11 @@ class Drafter:
         """Where the type's training masks lay."""
         known = self.learned.mask_placements.get(defect_type, [])
         return known_placements(known, map(read_mask, self.real_masks(defect_type)))
+
+
+def _marked(pair: Pair) -> tuple[Photo, np.ndarray]:
+    photo, mask = read_pair(pair)
+    return photo, mask[0].numpy() > 0
 
 
 def _finder(foreground: str, normals: list[Path], device: str) -> FindObject | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from .regions import (
     in_window,
     on_canvas,
     regions_on_canvas,
+    shown_parts,
     softened,
 )
 
@@ -234,9 +236,10 @@ class PairGenerator:
                 generator=image_generator(seed, draft.number.index, f"{defect.defect_type} region {number}"),
                 strength=draft.strength,
                 guidance=draft.guidance,
+                defect=self.drafter.real_defects(defect.defect_type)[pasted] if pasted is not None else None,
             )
             for defect in draft.defects
-            for number, region in enumerate(defect.regions)
+            for number, (region, pasted) in enumerate(zip_longest(defect.regions, defect.pasted))
         ]
 
     def _stitched(
@@ -244,6 +247,7 @@ class PairGenerator:
     ) -> GeneratedPair:
         config, size = self.config, self.learned.image_size
         photo = self.drafter.photo(draft.normal)
+        decoded = [self._shown(job, region) for job, region in zip(jobs, decoded, strict=True)]
         result, feathers, changed = photo, [], []
         for job, region in zip(jobs, decoded, strict=True):
             usual = self.gate(job.defect_type).usual_seam
@@ -252,12 +256,12 @@ class PairGenerator:
             )
             feathers.append(feather)
         for job, region in zip(jobs, decoded, strict=True):
-            after, mask = in_window(result, job.region.window).levels(), job.region.mask
+            after, mask = in_window(result, job.region.window).levels(), region.region.mask
             view = on_canvas(after, mask, size)
             changed.append(
                 (job.defect_type, ChangedRegion(view, job.photo.levels(), after, mask, region.noise))
             )
-        heat = decoded[0].heat
+        heat, defects = decoded[0].heat, _as_shown(draft.defects, decoded, photo.size)
         return GeneratedPair(
             defect_type=defect_type,
             number=draft.number,
@@ -267,12 +271,19 @@ class PairGenerator:
             guidance=draft.guidance,
             photo=photo,
             result=result,
-            mask=np.any([defect.mask for defect in draft.defects], 0),
-            defects=draft.defects,
+            mask=np.any([defect.mask for defect in defects], 0),
+            defects=defects,
             feather=max(feathers),
             regions=tuple(changed),
             attention=None if heat is None else np.concatenate(list(heat), 1),
         )
+
+    def _shown(self, job: RegionJob, decoded: DecodedRegion) -> DecodedRegion:
+        """The region without specks that do not show, where fill is checked."""
+        gate = self.gate(job.defect_type)
+        if "fill" not in gate.config.checks:
+            return decoded
+        return shown_parts(job.photo, decoded, self.config.feather, gate.limits["fill"])
 
     def judged(self, pair: GeneratedPair) -> GeneratedPair:
         """The pair with its scores, and what the gates of its types find wrong."""
@@ -306,7 +317,26 @@ class PairGenerator:
                 for view in regions_on_canvas(photo, mask, self.learned.image_size):
                     self.gate(name).remember(view)
 
+    def pasted_from(self, defect: DraftedDefect) -> list[str]:
+        """Short hashes of the photos whose defects its regions started from; none where that was noise."""
+        return [self.drafter.real_defects(defect.defect_type)[number].photo for number in defect.pasted]
+
     def trained_on(self, pair: GeneratedPair) -> list[str]:
         """Short hashes of the photos that taught the pair's defect types."""
         taught = (self.learned.trained_on.get(defect.defect_type, []) for defect in pair.defects)
         return sorted({photo for photos in taught for photo in photos})
+
+
+def _as_shown(
+    defects: tuple[DraftedDefect, ...], decoded: list[DecodedRegion], size: tuple[int, int]
+) -> tuple[DraftedDefect, ...]:
+    """The defects with what is left of their masks; `decoded` has their regions in order."""
+    shown, regions = [], iter(decoded)
+    for defect in defects:
+        mask = defect.mask.copy()
+        for before in defect.regions:
+            after = next(regions).region
+            within = before.window.within(size)
+            mask[before.window.box(size)] &= ~(before.mask & ~after.mask)[within]
+        shown.append(replace(defect, mask=mask))
+    return tuple(shown)

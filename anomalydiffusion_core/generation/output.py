@@ -32,7 +32,7 @@ from .generator import GeneratedPair, PairGenerator
 
 # How pairs are made. Raise it with every change after which the same settings give other pixels, masks or
 # scores: a dataset that was begun before is then appended to by a run of its own, not continued.
-METHOD = "generation/2"
+METHOD = "generation/3"
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
 
 
@@ -144,6 +144,7 @@ class RunOutput:
             "template": pair.template,
             "masks_from": {defect.defect_type: defect.source for defect in pair.defects},
             "inventions": {x.defect_type: x.invention for x in pair.defects if x.invention},
+            "pasted_from": {x.defect_type: self.generator.pasted_from(x) for x in pair.defects if x.pasted},
             "strength": round(pair.strength, 4),
             "guidance": round(pair.guidance, 4),
             "feather": pair.feather,

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import label
 from torch import Tensor
 
 from ..dataset.augmentation import resize_mask
 from ..dataset.photos import Photo, photo_of
 from ..dataset.windows import Region, Window, regions_of
 from ..gate.gate import RegionView
-from ..gate.scores import NOISE_QUANTILE, change, seam
+from ..gate.scores import EIGHT, NOISE_QUANTILE, change, component_fills, seam
 from ..method.attention_maps import AttentionMaps, heat_over_photo
 from ..method.blending import latent_mask, restore_detail
 from ..method.conditioning import anomaly_context, empty_context
@@ -25,13 +26,17 @@ from ..method.inpainting import Inpainting
 from ..method.latent_diffusion import Context, LatentDiffusion
 from ..method.progress import OnStep
 from ..method.sampling import Decode, SamplingConfig, SamplingRequest, inpaint
+from .pasting import RealDefect, pasted
 
+LEAST_SHOWN = 0.8  # of a mask's area: parts that do not show are left out of it while so much stays
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 
 
 @dataclass(frozen=True)
 class RegionJob:
-    """A region that is to become a defect: `photo` is the normal photo in its window."""
+    """A region that is to become a defect: `photo` is the normal photo in its window. Denoising starts from
+    a real `defect` laid into it, else from noise.
+    """
 
     defect_type: str
     template: str
@@ -40,6 +45,7 @@ class RegionJob:
     generator: torch.Generator
     strength: float = 1.0  # of the anomaly embedding
     guidance: float = 1.0
+    defect: RealDefect | None = None
 
 
 @dataclass(frozen=True)
@@ -77,15 +83,16 @@ class RegionMaker:
     def make(
         self, jobs: list[RegionJob], sampling: dict[str, SamplingConfig], watch: Watch = Watch()
     ) -> list[DecodedRegion]:
-        """Makes every job's region, those of one defect type together, with the type's own `sampling`.
+        """Makes every job's region, those of one defect type and start together, with the type's own
+        `sampling`.
 
         Nothing of a result depends on what else is made.
         """
         decoded: dict[int, DecodedRegion] = {}
-        by_type: dict[str, list[int]] = defaultdict(list)
+        alike: dict[tuple[str, bool], list[int]] = defaultdict(list)
         for number, job in enumerate(jobs):
-            by_type[job.defect_type].append(number)
-        for defect_type, numbers in by_type.items():
+            alike[job.defect_type, job.defect is None].append(number)
+        for (defect_type, _), numbers in alike.items():
             for start in range(0, len(numbers), self.batch_size):
                 batch = numbers[start : start + self.batch_size]
                 results = self._batch([jobs[i] for i in batch], sampling[defect_type], watch)
@@ -97,11 +104,17 @@ class RegionMaker:
         base, size = self.base, self.learned.image_size
         images = torch.stack([to_image(job.photo.levels(), size) for job in jobs]).to(base.device)
         masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
-        normal = base.encode(images)
+        normal, starts = base.encode(images), _starts(jobs, images, masks)
         maps = AttentionMaps(len(jobs), (normal.shape[-2], normal.shape[-1])) if watch.heat else None
         latent = inpaint(
             base,
-            Inpainting(normal, latent_mask(masks, base.factor), images, masks.float()),
+            Inpainting(
+                normal,
+                latent_mask(masks, base.factor),
+                images,
+                masks.float(),
+                None if starts is None else base.encode(starts),
+            ),
             SamplingRequest(
                 self._context(jobs, masks),
                 empty_context(base, len(jobs)),
@@ -133,6 +146,17 @@ class RegionMaker:
     def _heat(self, decoded: DecodedRegion, shares: Tensor) -> np.ndarray:
         view = on_canvas(decoded.values, decoded.region.mask, self.learned.image_size)
         return heat_over_photo(shares, view.pixels, self.base.factor)
+
+
+def _starts(jobs: list[RegionJob], images: Tensor, masks: Tensor) -> Tensor | None:
+    """Images (B,3,S,S) with the jobs' real defects in masks (B,1,S,S); None where they start from noise."""
+    starts = []
+    for job, image, mask in zip(jobs, images.cpu(), masks.cpu(), strict=True):
+        if job.defect is None:
+            return None
+        pixels = to_pixels(image, (image.shape[-2], image.shape[-1]))
+        starts.append(to_image(pasted(pixels, mask[0].numpy() > 0, job.defect, job.generator), len(pixels)))
+    return torch.stack(starts).to(images)
 
 
 def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> DecodedRegion:
@@ -167,6 +191,20 @@ def stitched(photo: Photo, decoded: DecodedRegion, feather: float) -> Photo:
     window = decoded.region.window
     within = window.within(photo.size)
     return photo.pasted(decoded.values[within], decoded.region.mask[within], window.box(photo.size), feather)
+
+
+def shown_parts(photo: Photo, decoded: DecodedRegion, feather: float, least_fill: float) -> DecodedRegion:
+    """The region without those connected parts of its mask of which less than `least_fill` shows in its
+    window's photo: the mask follows what is seen. As it is, where more than specks would go.
+    """
+    mask = decoded.region.mask
+    after = photo.pasted(decoded.values, mask, feather=feather)
+    parts = np.asarray(label(mask, structure=EIGHT)[0])  # type: ignore[index]
+    fills = component_fills(photo.levels(), after.levels(), mask, decoded.noise)
+    shown = np.isin(parts, [number for number, fill in enumerate(fills, start=1) if fill >= least_fill])
+    if shown.sum() < LEAST_SHOWN * mask.sum():
+        return decoded
+    return replace(decoded, region=replace(decoded.region, mask=shown))
 
 
 def softened(
@@ -214,7 +252,7 @@ def on_canvas(pixels: np.ndarray, mask: np.ndarray, size: int) -> RegionView:
     if len(pixels) == size:
         return RegionView(pixels, mask)
     image = to_pixels(to_image(pixels, size), (size, size))
-    return RegionView(image, _small_mask(mask, size)[0].numpy() > 0)
+    return RegionView(image, mask_on_canvas(mask, size))
 
 
 def to_image(pixels: np.ndarray, size: int) -> Tensor:
@@ -229,6 +267,11 @@ def fit_image(image: Tensor, size: int) -> Tensor:
     if tuple(image.shape[-2:]) == (size, size):
         return image
     return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def mask_on_canvas(mask: np.ndarray, size: int) -> np.ndarray:
+    """A window's mask (side,side) bool at the canvas's size, (S,S) bool."""
+    return _small_mask(mask, size)[0].numpy() > 0
 
 
 def _small_mask(mask: np.ndarray, size: int) -> Tensor:

@@ -30,6 +30,7 @@ from ..masks.sources import (
 )
 from ..method.embeddings import Learned
 from ..method.progress import OnStage, OnStep
+from .config import NOISE
 from .generator import GeneratedPair, PairGenerator
 from .output import GenerationRun, RunOutput, last_invention, tried_rows
 
@@ -108,6 +109,10 @@ def generate_dataset(
             for line in unasked(gate) if single not in outcome.grounds else []:
                 watch.on_note(f"{single}: {line} Look at the pairs.")
             outcome.grounds[single] = grounds(gate)
+            if run.config.start != NOISE and not generator.drafter.real_defects(single):
+                watch.on_note(
+                    f"{single}: defects start from noise, since none of its training pairs is in the dataset."
+                )
 
         def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             watch.on_stage(name, had + done, count, f"{tries} tried")
@@ -201,7 +206,7 @@ def generate_all(
     if not names:
         what = run.artifact or "What was connected"
         raise ValueError(f"{what} holds no anomaly embedding: give what 'train' or Train Anomaly learned.")
-    for name, _ in run.config.aar_strengths:
+    for name, _ in (*run.config.aar_strengths, *run.config.denoises):
         learned.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
     categories = _categories(dataset, out, names)
     types = list(dict.fromkeys(single for singles in names.values() for single in singles))

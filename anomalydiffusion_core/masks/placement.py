@@ -25,6 +25,7 @@ MOVES = 64  # tries to bring a mask onto the object
 POSES, SHIFTS = 16, 8  # tries to lay a shape as a training mask lay on the object: poses, and places of each
 SIZES = (0.8, 1.25)  # how much smaller or larger than a training mask an invented one is
 OVERHANG = 0.1  # by this share of its area a mask may hang further over the object than a training mask
+SAME_PROPORTIONS = 1.05  # ratio of two pictures' aspects up to which one is the other at another size
 LARGEST_TURNED = 1024  # pixels per side; larger shapes are turned at that size
 CANDIDATES = 2048  # pixels per side of the grid of places where a mask may be moved, at most
 
@@ -240,18 +241,40 @@ def place_mask(
 
 
 def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask (h,w) bool at a photo's size (H,W), with smooth outlines where it grows; thin parts stay."""
+    """A mask (h,w) bool at a photo's size (H,W), with smooth outlines where it grows; thin parts stay.
+
+    On a photo of other proportions it is not stretched: what is marked keeps its form and its share of the
+    area, as near to its place as it lies wholly inside.
+    """
     if mask.shape == size:
         return mask
-    if size[0] < mask.shape[0] or size[1] < mask.shape[1] or not mask.any():
+    rows, columns = size[0] / mask.shape[0], size[1] / mask.shape[1]
+    if not mask.any():
+        return np.zeros(size, bool)
+    if max(rows / columns, columns / rows) > SAME_PROPORTIONS:
+        return _moved(mask, size, (rows, columns))
+    if size[0] < mask.shape[0] or size[1] < mask.shape[1]:
         return resize_mask(torch.from_numpy(mask)[None], size)[0].numpy()
     top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    rows, columns = size[0] / mask.shape[0], size[1] / mask.shape[1]
     y, x = round(rows * top), round(columns * left)
     height, width = round(rows * bottom) - y, round(columns * right) - x
     fitted = np.zeros(size, bool)
     fitted[y : y + height, x : x + width] = _scaled(mask[top:bottom, left:right], (height, width))
     return fitted
+
+
+def _moved(mask: np.ndarray, size: tuple[int, int], factors: tuple[float, float]) -> np.ndarray:
+    """What is marked in (h,w) bool with its share of a photo of `size`, about its place times `factors`."""
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    marked = mask[top:bottom, left:right]
+    largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
+    height, width = _sides(marked.shape, min((factors[0] * factors[1]) ** 0.5, largest))
+    centre = np.array(factors) * ((top + bottom) / 2, (left + right) / 2)
+    corner = np.rint(centre - np.array((height, width)) / 2).astype(int)
+    y, x = np.clip(corner, 0, np.array(size) - (height, width))
+    moved = np.zeros(size, bool)
+    moved[y : y + height, x : x + width] = _scaled(marked, (height, width))
+    return moved
 
 
 def turned(marked: np.ndarray, degrees: float, scale: float) -> np.ndarray:

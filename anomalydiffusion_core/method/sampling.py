@@ -38,7 +38,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class and it
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to denoise. Raises ValueError where guidance is no finite number."""
+    """How to denoise. Raises ValueError where guidance is no finite number, or `denoise` no share."""
 
     scheduler: str = "ddim"  # a key of SCHEDULERS, or any diffusers scheduler class name
     steps: int = 25
@@ -46,11 +46,15 @@ class SamplingConfig:
     guidance: float = 1.0  # classifier-free guidance against the empty prompt; 1 = none, as released
     # the blend mask reaches this share of the side beyond m at full noise, none at the end
     widening: float = 0.5
+    # a start that is no noise is noised to this share of the schedule, of which the steps are run (SDEdit)
+    denoise: float = 0.4
     aar: AARConfig = field(default_factory=AARConfig)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance):
             raise ValueError(f"Guidance of {self.guidance} is no number to guide by: give one such as 2.5.")
+        if not 0 < self.denoise <= 1:
+            raise ValueError(f"A share of {self.denoise} of the schedule cannot be run: give 0.1 to 1.")
 
 
 def image_generator(run_seed: int, index: int, series: str = "") -> torch.Generator:
@@ -167,7 +171,8 @@ def _denoise(
     target: Inpainting | None,
     config: SamplingConfig,
 ) -> Tensor:
-    """Blended latent diffusion (Eq. 1) with adaptive attention re-weighting (Eq. 7-8), by any scheduler.
+    """Blended latent diffusion (Eq. 1) with adaptive attention re-weighting (Eq. 7-8), by any scheduler, from
+    noise or from a start that is noised part of the way (SDEdit, Meng et al., 2022).
 
     x is the scheduler's own variable, z_t the same at unit variance, y the normal photo, m_z its mask at
     latent size.
@@ -179,10 +184,10 @@ def _denoise(
     guidance = _per_image(request.guidance, config.guidance, noise)
     unconditional = None if (guidance == 1).all() else request.unconditional
     weights = AttentionWeights(aar.mode, request.context.columns)
-    x, clean_hat, blend_mask = _start(base.schedule, scheduler, noise, target), None, None
-    total = len(scheduler.timesteps)
+    begin, total = _begin(scheduler, config, target), len(scheduler.timesteps)
+    x, clean_hat, blend_mask = _start(base.schedule, scheduler, noise, target, begin), None, None
     with base.reweighted(weights):  # once for all steps: installing it costs a walk through the U-Net
-        for i, t in enumerate(scheduler.timesteps):
+        for i, t in enumerate(scheduler.timesteps[begin:], start=begin):
             # 1. Eq. 1: outside the region, x is the noised photo, x <- m x + (1 - m) q(z_y, t)
             if target:
                 progress = int(t) / base.schedule.steps
@@ -206,7 +211,7 @@ def _denoise(
             # 4. the scheduler's step to the next timestep
             x = scheduler.step(eps, t, x, **extra).prev_sample
             if request.on_step:
-                request.on_step(i + 1, total, clean_hat)
+                request.on_step(i + 1 - begin, total - begin, clean_hat)
     # 5. Eq. 1 once more, with m_z itself: outside it the result is the photo's latent
     return blend(x, target.normal, target.m_z) if target else x
 
@@ -230,12 +235,29 @@ def _set_timesteps(scheduler: Any, config: SamplingConfig, device: torch.device)
     scheduler.timesteps = scheduler.timesteps.clamp(min=0)
 
 
-def _start(schedule: NoiseSchedule, scheduler: Any, noise: Tensor, target: Inpainting | None) -> Tensor:
-    """Where a run starts: unit noise, and upon it the noised photo's share of signal, as ComfyUI has it.
+def _begin(scheduler: Any, config: SamplingConfig, target: Inpainting | None) -> int:
+    """The first timestep to run: of a start that is no noise, the one that `denoise` of the steps follow."""
+    if target is None or target.start is None:
+        return 0
+    skipped = config.steps - max(1, round(config.denoise * config.steps))
+    begin = skipped * getattr(scheduler, "order", 1)  # Heun has two evaluations a step
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    return begin
+
+
+def _start(
+    schedule: NoiseSchedule, scheduler: Any, noise: Tensor, target: Inpainting | None, begin: int
+) -> Tensor:
+    """Where a run starts: unit noise, and upon it the noised photo's share of signal, as ComfyUI has it; or
+    the target's start, noised as far as the timestep of number `begin`.
 
     Schedulers that count in sigma have unit signal. Their `init_noise_sigma` is sigma_max, with which the
     first model input would be short of unit variance.
     """
+    if target is not None and target.start is not None:
+        t = scheduler.timesteps[begin]
+        return scheduler.add_noise(target.start, noise, t[None].expand(len(noise)))
     sigma = float(scheduler.init_noise_sigma)
     counts_in_sigma = sigma != 1
     x = noise * (1 + sigma**2) ** 0.5 if counts_in_sigma else noise

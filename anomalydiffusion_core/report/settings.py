@@ -20,6 +20,7 @@ HASHES = {
     "package_version": "anomalydiffusion",
 }
 FREE, PLAIN = "free", "none"
+STARTS = {"pasted": "Pairs", "mixed": "About half of the pairs"}  # that start from a real defect
 
 
 def settings_in_words(row: dict[str, Any]) -> list[str]:
@@ -68,6 +69,12 @@ def _sampling(config: dict[str, Any]) -> list[str]:
     sentences = [
         f"Each defect was drawn in {steps} steps of {_text(sampling, 'scheduler')} with guidance {guidance}."
     ]
+    if (start := _text(config, "start")) in STARTS:
+        sentences.append(
+            f"{STARTS[start]} start from a real training defect, laid into the mask and noised to "
+            f"{_number(sampling, 'denoise')} of the schedule, with guidance "
+            f"{_number(config, 'pasted_guidance')}; others from noise."
+        )
     aar = _part(sampling, "aar")
     mode, strength = _text(aar, "mode"), _number(aar, "strength")
     if mode == "off" or strength == "0":

@@ -27,6 +27,7 @@ SHORT: dict[str, dict[str, Any]] = {  # widgets of every node of a type, so that
     "ADiff_GeneratePairs": {"count": 1, "steps": 4, "checks": "", "mask_sources": "procedural=1"},
     "ADiff_QualityGate": {
         "fill": False, "contrast": False, "seam": False, "plausibility": False, "duplicate": False,
+        "tone": False,
     },
     "ADiff_TrainLocalizer": {"steps": 4, "size": 64},
     "ADiff_GenerationMetrics": {"category": "panel"},

@@ -70,11 +70,11 @@ def test_the_gate_asks_for_what_real_pairs_show(run: Run, trained: Any, masks: T
     assert copy.startswith("- pair 0: left out: duplicate (too much like a real or an earlier defect: 0.00 ")
     assert "duplicate 0.00 (at least " in copy
     assert nothing.startswith("- pair 2: left out: ") and "too faint: contrast " in nothing
-    assert good.startswith("- pair 1: accepted; fill ") and good.count(" (at ") == 5
+    assert good.startswith("- pair 1: accepted; fill ") and good.count(" (at ") == 6
     faint = next(line for line in lines if line.startswith("- 1 faint: too faint: contrast"))
     assert faint.endswith("or train longer.")
     (row,) = rows
-    names = {"fill", "contrast", "seam", "plausibility", "duplicate"}
+    names = {"fill", "contrast", "seam", "plausibility", "duplicate", "tone"}
     assert set(row["scores"]) == set(row["thresholds"]) == names and row["backbone"] == "tiny autoencoder"
     assert row["scores"]["contrast"] >= row["thresholds"]["contrast"]
     assert row["scores"]["seam"] <= row["thresholds"]["seam"]
@@ -122,7 +122,8 @@ def test_with_one_training_pair_the_gate_says_what_it_does_not_check(run: Run, t
     assert lines[1] == "- calibrated on 1 pair that trained leather/burn"
     assert lines[2].startswith("- Asked for: fill at least ")
     assert lines[3] == (
-        "- Not checked, for want of real pairs (known: 1; needed: seam (3), plausibility (3), duplicate (2))."
+        "- Not checked, for want of real pairs (known: 1; needed: seam (3), plausibility (3), "
+        "duplicate (2), tone (3))."
     )
 
 
@@ -158,7 +159,7 @@ def test_the_gate_says_what_it_is_calibrated_on(run: Run, trained: Any) -> None:
     photos, marked = real_pairs(trained, "leather/burn")
     inputs = {"images": photos[6:], "masks": marked[6:], "normals": 1 - photos[6:], "smallest_fill": 0.0}
     inputs |= {"vae": trained.base["vae"], "dataset": trained.dataset, "defect_type": "leather/burn"}
-    inputs |= dict.fromkeys(("seam", "plausibility", "contrast", "fill"), False)
+    inputs |= dict.fromkeys(("seam", "plausibility", "contrast", "fill", "tone"), False)
     elsewhere = replace(trained.embeddings, trained_on={"leather/burn": ["0" * 16]})
     unknown = replace(trained.embeddings, trained_on={})
 

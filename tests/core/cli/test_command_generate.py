@@ -317,7 +317,7 @@ for command in ("generate", "export"):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=wide
     )
     shown = " ".join(done.stdout.split())
-    assert "all of fill,contrast,seam,plausibility,duplicate,area; give fewer" in shown
+    assert "all of fill,contrast,seam,plausibility,duplicate,tone,area; give fewer" in shown
     assert "procedural, scratches, cracks, blobs, specks and fibres, drawn; squares, plain squares." in shown
     assert "Write one of these formats: mvtec, cards." in shown
 

@@ -87,9 +87,9 @@ def test_masks_that_were_never_trained_are_told_apart_from_those_that_were_cut_o
 @pytest.mark.parametrize(
     ("pairs", "unasked"),
     [
-        (0, "contrast (1), seam (3), plausibility (3), duplicate (2)"),
-        (1, "seam (3), plausibility (3), duplicate (2)"),
-        (2, "seam (3), plausibility (3)"),
+        (0, "contrast (1), seam (3), plausibility (3), duplicate (2), tone (3)"),
+        (1, "seam (3), plausibility (3), duplicate (2), tone (3)"),
+        (2, "seam (3), plausibility (3), tone (3)"),
     ],
 )
 def test_generate_says_what_its_gate_could_not_learn_to_ask(

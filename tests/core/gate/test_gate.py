@@ -20,7 +20,7 @@ from anomalydiffusion_core.gate.gate import (
     RegionView,
     Scores,
 )
-from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings
+from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings, tone
 
 
 def changed(view: RegionView, before: np.ndarray) -> ChangedRegion:
@@ -107,6 +107,7 @@ def test_real_pairs_may_ask_for_more_fill_not_for_less() -> None:
         ("seam", "seam", 0.1),
         ("plausibility", "implausible", 0.1),
         ("duplicate", "duplicate", -0.1),
+        ("tone", "wrong tone", 0.1),
     ],
 )
 def test_a_score_at_its_limit_passes_and_one_beyond_it_is_named(check: str, word: str, worse: float) -> None:
@@ -138,6 +139,48 @@ def test_copies_of_training_defects_and_of_earlier_pairs_are_duplicates() -> Non
     assert first > 0
     gate.remember(new)
     assert gate.score_seen(RegionView(np.rot90(new.pixels), np.rot90(new.mask)))["duplicate"] == 0
+
+
+def of_tones(*differences: float, ground: list[float] | None = None) -> Gate:
+    """A gate whose real defects differ from a plain ground by so many grey levels."""
+    real = [[RegionView(patched(difference), marked(0))] for difference in differences]
+    nothing = [RegionView(patched(level), marked(0)) for level in ground or [0.0, 0.0]]
+    return Gate(real, nothing, POOLING, GateConfig(("tone",)))
+
+
+def patched(difference: float) -> np.ndarray:
+    pixels = np.full((64, 64, 3), 120.0, np.float32)
+    pixels[marked(0)] += difference
+    return pixels
+
+
+def wrong(gate: Gate, difference: float) -> bool:
+    return gate.problems(gate.score_seen(RegionView(patched(difference), marked(0)))) == ["wrong tone"]
+
+
+def test_a_defect_is_as_much_darker_or_brighter_than_its_ground_as_real_ones() -> None:
+    gate = of_tones(-54, -60, -64)
+    assert gate.limits["tone"] == pytest.approx(5)  # half of the range
+    assert [wrong(gate, tone) for tone in (-70, -69, -60, -54, -49, -48)] == [True, *[False] * 4, True]
+    assert wrong(gate, 60)
+
+
+def test_what_is_darker_in_all_real_pairs_is_never_accepted_brighter() -> None:
+    gate = of_tones(-4, -60, -90)
+    assert gate.limits["tone"] == pytest.approx(4)  # half of the range, 43, would reach far above zero
+    assert not wrong(gate, -1) and wrong(gate, 1)
+    either = of_tones(-40, 20, 30)
+    assert either.limits["tone"] == pytest.approx(35) and not wrong(either, 60) and wrong(either, 70)
+    assert of_tones(-54, -60, -64, ground=[-6.0, 6.0]).limits["tone"] == pytest.approx(5 + 6)
+
+
+def test_tone_is_read_against_what_lies_around() -> None:
+    pixels, mask = patched(30), marked(0)
+    assert tone(pixels, mask) == pytest.approx(30)
+    pixels[..., 0] -= 60  # another ground, everywhere
+    assert tone(pixels, mask) == pytest.approx(30)
+    pixels[~mask & ~surroundings(mask)] = 0
+    assert tone(pixels, mask) == pytest.approx(30) and tone(pixels, np.ones_like(mask)) == 0
 
 
 def test_the_least_filled_part_counts() -> None:

@@ -280,6 +280,28 @@ def test_a_fitted_mask_keeps_its_thin_parts_its_share_and_its_place() -> None:
     assert not fit_mask(np.zeros((9, 9), bool), (20, 20)).any()
 
 
+@pytest.mark.parametrize("size", [(300, 700), (128, 640), (900, 200), (200, 209)])
+def test_a_mask_on_a_photo_of_other_proportions_keeps_its_form(size: tuple[int, int]) -> None:
+    """20 x 21 pixels of a square frame are no 78 x 206 of a wide photo."""
+    mask = np.zeros((128, 128), bool)
+    mask[64:84, 20:41] = True
+    fitted = fit_mask(mask, size)
+    rows, columns = np.flatnonzero(fitted.any(1)), np.flatnonzero(fitted.any(0))
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert height / width == pytest.approx(20 / 21, rel=0.06)
+    assert fitted.mean() == pytest.approx(mask.mean(), rel=0.06)
+    middle = np.array(ndimage.center_of_mass(fitted)) / size
+    np.testing.assert_allclose(middle, (73.5 / 128, 30 / 128), atol=0.01)
+
+
+def test_what_is_too_long_for_a_photo_of_other_proportions_becomes_smaller_and_lies_inside() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[5:95, 90:96] = True
+    fitted = fit_mask(mask, (60, 240))
+    assert fitted.any(1).all() and fitted.any(0).sum() == 4  # 6 * 60 / 90
+    assert not fit_mask(np.zeros((9, 9), bool), (20, 90)).any()
+
+
 def test_a_place_says_how_its_mask_lies_on_the_object() -> None:
     along, across = screw_axes(0)
     foreground = screw(0)

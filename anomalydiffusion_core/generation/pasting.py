@@ -1,0 +1,99 @@
+"""Real defects laid into masks on normal photos: what denoising starts from, so that a pair keeps how the
+defect looks, and seam, light and texture become the photo's own (SDEdit, Meng et al., 2022).
+
+A mask need not have the real defect's shape. Each of its pixels takes the difference to the ground from the
+real pixel that lies alike: as far along and across the defect's principal axes, and as deep inside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
+
+from ..gate.gate import RegionView
+from ..gate.scores import surroundings
+from ..masks.object_frame import Frame, frame_of
+
+NEIGHBOURS = 4  # real pixels that a pixel is interpolated from
+LIKELY = 0.5  # of a type's real defects, those most like a mask in size and form: one of these fills it
+
+
+@dataclass(frozen=True)
+class RealDefect:
+    """A real defect's N pixels: where they lie in its frame (N,2), how deep inside it (N,), 1 at the deepest,
+    and how they differ from the ground around it (N,3), in grey levels. `photo` is the short hash of its
+    photo.
+    """
+
+    photo: str
+    frame: Frame
+    coordinates: np.ndarray
+    depth: np.ndarray
+    difference: np.ndarray
+
+    @classmethod
+    def of(cls, view: RegionView, photo: str) -> RealDefect:
+        """What is marked in a view, of which something must be."""
+        frame = frame_of(view.mask)
+        difference = view.pixels[view.mask] - _ground(view.pixels, view.mask)
+        coordinates = _coordinates(view.mask, frame)
+        return cls(photo, frame, coordinates, _depth(view.mask), difference.astype(np.float32))
+
+    def unlike(self, mask: np.ndarray) -> float:
+        """How much what is marked in (h,w) bool differs from it in area and elongation, as factors' logs."""
+        frame, area = frame_of(mask), float(mask.sum())
+        forms = [np.log(one.half[0] / one.half[1]) for one in (frame, self.frame)]
+        return abs(np.log(area / len(self.depth))) + abs(forms[0] - forms[1])
+
+
+def choose_defect(defects: list[RealDefect], mask: np.ndarray, generator: torch.Generator) -> int:
+    """The number of a real defect for mask (h,w) bool, at random among those most like it."""
+    ranked = sorted(range(len(defects)), key=lambda number: defects[number].unlike(mask))
+    likely = ranked[: int(np.ceil(LIKELY * len(ranked)))]
+    return likely[int(torch.randint(len(likely), (), generator=generator))]
+
+
+def pasted(
+    pixels: np.ndarray, mask: np.ndarray, defect: RealDefect, generator: torch.Generator
+) -> np.ndarray:
+    """A photo's pixels (S,S,3) in [0,255] with the defect in mask (S,S) bool, float32: as much darker or
+    brighter than the ground as it was in its own photo, whatever ground that was.
+    """
+    there = frame_of(mask).resolved(generator)  # ends that the form does not tell apart, either way
+    reach = there.half.mean()
+    query = _features(_coordinates(mask, there), _depth(mask), there.half, reach)
+    known = _features(defect.coordinates, defect.depth, there.half, reach)
+    count = min(NEIGHBOURS, len(known))
+    distances, nearest = KDTree(known).query(query, k=count)
+    weights = 1 / (1e-3 + np.asarray(distances, np.float32).reshape(-1, count) ** 2)
+    weights /= weights.sum(1, keepdims=True)
+    difference = (weights[..., None] * defect.difference[nearest.reshape(-1, count)]).sum(1)
+    laid = pixels.astype(np.float32).copy()
+    laid[mask] = _ground(pixels, mask) + difference
+    return laid.clip(0, 255)
+
+
+def _features(coordinates: np.ndarray, depth: np.ndarray, half: np.ndarray, reach: float) -> np.ndarray:
+    """(N,3) in pixels of the mask: along, across, and depth, which counts as much as half its mean extent."""
+    return np.concatenate([coordinates * half, reach * depth[:, None]], 1)
+
+
+def _coordinates(mask: np.ndarray, frame: Frame) -> np.ndarray:
+    """(N,2) of the marked pixels in the frame, (along, across) in half extents."""
+    return (np.argwhere(mask) + 0.5 - frame.centre) @ frame.axes.T / frame.half
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    """(N,) of the marked pixels: their distance to the outline, by the greatest there is."""
+    inside = np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1][mask]
+    return inside / inside.max()
+
+
+def _ground(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(3,) median colour around what is marked, or of all where nothing is around."""
+    around = surroundings(mask)
+    return np.median(pixels[around] if around.any() else pixels.reshape(-1, 3), axis=0)

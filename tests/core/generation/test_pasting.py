@@ -1,0 +1,92 @@
+"""Guards generation/pasting.py: a real defect keeps its contrast in any mask, on any ground."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from anomalydiffusion_core.gate.gate import RegionView
+from anomalydiffusion_core.generation.pasting import RealDefect, choose_defect, pasted
+
+SIZE = 96
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def bar(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def view(mask: np.ndarray, difference: np.ndarray | float, ground: float = 150) -> RegionView:
+    """A plain ground with a defect that differs from it by so much, everywhere or pixel by pixel."""
+    pixels = np.full((SIZE, SIZE, 3), ground, np.float32)
+    pixels[mask] += np.broadcast_to(difference, (int(mask.sum()), 1) if np.ndim(difference) else ())
+    return RegionView(pixels, mask)
+
+
+def plain(ground: float) -> np.ndarray:
+    return np.full((SIZE, SIZE, 3), ground, np.float32)
+
+
+@pytest.mark.parametrize("difference", [-60.0, 45.0])
+@pytest.mark.parametrize("ground", [80.0, 150.0, 200.0])
+def test_contrast_to_the_ground_keeps_its_sign_and_size(difference: float, ground: float) -> None:
+    defect = RealDefect.of(view(bar(20, 30, 12, 30), difference), "photo")
+    for mask in (bar(50, 10, 20, 20), bar(5, 60, 40, 6), bar(40, 0, 3, 96)):
+        laid = pasted(plain(ground), mask, defect, generator())
+        np.testing.assert_allclose(laid[mask], ground + difference, atol=0.01)
+        assert np.array_equal(laid[~mask], plain(ground)[~mask])
+
+
+def test_what_would_be_darker_than_black_is_black() -> None:
+    defect = RealDefect.of(view(bar(20, 30, 12, 30), -60), "photo")
+    mask = bar(50, 10, 20, 20)
+    assert (pasted(plain(20), mask, defect, generator())[mask] == 0).all()
+
+
+def test_in_its_own_mask_elsewhere_it_is_the_real_defect_pixel_by_pixel() -> None:
+    mask, moved = bar(20, 30, 12, 30), bar(60, 10, 12, 30)
+    mask[20:26, 30:40] = moved[60:66, 10:20] = False  # an end of its own: neither turned nor mirrored
+    grain = np.random.default_rng(0).normal(-50, 12, (int(mask.sum()), 1))
+    defect = RealDefect.of(view(mask, grain), "photo")
+    laid = pasted(plain(110), moved, defect, generator())
+    # both ends of the outline are told apart by the frame, so that pixels meet their own
+    np.testing.assert_allclose((laid - 110)[moved], np.repeat(grain, 3, 1), atol=0.2)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_it_turns_with_its_mask(quarters: int) -> None:
+    mask = bar(20, 30, 12, 30)
+    mask[20:26, 30:40] = False
+    shade = np.zeros((SIZE, SIZE))
+    shade[mask] = np.linspace(-80, -20, int(mask.sum()))
+    defect = RealDefect.of(view(mask, shade[mask][:, None]), "photo")
+    turned = np.rot90(mask, quarters)
+    laid = pasted(plain(150), turned, defect, generator())
+    np.testing.assert_allclose((laid[..., 0] - 150)[turned], np.rot90(shade, quarters)[turned], atol=0.2)
+
+
+def test_what_lies_deep_inside_lies_deep_inside_another_form() -> None:
+    """A dark core with a bright rim stays so in a mask of another form and size."""
+    mask = bar(30, 30, 30, 30)
+    inner = np.zeros_like(mask)
+    inner[36:54, 36:54] = True
+    defect = RealDefect.of(view(mask, np.where(inner, -70.0, 40.0)[mask][:, None]), "photo")
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    distance = np.hypot((rows - 45) / 2, columns - 50)
+    laid = pasted(plain(120), distance < 20, defect, generator())[..., 0] - 120
+    assert laid[distance < 6].mean() < -65 and laid[(distance > 17.5) & (distance < 19.5)].mean() > 35
+
+
+def test_a_mask_is_filled_by_one_of_the_real_defects_most_like_it() -> None:
+    forms = [bar(40, 5, 4, 80), bar(40, 5, 5, 70), bar(30, 30, 30, 30), bar(30, 30, 24, 28)]
+    defects = [RealDefect.of(view(form, -50), str(number)) for number, form in enumerate(forms)]
+    lines = {choose_defect(defects, bar(10, 10, 4, 60), generator(seed)) for seed in range(20)}
+    blobs = {choose_defect(defects, bar(10, 10, 20, 26), generator(seed)) for seed in range(20)}
+    assert lines == {0, 1} and blobs == {2, 3}
+    assert choose_defect(defects[:1], bar(10, 10, 4, 60), generator()) == 0
