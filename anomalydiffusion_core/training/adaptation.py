@@ -17,7 +17,7 @@ from ..dataset.views import ViewPool, make_normal_views
 from ..method.latent_diffusion import PLACEHOLDER, LatentDiffusion
 from ..method.templates import PHOTO_TEMPLATES
 from .config import AdaptationConfig
-from .defects import unmasked_loss
+from .losses import unmasked_loss
 from .stage import End, Stage
 from .task import Batch, sampled_from_noise
 

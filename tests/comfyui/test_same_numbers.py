@@ -17,7 +17,7 @@ from anomalydiffusion_core.method.conditioning import empty_context
 from anomalydiffusion_core.method.latent_diffusion import Context
 from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import SamplingConfig, SamplingRequest, sample_into
-from anomalydiffusion_core.training.defects import masked_loss
+from anomalydiffusion_core.training.losses import masked_loss
 
 PROMPT = "a photo of a {}"
 ADAPTIVE = AARConfig("adaptive")

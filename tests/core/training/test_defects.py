@@ -23,10 +23,11 @@ from anomalydiffusion_core.method.conditioning import anomaly_context
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
 from anomalydiffusion_core.training.config import DefectConfig, MaskEmbeddingConfig, TrainingConfig
-from anomalydiffusion_core.training.defects import AnomalyTask, MaskTask, masked_loss
+from anomalydiffusion_core.training.defects import AnomalyTask, MaskTask
 from anomalydiffusion_core.training.fitting import Fitting, fit
 from anomalydiffusion_core.training.history import History, training_record
 from anomalydiffusion_core.training.jobs import TrainingJob
+from anomalydiffusion_core.training.losses import masked_loss
 from anomalydiffusion_core.training.stage import TrainingRun
 from anomalydiffusion_core.training.task import Batch, sample_batch
 from anomalydiffusion_core.training.validation import Validation, paired_improvement
