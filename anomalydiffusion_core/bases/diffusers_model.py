@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of files
-ADAPTED_ALREADY = "The base is adapted to the normal photos of another training: load it again."
+ADAPTED_ALREADY = "The base is adapted to another training already: load it again."
 ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]  # layers of every attention, by the ends of their names
 
 

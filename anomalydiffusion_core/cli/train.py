@@ -15,6 +15,7 @@ from ..training.config import (
     CHECKPOINT_MINUTES,
     AdaptationConfig,
     DefectConfig,
+    Learn,
     MaskEmbeddingConfig,
     Normalisation,
     TrainingConfig,
@@ -144,6 +145,18 @@ def train(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    learn: Annotated[
+        Learn,
+        typer.Option(
+            help="Learn tokens and spatial encoder on the base as it is (tokens), a low-rank update of its "
+            "attention, which can hold what the base has never seen (lora), or both together; the update is "
+            "kept in the artifact, and beside it as .lora.safetensors for ComfyUI.",
+            rich_help_panel=WHAT,
+        ),
+    ] = DefectConfig.learn,
+    rank: Annotated[
+        int, typer.Option(min=1, help="Update each layer by so low a rank.", rich_help_panel=WHAT)
+    ] = DefectConfig.rank,
     adapt: Annotated[
         Literal["normals"] | None,
         typer.Option(
@@ -235,6 +248,8 @@ def train(
             minutes=minutes,
             seed=seed,
             checkpointing=checkpointing,
+            learn=learn,
+            rank=rank,
             spatial_encoder=spatial_encoder,
             normalisation=loss,
             refresh_every=refresh_every,

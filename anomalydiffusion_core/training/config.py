@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Normalisation = Literal["mask", "released", "unmasked"]
+Learn = Literal["tokens", "lora", "both"]
+TOKENS, LORA, BOTH = "tokens", "lora", "both"
 CHECKPOINT_MINUTES = 2.0  # between two checkpoints
 
 
@@ -40,10 +42,13 @@ class EmbeddingConfig(FitConfig):
 
 @dataclass(frozen=True)
 class DefectConfig(EmbeddingConfig):
-    """How e_a of each defect type is learned, and E. Raises ValueError where patience would wait for
-    measurements that are never taken.
+    """How e_a of each defect type is learned, and E, and beside or instead of them a low-rank update of the
+    base (LoRA). Raises ValueError where patience would wait for measurements that are never taken.
     """
 
+    learn: Learn = TOKENS  # tokens and E, the base's update, or both
+    rank: int = 16  # of the update of each layer
+    lora_rate: float = 1e-3
     spatial_encoder: bool = True  # without it e_a alone is learned, for comparison
     encoder_rate: float = 1e-4  # of the spatial encoder
     # "released": mean over all cells, as the authors' code has it; "unmasked": plain textual inversion's loss

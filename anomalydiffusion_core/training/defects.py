@@ -1,17 +1,19 @@
 """Masked textual inversion: e_a per defect type and one E for all (Eq. 5); e_m per type on mask pictures
 (Eq. 9).
 
-The base stays frozen. A task says what is learned and its loss; `fitting.fit` runs any task.
+The base stays frozen, or gets a low-rank update (LoRA, Hu et al., 2021) besides. A task says what is learned
+and its loss; `fitting.fit` runs any task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..dataset.views import ViewPool
@@ -23,13 +25,16 @@ from ..method.latent_diffusion import Context, LatentDiffusion
 from ..method.sampling import inpaint
 from ..method.spatial_encoder import SpatialEncoder
 from ..method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
-from .config import DefectConfig, EmbeddingConfig, MaskEmbeddingConfig
+from .adaptation import copied, normal_loss
+from .config import BOTH, LORA, TOKENS, DefectConfig, EmbeddingConfig, MaskEmbeddingConfig
 from .losses import masked_loss, unmasked_loss
 from .task import PREVIEW_SAMPLING, Batch, preview_request, sampled_from_noise
 
 
 class AnomalyTask:
-    """e_a of every type in the pool, and E, unless it is `frozen`."""
+    """e_a of every type in the pool, and E, unless it is `frozen`; or an `adapter` of the base, which also
+    pays for views of `normals`, so that the ground stays; or both.
+    """
 
     def __init__(
         self,
@@ -39,8 +44,12 @@ class AnomalyTask:
         config: DefectConfig,
         *,
         frozen: bool = False,
+        adapter: Mapping[str, nn.Parameter] | None = None,
+        normals: ViewPool | None = None,
     ) -> None:
         self.base, self.pool, self.config = base, pool, config
+        self.adapter, self.normals = adapter or {}, normals
+        frozen = frozen or config.learn == LORA
         self.encoders = {
             name: encoder.to(base.device).train().requires_grad_(not frozen)
             for name, encoder in encoders.items()
@@ -49,21 +58,26 @@ class AnomalyTask:
 
     def parameter_groups(self) -> list[dict]:
         encoders = [p for e in self.encoders.values() for p in e.parameters() if p.requires_grad]
-        return [
+        groups = [
             _token_group(self.base, self.tokens, self.config),
             {"params": encoders, "lr": self.config.encoder_rate},
         ]
+        of_base = {"params": list(self.adapter.values()), "lr": self.config.lora_rate}
+        return {TOKENS: groups, LORA: [of_base], BOTH: [*groups, of_base]}[self.config.learn]
 
     def loss(self, pool: ViewPool, batch: Batch) -> Tensor:
         views, t, noise = pool.part(batch.rows, self.base.device), batch.t, batch.noise
         context = _recomputed(partial(self._context, views, batch.template), self.config.checkpointing)
-        return masked_loss(
+        loss = masked_loss(
             self.base.predict_noise(self.base.schedule.add_noise(views.latents, noise, t), t, context),
             noise,
             latent_mask(views.masks, self.base.factor),
             self.base.schedule.loss_weight(t),
             normalisation=self.config.normalisation,
         )
+        if self.normals is None or not torch.is_grad_enabled():  # measurements are of defects alone
+            return loss
+        return loss + normal_loss(self.base, self.normals, replace(batch, rows=_drawn(self.normals, batch)))
 
     @torch.no_grad()
     def preview(self, rows: Tensor) -> Tensor:
@@ -83,6 +97,13 @@ class AnomalyTask:
         learned.anomaly |= _by_type(self.pool.names, self.tokens)
         learned.mask_areas |= self.pool.smallest_areas()
         learned.spatial_encoders |= {name: encoder.eval() for name, encoder in self.encoders.items()}
+        learned.adapter |= copied(self.adapter)
+
+
+def _drawn(pool: ViewPool, batch: Batch) -> Tensor:
+    """As many rows (B,) of a pool as a batch has, drawn by its template's number."""
+    generator = torch.Generator().manual_seed(batch.template)
+    return torch.randint(len(pool), (len(batch.rows),), generator=generator)
 
 
 class MaskTask:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..dataset.layout import Dataset, Pair, split_pairs
 from ..dataset.photos import short_hash
@@ -21,8 +23,8 @@ from ..method.latent_diffusion import LatentDiffusion, hash_weights
 from ..method.sampling import image_generator
 from ..method.spatial_encoder import SpatialEncoder
 from ..method.templates import PHOTO_TEMPLATES
-from .adaptation import adapt_to_normals, normals_fingerprint
-from .config import TrainingConfig
+from .adaptation import adapt_to_normals, adaptable, normal_views, normals_fingerprint
+from .config import TOKENS, TrainingConfig
 from .defects import AnomalyTask, MaskTask
 from .encoders import starting_encoders
 from .history import training_record
@@ -135,9 +137,20 @@ class TrainingJob:
         pools = RefreshedPool(views, config.refresh_every) if config.refresh_every else None
         pool = pools.at(0) if pools else views(0)
         validation = self._validation(held_out, pool) if held_out else None
-        task = AnomalyTask(self.base, pool, encoders, config, frozen=self.extends is not None)
-        end = stage.train(task, config, validation, pools)
-        task.into(learned)
+        with self._adapting() as (adapter, normals):
+            task = AnomalyTask(
+                self.base,
+                pool,
+                encoders,
+                config,
+                frozen=self.extends is not None,
+                adapter=adapter,
+                normals=normals,
+            )
+            end = stage.train(task, config, validation, pools)
+            task.into(learned)
+        if adapter and end.finished:  # else it goes on from the base as it is
+            adaptable(self.base).adapt(learned.adapter)
         improvement = improvement_of(stage.monitor.history)
         record = training_record(config, stage.monitor.history, stage.processes.count)
         if improvement:
@@ -172,6 +185,21 @@ class TrainingJob:
         record = training_record(config, stage.monitor.history, stage.processes.count)
         _record(learned, "mask", record, training if known else ())
         return end
+
+    @contextmanager
+    def _adapting(self) -> Iterator[tuple[dict[str, nn.Parameter], ViewPool | None]]:
+        """While active, the base's update takes part, where one is learned: its parameters, and views of the
+        normal photos that keep the ground as it is.
+        """
+        config = self.config.defects
+        if config.learn == TOKENS:
+            yield {}, None
+            return
+        base, generator = adaptable(self.base), _seeded(config.seed)
+        size, most = self.config.image_size, config.views_per_pair
+        normals = normal_views(base, self.dataset, config, size, most, generator=generator)
+        with base.adapting(config.rank, generator) as adapter:
+            yield adapter, normals
 
     def _encoders(self) -> dict[str, SpatialEncoder]:
         """E before the first step; ValueError where `start` is of no use."""
@@ -233,7 +261,19 @@ class TrainingJob:
 
 
 def check_extension(config: TrainingConfig, extends: bool) -> None:
-    """Raises ValueError where embeddings are to be extended on a base that is to be adapted first."""
+    """Raises ValueError where embeddings are to be extended on a base that is to be changed, or where two
+    trainings would change it.
+    """
+    if config.adaptation and config.defects.learn != TOKENS:
+        raise ValueError(
+            f"--adapt and --learn {config.defects.learn} exclude each other: the latter learns from normal "
+            "photos, too; leave --adapt out."
+        )
+    if extends and config.defects.learn != TOKENS:
+        raise ValueError(
+            f"--extend and --learn {config.defects.learn} exclude each other: what is extended stays on the "
+            "base that it was trained on; learn tokens."
+        )
     if extends and config.adaptation:
         raise ValueError(
             "--adapt and --extend exclude each other: what is extended stays on the base that it was "

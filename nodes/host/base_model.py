@@ -254,7 +254,7 @@ def load_for(
     check_base(learned.base, base.fingerprint, "The artifact", "connect that base or train again")
     if not base.has_lora_for(learned.adapter):
         log.warning(
-            "The artifact was trained on a base adapted to normal photos: load the .lora.safetensors file "
+            "The artifact was trained with an update of the base: load the .lora.safetensors file "
             "beside it by LoraLoaderModelOnly, between the base and all that takes its MODEL."
         )
     return base

@@ -50,6 +50,7 @@ DEFECTS = EMBEDDED | {
     "refresh_every": 1,
     "validate_every": 1,
 }
+UPDATE = {"learn": "lora", "rank": 2, "lora_rate": 1e-2}  # of the base, learned with defects
 DEFECT_CONFIG = DefectConfig(steps=3, batch_size=2, warmup_steps=3, tokens=2, views_per_pair=2)
 MASK_CONFIG = MaskEmbeddingConfig(steps=3, batch_size=2, warmup_steps=3, tokens=2, views_per_pair=2)
 PLACES_CONFIG = PlacesConfig(steps=3, batch_size=2, warmup_steps=3)
@@ -62,7 +63,7 @@ def names(config: type[FitConfig]) -> set[str]:
 
 def test_the_tables_below_have_every_field() -> None:
     # that activations are computed again changes no number: test_defects.py counts; patience: test_checkpoint
-    assert set(DEFECTS) | {"checkpointing", "patience"} == names(DefectConfig)
+    assert set(DEFECTS) | set(UPDATE) | {"checkpointing", "patience"} == names(DefectConfig)
     assert set(EMBEDDED) | {"checkpointing"} == names(MaskEmbeddingConfig)
     assert set(FITTED) | {"rank", "rate", "views_per_photo"} == names(AdaptationConfig)
     assert set(FITTED) | {"encoder_rate"} == names(PlacesConfig) == names(WordsConfig)
@@ -87,6 +88,20 @@ def test_every_field_changes_what_is_learned_of_defects(
     if "defects" not in unchanged:
         unchanged["defects"] = learned(DEFECT_CONFIG)
     assert learned(replace(DEFECT_CONFIG, **{name: DEFECTS[name]})) != unchanged["defects"]
+
+
+@pytest.mark.parametrize("name", UPDATE)
+def test_every_field_of_the_base_s_update_changes_what_is_learned_with_it(
+    lora_base: DiffusersModel, dataset: Path, unchanged: dict[str, Any], name: str
+) -> None:
+    def learned(config: DefectConfig) -> str:
+        job = TrainingJob(copy.deepcopy(lora_base), find_dataset(dataset), TrainingConfig(64, 0.5, config))
+        return learned_hash(job.train_defects().learned)
+
+    config = replace(DEFECT_CONFIG, spatial_encoder=False, learn="both")
+    if "update" not in unchanged:
+        unchanged["update"] = learned(config)
+    assert learned(replace(config, **{name: UPDATE[name]})) != unchanged["update"]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -62,7 +62,7 @@ def test_what_is_extended_is_not_adapted_first(fake_base: LatentDiffusion, datas
 
 def test_a_base_that_has_no_attention_to_adapt_is_refused(fake_base: LatentDiffusion, dataset: Path) -> None:
     job = TrainingJob(fake_base, find_dataset(dataset), replace(CONFIG, adaptation=AdaptationConfig(steps=1)))
-    with pytest.raises(ValueError, match="cannot be adapted to normal photos: give one of load_base"):
+    with pytest.raises(ValueError, match="cannot be adapted: give one of load_base"):
         job.run()
 
 
