@@ -46,6 +46,10 @@ def pair_in_words(row: dict[str, Any]) -> list[str]:
     if isinstance(sources := row.get("masks_from"), dict):
         words = [f"{name}: {source}" for name, source in sources.items() if isinstance(source, str)]
         sentences.append(f"Mask from ({', '.join(words)}).")
+    if isinstance(pasted := row.get("pasted_from"), dict):
+        photos = [photo for used in pasted.values() if isinstance(used, list) for photo in used]
+        named = ", ".join(dict.fromkeys(photo for photo in photos if isinstance(photo, str)))
+        sentences += [f"Denoised from the real defect of the training photo {named} (hash)."] if named else []
     if strength := _number(row, "strength"):
         sentences.append(
             f"The defect's embedding acted at {strength} of its strength, with guidance "

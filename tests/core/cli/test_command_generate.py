@@ -113,6 +113,9 @@ def test_generation_refuses_a_dataset_without_normal_photos(
             ("--aar-strength", "thing/dent=0"),
             ("'thing/dent'", "artifact has thing/scratch, thing/stain"),
         ),
+        (("--denoise", "0"), ("'0' is no number over 0 and up to 1, nor category/defect=number",)),
+        (("--denoise", "thing/stain=1.1"), ("'thing/stain=1.1' is no number over 0",)),
+        (("--denoise", "thing/dent=0.5"), ("'thing/dent'", "artifact has thing/scratch, thing/stain")),
         (("--aar-start", 0.5, "--aar-end", 0.2), ("starts at 0.5 and ends at 0.2",)),
         (("--foreground", "/absent/model"), ("Segmentation model /absent/model cannot be loaded",)),
         (("--type", "thing/scratch+dent"), ("'thing/dent'", "artifact has thing/scratch, thing/stain")),
@@ -230,13 +233,16 @@ def test_options_reach_the_manifest(
     options = ("--count", 1, "--masks", apart, "--foreground", "none", "--checks", "fill,seam", "--seed", 3)
     more = ("--aar-strength", 0.5, "--aar-strength", "thing/stain=0", "--aar-start", 0.25, "--aar", "paper")
     varied = ("--vary-strength", 0.1, "--vary-guidance", 0.2, "--guidance", 2, "--placement", "free")
-    result = generate_quickly(trained, dataset, tmp_path / "out", *options, *more, *varied)
+    start = ("--start", "mixed", "--denoise", 0.3, "--denoise", "thing/stain=0.7", "--pasted-guidance", 1.5)
+    result = generate_quickly(trained, dataset, tmp_path / "out", *options, *more, *varied, *start)
     assert result.exit_code == 0, result.output
     for row in read_manifest(tmp_path / "out"):
         config = row["config"]
         aar = config["sampling"]["aar"]
         assert (aar["mode"], aar["strength"], aar["start"]) == ("paper", 0.5, 0.25)
         assert config["aar_strengths"] == [["thing/stain", 0.0]]
+        assert (config["start"], config["pasted_guidance"]) == ("mixed", 1.5)
+        assert config["sampling"]["denoise"] == 0.3 and config["denoises"] == [["thing/stain", 0.7]]
         assert config["gate"]["checks"] == ["fill", "seam"] and config["seed"] == 3
         assert config["placement"] == "free" and config["foreground"] == "none"
         assert 0.9 <= row["strength"] <= 1.1 and 1.6 <= row["guidance"] <= 2.4

@@ -40,6 +40,15 @@ def test_a_run_is_told_in_sentences() -> None:
     assert "0123456789abcdef" not in text and "contrast" not in text and "varies" not in text
 
 
+@pytest.mark.parametrize(("start", "who"), [("pasted", "Pairs"), ("mixed", "About half of the pairs")])
+def test_what_pairs_start_from_is_told(start: Any, who: str) -> None:
+    config = GenerationConfig(SamplingConfig(denoise=0.35), start=start, pasted_guidance=1.25)
+    text = " ".join(settings_in_words(row(config)))
+    assert f"{who} start from a real training defect, laid into the mask and noised to 0.35 of the" in text
+    assert "with guidance 1.25; others from noise." in text
+    assert "real training defect" not in " ".join(settings_in_words(row(replace(config, start="noise"))))
+
+
 def test_what_is_off_is_told_so() -> None:
     plain = GenerationConfig(SamplingConfig(aar=AARConfig("off")), gate=GateConfig(()), vary_strength=0.2)
     text = " ".join(settings_in_words(row(replace(plain, foreground="none"))))
@@ -59,12 +68,25 @@ def test_a_pair_is_told_by_its_photo_prompt_and_masks() -> None:
     words = pair_in_words({**made, "masks_from": {"a/cut": "invented"}, "strength": 0.9, "guidance": 2.5})
     text = " ".join(words)
     assert "a/train/good/00003.png" in text and "“a photo of a …”" in text and "a/cut: invented" in text
+    assert "the real defect of" not in text
+    pasted = " ".join(pair_in_words(made | {"pasted_from": {"a/cut": ["0123", "0123"], "a/dent": ["4567"]}}))
+    assert "Denoised from the real defect of the training photo 0123, 4567 (hash)." in pasted
     assert "0.9 of its strength" in text and "try number 0 of its run (abc)" in text
 
 
 @pytest.mark.parametrize("nonsense", [None, 5, "x", [], [{}], {"sampling": 3, "gate": {"checks": [[], 1]}}])
 def test_nonsense_in_a_row_ends_nothing(nonsense: object) -> None:
-    keys = ("config", "prompt", "mask_sources", "base_family", "masks_from", "strength", "index", "template")
+    keys = (
+        "config",
+        "prompt",
+        "mask_sources",
+        "base_family",
+        "masks_from",
+        "strength",
+        "index",
+        "template",
+        "pasted_from",
+    )
     rows = [dict.fromkeys(keys, nonsense), {"prompt": {"1": nonsense, "2": {"inputs": nonsense}}}]
     for one in rows:
         for text in (*settings_in_words(one), *pair_in_words(one), *(v for _, v in raw_settings(one))):
