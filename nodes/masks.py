@@ -155,8 +155,8 @@ class MixMasks(io.ComfyNode):
             display_name="Mix Masks",
             category=CATEGORY,
             description="Masks from several sources, as often as their weights say: invented ones, real ones "
-            "flipped and turned, given ones (your own), and procedural ones without any training. They get "
-            "the size and place of training masks where those are known; given ones stay as they are.",
+            "flipped, turned and bent, given ones (your own), and procedural ones without any training. They "
+            "get the size and place of training masks where those are known; given ones stay as they are.",
             inputs=[
                 *(weight(input_id, default) for input_id, default in MIXED.items()),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="Masks."),

@@ -21,7 +21,7 @@ from ..masks.foreground import FindObject, object_finder
 from ..masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
 from ..masks.placement import moved_onto
 from ..masks.segmented_foreground import segmented_foreground
-from ..masks.sources import MaskSource, SourcedMask, known_placements, onto_photo
+from ..masks.sources import REAL, MaskSource, SourcedMask, known_placements, onto_photo
 from ..method.embeddings import Learned, Placement
 from ..method.sampling import image_generator
 from .config import AUTO, MIXED, NOISE, NONE, PASTED, GenerationConfig
@@ -182,7 +182,7 @@ class Drafter:
     ) -> DraftedDefect:
         """A source's mask on a normal photo, and the regions it is made in. Raises Unusable."""
         mask = self._placed(defect_type, sourced, normal, generator)
-        mask = self._checked(defect_type, mask, sourced.placed, normal, generator)
+        mask = self._checked(defect_type, mask, sourced, normal, generator)
         regions = regions_of(mask, self.learned.image_size)
         if max(region.window.side for region in regions) > MAX_SHRINK * self.learned.image_size:
             raise Unusable(TOO_LARGE)
@@ -208,12 +208,19 @@ class Drafter:
         return mask
 
     def _checked(
-        self, defect_type: str, mask: np.ndarray, placed: bool, normal: Normal, generator: torch.Generator
+        self,
+        defect_type: str,
+        mask: np.ndarray,
+        sourced: SourcedMask,
+        normal: Normal,
+        generator: torch.Generator,
     ) -> np.ndarray:
-        """The mask where it is usable; a `placed` one that misses the object is moved onto it."""
+        """The mask where it is usable; a placed one that misses the object is moved onto it."""
         usable = usable_for(self.config.masks, self.learned, defect_type)
+        if sourced.source == REAL:  # real ones may fill a border
+            usable = replace(usable, border=1.0)
         problem = mask_problem(mask, usable, normal.foreground)
-        if problem == OFF_OBJECT and placed and normal.foreground is not None:
+        if problem == OFF_OBJECT and sourced.placed and normal.foreground is not None:
             moved = moved_onto(mask, normal.foreground, usable.on_object, generator)
             if moved is not None:
                 mask, problem = moved, mask_problem(moved, usable, normal.foreground)

@@ -12,6 +12,7 @@ from ..dataset.augmentation import MAX_ROTATION
 from ..method.embeddings import Placement
 from ..method.sampling import image_generator
 from .placement import ON_OBJECT, PlacementMode, fit_mask, lay, place_mask, placement_of, turned
+from .warping import bent, touches_edge, warped
 
 INVENTED, REAL, GIVEN, PROCEDURAL = "invented", "real", "given", "procedural"
 FORMER_NAMES = {"generated": INVENTED, "drawn": GIVEN}  # in scripts and graphs of before
@@ -119,8 +120,8 @@ def invented_shapes(request: MaskRequest) -> MaskSource:
 
 
 def real_masks(request: MaskRequest) -> MaskSource:
-    """The training masks in turn, cut out, flipped and turned as training does; laying them varies their
-    size.
+    """The training masks in turn, flipped, turned and bent; laying them varies their size. One that runs into
+    the photo's edge stays there, about where it was: elsewhere it would be no mask of its type.
     """
     masks = [mask for mask in request.real() if mask.any()]
     if not masks:
@@ -130,7 +131,10 @@ def real_masks(request: MaskRequest) -> MaskSource:
         generator = image_generator(request.seed, number, f"{request.defect_type} real masks")
         upright, straight, turn = torch.rand(3, generator=generator).tolist()
         mask = masks[number % len(masks)][:: 1 if upright < 0.5 else -1, :: 1 if straight < 0.5 else -1]
-        return SourcedMask(turned(np.ascontiguousarray(mask), MAX_ROTATION * (2 * turn - 1), 1), REAL)
+        mask = np.ascontiguousarray(mask)
+        if touches_edge(mask):
+            return SourcedMask(warped(mask, generator), REAL, placed=True)
+        return SourcedMask(bent(turned(mask, MAX_ROTATION * (2 * turn - 1), 1), generator), REAL)
 
     return source
 
@@ -166,7 +170,7 @@ def procedural_masks(request: MaskRequest) -> MaskSource:
 
 SOURCES: dict[str, Source] = {
     INVENTED: Source(invented_shapes, "shapes that the base invents"),
-    REAL: Source(real_masks, "the training masks, flipped and turned"),
+    REAL: Source(real_masks, "the training masks, flipped, turned and bent"),
     GIVEN: Source(given_masks, "your own masks, as they are"),
     PROCEDURAL: Source(procedural_masks, "scratches, cracks, blobs, specks and fibres, drawn"),
 }
