@@ -56,7 +56,7 @@ def evaluate(
         bool,
         typer.Option(
             "--with-real",
-            help="Add the few real pairs to those of every contender.",
+            help="Add the few real pairs to those of every contender; both are drawn equally often.",
             rich_help_panel=COMPARED,
         ),
     ] = DEFAULTS.with_real,

@@ -154,7 +154,8 @@ def _localised(trial: Trial, run: ComparisonRun) -> Predictions:
     """
     config, test, checkpoints = run.config, trial.test, list[tuple[float, Predictions]]()
     pairs = trial.contender.training_pairs(trial.split, config)
-    data = training_data(pairs, trial.split.normals, config.localizer.size)
+    real = len(trial.contender.real_beside(trial.split, config))
+    data = training_data(pairs, trial.split.normals, config.localizer.size, real)
     on_step = run.losses_shown(f"{trial.contender.name} {trial.split.category} {trial.seed}")
 
     def on_checkpoint(network: Localizer) -> None:

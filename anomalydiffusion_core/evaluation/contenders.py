@@ -31,8 +31,11 @@ class Contender:
 
     def training_pairs(self, split: Split, config: ComparisonConfig) -> list[Pair]:
         """What trains on the split's category: generated pairs, with the few real ones where asked for."""
-        real = split.few_shot_pairs if self.root is not None and config.with_real else []
-        return self.pairs[split.category] + real
+        return self.pairs[split.category] + self.real_beside(split, config)
+
+    def real_beside(self, split: Split, config: ComparisonConfig) -> list[Pair]:
+        """The few real pairs that train beside generated ones."""
+        return split.few_shot_pairs if self.root is not None and config.with_real else []
 
     def calibration_pairs(self, category: str) -> dict[str, list[Pair]]:
         """The pairs of a category that calibrate a detector, by the contender they come from."""

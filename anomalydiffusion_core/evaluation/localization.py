@@ -59,9 +59,9 @@ def read_pairs(pairs: Iterable[Pair], size: int) -> tuple[Tensor, Tensor]:
     return images, torch.stack(masks) if masks else torch.empty(0, 1, size, size, dtype=torch.uint8)
 
 
-def training_data(pairs: Iterable[Pair], normals: Iterable[Path], size: int) -> LocalizerData:
-    """What a localiser trains on, read into memory."""
-    return LocalizerData(*read_pairs(pairs, size), read_images(normals, size))
+def training_data(pairs: Iterable[Pair], normals: Iterable[Path], size: int, real: int = 0) -> LocalizerData:
+    """What a localiser trains on, read into memory; the last `real` pairs are real ones beside generated."""
+    return LocalizerData(*read_pairs(pairs, size), read_images(normals, size), real)
 
 
 def read_test_photos(split: Split, size: int) -> TestPhotos:

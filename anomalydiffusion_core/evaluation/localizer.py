@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # Raise the number when the same pairs and seed train another network, or are read otherwise: results kept by
 # it are then made again.
-METHOD = "localiser/1"
+METHOD = "localiser/2"
 OnLoss = Callable[[int, int, float], None]  # step, total, loss
 WIDTHS = (1, 2, 4, 8, 8, 8)  # of the levels, in multiples of the first one's
 CHECKPOINTS = 10
@@ -38,11 +38,22 @@ QUICK = LocalizerConfig(size=128, width=16, steps=300, rate=1e-3)
 
 @dataclass(frozen=True)
 class LocalizerData:
-    """Pairs' photos (N,3,S,S) with masks (N,1,S,S), and normal photos (M,3,S,S), all uint8; masks {0,1}."""
+    """Pairs' photos (N,3,S,S) with masks (N,1,S,S), and normal photos (M,3,S,S), all uint8; masks {0,1}. The
+    last `real` pairs are real ones beside generated ones: both kinds are drawn equally often.
+    """
 
     images: Tensor
     masks: Tensor
     normals: Tensor
+    real: int = 0
+
+    def drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows (count,) of pairs to train on."""
+        generated = len(self.images) - self.real
+        of_real = count // 2 if self.real and generated else 0
+        rows = torch.randint(generated or self.real, (count - of_real,), generator=generator)
+        real = generated + torch.randint(max(1, self.real), (of_real,), generator=generator)
+        return torch.cat([rows, real])
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ def train_localizer(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
     defective = config.batch_size - config.batch_size // 2
     for step in range(1, config.steps + 1):
-        rows = torch.randint(len(data.images), (defective,), generator=generator)
+        rows = data.drawn(defective, generator)
         normal_rows = torch.randint(len(data.normals), (config.batch_size // 2,), generator=generator)
         image = to_network(torch.cat([data.images[rows], data.normals[normal_rows]])).to(device)
         mask = F.pad(data.masks[rows], (0, 0, 0, 0, 0, 0, 0, config.batch_size // 2)).to(device)

@@ -70,9 +70,10 @@ def test_the_real_few_shots_can_train_along_with_every_contender(
 
     alone, seen, read = evaluated(CONFIG), [], comparison.training_data
 
-    def reading(pairs: list[Pair], normals: tuple[Path, ...], size: int) -> LocalizerData:
+    def reading(pairs: list[Pair], normals: tuple[Path, ...], size: int, real: int) -> LocalizerData:
+        assert real == 3  # the last three
         seen.append([pair.image for pair in pairs])
-        return read(pairs, normals, size)
+        return read(pairs, normals, size, real)
 
     monkeypatch.setattr(comparison, "training_data", reading)
     both = evaluated(replace(CONFIG, with_real=True))

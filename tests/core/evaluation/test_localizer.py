@@ -40,6 +40,31 @@ def test_the_image_score_is_the_greatest_window_mean() -> None:
     assert image_scores(maps).tolist() == pytest.approx([1.0, 1 / 441])
 
 
+@pytest.mark.parametrize(("generated", "real"), [(40, 3), (3, 40), (5, 5)])
+def test_real_pairs_beside_generated_ones_are_drawn_as_often_whatever_their_number(
+    generated: int, real: int
+) -> None:
+    data, generator = _pairs(generated + real, real), torch.Generator().manual_seed(0)
+    rows = torch.cat([data.drawn(4, generator) for _ in range(500)])
+    assert float((rows >= generated).float().mean()) == 0.5
+    assert len(rows.unique()) == generated + real, "every pair is drawn"
+    counts = rows.bincount()
+    for group in (counts[:generated], counts[generated:]):
+        assert float(group.max()) < 2 * 1000 / len(group)
+    assert len(data.drawn(5, generator)) == 5
+
+
+def test_pairs_of_one_kind_are_drawn_alike() -> None:
+    for data in (_pairs(10, 0), _pairs(10, 10)):
+        rows = torch.cat([data.drawn(4, torch.Generator().manual_seed(seed)) for seed in range(200)])
+        assert len(rows.unique()) == 10 and int(rows.max()) == 9
+
+
+def _pairs(count: int, real: int) -> LocalizerData:
+    none = torch.empty(0, 3, 8, 8, dtype=torch.uint8)
+    return LocalizerData(none.new_zeros(count, 3, 8, 8), none.new_zeros(count, 1, 8, 8), none, real)
+
+
 def test_a_localiser_learns_to_find_bright_squares_and_the_same_seed_gives_the_same_one() -> None:
     random = torch.Generator().manual_seed(0)
     normals = torch.randint(90, 130, (8, 3, 32, 32), generator=random).to(torch.uint8)
