@@ -256,9 +256,8 @@ def generate(
         if not mask_folder and (weights is None or INVENTED in weights):
             types = (single_types(name, learned) for name in defect_type or sorted(learned.anomaly))
             check_mask_embeddings(artifact, learned, sum(types, []))
-        aar_config = AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)
         config = GenerationConfig(
-            replace(sampling, aar=aar_config),
+            replace(sampling, aar=AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)),
             gate=gate,
             seed=seed,
             foreground=foreground,
@@ -292,20 +291,19 @@ def generate(
             )
         if reject:
             say(f"Rejected by hand: {moved} pairs, now in {out / REJECTED}, with others in their place.")
-        say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
-        say_next("Next, look at them", "report", out, "--artifact", artifact)
-        return _summary(outcome, out, moved)
+        return _announce(outcome, out, artifact) | {"rejected_by_hand": moved}
 
     kept = f"the pairs made so far are kept in {out}. Go on with:\n  {same_command(context)}"
     raise typer.Exit(run_command(command, json, kept=kept))
 
 
-def _summary(outcome: GenerationOutcome, out: Path, moved: int) -> dict[str, Any]:
-    """For --json."""
+def _announce(outcome: GenerationOutcome, out: Path, artifact: Path) -> dict[str, Any]:
+    """Says what was made and what is next; returns the summary for --json."""
+    say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
+    say_next("Next, look at them", "report", out, "--artifact", artifact)
     return {
         "out": str(out),
         "pairs": len(outcome.rows),
-        "rejected_by_hand": moved,
         "mean_fill": outcome.mean_fill,
         "gate": outcome.grounds,
         "shortfalls": outcome.shortfalls,

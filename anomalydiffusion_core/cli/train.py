@@ -257,16 +257,9 @@ def train(
             patience=patience,
         )
         masks = MaskEmbeddingConfig(
-            steps=mask_steps,
-            batch_size=batch,
-            accumulate=accumulate,
-            minutes=minutes,
-            seed=seed,
-            checkpointing=checkpointing,
+            mask_steps, batch, accumulate, minutes=minutes, seed=seed, checkpointing=checkpointing
         )
-        adaptation = AdaptationConfig(
-            steps=adapt_steps, batch_size=batch, accumulate=accumulate, minutes=minutes, seed=seed
-        )
+        adaptation = AdaptationConfig(adapt_steps, batch, accumulate, minutes=minutes, seed=seed)
         return TrainingConfig(
             size, share, defects, masks if mask_steps else None, adaptation if adapt else None
         )

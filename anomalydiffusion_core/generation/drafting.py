@@ -18,7 +18,7 @@ from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..dataset.views import read_pair
 from ..dataset.windows import MAX_SHRINK, Region, regions_of
 from ..masks.foreground import FindObject, object_finder
-from ..masks.invention import NO_OBJECT, OFF_OBJECT, mask_problem, usable_for
+from ..masks.invention import NO_OBJECT, OFF_OBJECT, MaskConfig, mask_problem, usable_for
 from ..masks.placement import moved_onto
 from ..masks.segmented_foreground import segmented_foreground
 from ..masks.sources import REAL, MaskSource, SourcedMask, known_placements, onto_photo
@@ -216,9 +216,7 @@ class Drafter:
         generator: torch.Generator,
     ) -> np.ndarray:
         """The mask where it is usable; a placed one that misses the object is moved onto it."""
-        usable = usable_for(self.config.masks, self.learned, defect_type)
-        if sourced.source == REAL:  # real ones may fill a border
-            usable = replace(usable, border=1.0)
+        usable = self._usable(defect_type, sourced.source)
         problem = mask_problem(mask, usable, normal.foreground)
         if problem == OFF_OBJECT and sourced.placed and normal.foreground is not None:
             moved = moved_onto(mask, normal.foreground, usable.on_object, generator)
@@ -227,6 +225,15 @@ class Drafter:
         if problem:
             raise Unusable(problem)
         return mask
+
+    def _usable(self, defect_type: str, source: str) -> MaskConfig:
+        """What is asked of a type's masks from a source."""
+        usable = usable_for(self.config.masks, self.learned, defect_type)
+        return replace(usable, border=1.0) if source == REAL else usable  # real ones may fill a border
+
+    def problem(self, defect: DraftedDefect, normal: Normal) -> str | None:
+        """Why a defect's mask cannot be used on a photo, in a word."""
+        return mask_problem(defect.mask, self._usable(defect.defect_type, defect.source), normal.foreground)
 
     def _known_placements(self, defect_type: str) -> list[Placement]:
         """Where the type's training masks lay."""

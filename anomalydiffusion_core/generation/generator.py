@@ -247,7 +247,7 @@ class PairGenerator:
     ) -> GeneratedPair:
         config, size = self.config, self.learned.image_size
         photo = self.drafter.photo(draft.normal)
-        decoded = [self._shown(job, region) for job, region in zip(jobs, decoded, strict=True)]
+        decoded = self._as_shown(draft, jobs, decoded)
         result, feathers, changed = photo, [], []
         for job, region in zip(jobs, decoded, strict=True):
             usual = self.gate(job.defect_type).usual_seam
@@ -261,7 +261,7 @@ class PairGenerator:
             changed.append(
                 (job.defect_type, ChangedRegion(view, job.photo.levels(), after, mask, region.noise))
             )
-        heat, defects = decoded[0].heat, _as_shown(draft.defects, decoded, photo.size)
+        heat, defects = decoded[0].heat, _left(draft.defects, decoded, photo.size)
         return GeneratedPair(
             defect_type=defect_type,
             number=draft.number,
@@ -277,6 +277,15 @@ class PairGenerator:
             regions=tuple(changed),
             attention=None if heat is None else np.concatenate(list(heat), 1),
         )
+
+    def _as_shown(
+        self, draft: Draft, jobs: list[RegionJob], decoded: list[DecodedRegion]
+    ) -> list[DecodedRegion]:
+        """The regions without specks that do not show, where what is left of the masks is still usable."""
+        shown = [self._shown(job, region) for job, region in zip(jobs, decoded, strict=True)]
+        normal = self.drafter.normal(draft.normal)
+        left = _left(draft.defects, shown, normal.photo.size)
+        return decoded if any(self.drafter.problem(defect, normal) for defect in left) else shown
 
     def _shown(self, job: RegionJob, decoded: DecodedRegion) -> DecodedRegion:
         """The region without specks that do not show, where fill is checked."""
@@ -327,7 +336,7 @@ class PairGenerator:
         return sorted({photo for photos in taught for photo in photos})
 
 
-def _as_shown(
+def _left(
     defects: tuple[DraftedDefect, ...], decoded: list[DecodedRegion], size: tuple[int, int]
 ) -> tuple[DraftedDefect, ...]:
     """The defects with what is left of their masks; `decoded` has their regions in order."""

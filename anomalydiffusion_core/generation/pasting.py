@@ -11,14 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
+from torch import Tensor
 
 from ..gate.gate import RegionView
 from ..gate.scores import surroundings
 from ..masks.object_frame import Frame, frame_of
 
 NEIGHBOURS = 4  # real pixels that a pixel is interpolated from
+BLUR = 5  # pixels of the canvas, odd
+STRENGTHENED = (0.5, 2.0)  # by how much a change is weakened or strengthened at most
 LIKELY = 0.5  # of a type's real defects, those most like a mask in size and form: one of these fills it
 
 
@@ -75,6 +79,23 @@ def pasted(
     laid = pixels.astype(np.float32).copy()
     laid[mask] = _ground(pixels, mask) + difference
     return laid.clip(0, 255)
+
+
+def contrast_kept(
+    generated: Tensor, reconstruction: Tensor, start: Tensor, photo: Tensor, mask: Tensor
+) -> Tensor:
+    """Decoded images (B,3,S,S), their change in masks (B,1,S,S) as strong as that of what they were denoised
+    from: autoencoder and denoising fade what is thin or faint.
+
+    `reconstruction` is the photo through the autoencoder, `start` the photo with the pasted defect. Strength
+    is the root mean square, of a blur, so that grain does not count.
+    """
+    change = generated - reconstruction
+    is_, should_be = (
+        (mask * F.avg_pool2d(part, BLUR, 1, BLUR // 2)).square().sum((1, 2, 3), keepdim=True).sqrt()
+        for part in (change, start - photo)
+    )
+    return reconstruction + (should_be / is_.clamp(min=1e-6)).clamp(*STRENGTHENED) * change
 
 
 def _features(coordinates: np.ndarray, depth: np.ndarray, half: np.ndarray, reach: float) -> np.ndarray:

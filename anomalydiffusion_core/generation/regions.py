@@ -26,7 +26,7 @@ from ..method.inpainting import Inpainting
 from ..method.latent_diffusion import Context, LatentDiffusion
 from ..method.progress import OnStep
 from ..method.sampling import Decode, SamplingConfig, SamplingRequest, inpaint
-from .pasting import RealDefect, pasted
+from .pasting import RealDefect, contrast_kept, pasted
 
 LEAST_SHOWN = 0.8  # of a mask's area: parts that do not show are left out of it while so much stays
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
@@ -126,7 +126,10 @@ class RegionMaker:
             ),
             sampling,
         )
-        pictures = zip(jobs, base.decode(latent).cpu(), base.decode(normal).cpu(), strict=True)
+        generated, reconstruction = base.decode(latent), base.decode(normal)
+        if starts is not None:
+            generated = contrast_kept(generated, reconstruction, starts, images, masks)
+        pictures = zip(jobs, generated.cpu(), reconstruction.cpu(), strict=True)
         regions = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
         if maps is None:
             return regions

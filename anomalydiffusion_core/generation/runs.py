@@ -106,13 +106,9 @@ def generate_dataset(
             watch.on_stage(f"{single} gate", 0, 1, known)
             gate = generator.gate(single)
             watch.on_stage(f"{single} gate", 1, 1, "")
-            for line in unasked(gate) if single not in outcome.grounds else []:
-                watch.on_note(f"{single}: {line} Look at the pairs.")
+            for line in _lacking(generator, single) if single not in outcome.grounds else []:
+                watch.on_note(f"{single}: {line}")
             outcome.grounds[single] = grounds(gate)
-            if run.config.start != NOISE and not generator.drafter.real_defects(single):
-                watch.on_note(
-                    f"{single}: defects start from noise, since none of its training pairs is in the dataset."
-                )
 
         def on_pair(done: int, tries: int, name: str = name, had: int = len(finished)) -> None:
             watch.on_stage(name, had + done, count, f"{tries} tried")
@@ -139,6 +135,14 @@ def generate_dataset(
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
     return outcome
+
+
+def _lacking(generator: PairGenerator, defect_type: str) -> list[str]:
+    """What cannot be done for want of real pairs of a type, in sentences."""
+    lines = [f"{line} Look at the pairs." for line in unasked(generator.gate(defect_type))]
+    if generator.config.start != NOISE and not generator.drafter.real_defects(defect_type):
+        lines.append("defects start from noise, since none of its training pairs is in the dataset.")
+    return lines
 
 
 def _earlier(

@@ -9,24 +9,20 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.ndimage import label, rotate
-from torch import Tensor
 
-from ..dataset.augmentation import MAX_ROTATION, bounding_box, resize_mask
+from ..dataset.augmentation import MAX_ROTATION, bounding_box
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
 from ..method.embeddings import Learned, Placement, Pose
 from ..method.sampling import image_generator
 from .foreground import FindObject, object_foreground, plain_ground
 from .object_frame import frame_of, object_frame
+from .resizing import cut_out, fit_mask, scaled, turned
 
 MOVES = 64  # tries to bring a mask onto the object
 POSES, SHIFTS = 16, 8  # tries to lay a shape as a training mask lay on the object: poses, and places of each
 SIZES = (0.8, 1.25)  # how much smaller or larger than a training mask an invented one is
 OVERHANG = 0.1  # by this share of its area a mask may hang further over the object than a training mask
-SAME_PROPORTIONS = 1.05  # ratio of two pictures' aspects up to which one is the other at another size
-LARGEST_TURNED = 1024  # pixels per side; larger shapes are turned at that size
 CANDIDATES = 2048  # pixels per side of the grid of places where a mask may be moved, at most
 
 PlacementMode = Literal["learned", "free"]
@@ -165,7 +161,7 @@ def _lay_as_posed(
     frame = object_frame(foreground) if placements else None
     if frame is None:
         return None
-    marked = _cut(shape)
+    marked = cut_out(shape)
     shape_frame = frame_of(marked)
     for _ in range(POSES):
         placement = placements[_pick(len(placements), generator)]
@@ -199,7 +195,7 @@ def _lay_freely(
     share: float,
 ) -> np.ndarray | None:
     placement = placements[_pick(len(placements), generator)] if placements else placement_of(shape, None)
-    marked, least = _cut(shape), needed_share(share, placements)
+    marked, least = cut_out(shape), needed_share(share, placements)
     scale = _uniform(generator, *SIZES) * _scale(marked, placement, size)
     for _ in range(POSES):
         piece = turned(marked, _uniform(generator, 0, 360), scale)
@@ -225,7 +221,7 @@ def place_mask(
     if not shape.any():
         return mask
     placement = placements[_pick(len(placements), generator)]
-    marked = _cut(shape)
+    marked = cut_out(shape)
     largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
     scale = min(largest, _uniform(generator, *SIZES) * _scale(marked, placement, size))
     height, width = (max(1, round(scale * side)) for side in marked.shape)
@@ -236,99 +232,8 @@ def place_mask(
         moved = [centre + placement.extent * _uniform(generator, -0.5, 0.5) for centre in placement.centre]
         corner = size * np.array(moved) - np.array((height, width)) / 2
     y, x = np.clip(np.rint(corner).astype(int), 0, free)
-    mask[y : y + height, x : x + width] = _scaled(marked, (height, width))
+    mask[y : y + height, x : x + width] = scaled(marked, (height, width))
     return mask
-
-
-def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask (h,w) bool at a photo's size (H,W), with smooth outlines where it grows; thin parts stay.
-
-    On a photo of other proportions it is not stretched: what is marked keeps its form and its share of the
-    area, as near to its place as it lies wholly inside.
-    """
-    if mask.shape == size:
-        return mask
-    rows, columns = size[0] / mask.shape[0], size[1] / mask.shape[1]
-    if not mask.any():
-        return np.zeros(size, bool)
-    if max(rows / columns, columns / rows) > SAME_PROPORTIONS:
-        return _moved(mask, size, (rows, columns))
-    if size[0] < mask.shape[0] or size[1] < mask.shape[1]:
-        return resize_mask(torch.from_numpy(mask)[None], size)[0].numpy()
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    y, x = round(rows * top), round(columns * left)
-    height, width = round(rows * bottom) - y, round(columns * right) - x
-    fitted = np.zeros(size, bool)
-    fitted[y : y + height, x : x + width] = _scaled(mask[top:bottom, left:right], (height, width))
-    return fitted
-
-
-def _moved(mask: np.ndarray, size: tuple[int, int], factors: tuple[float, float]) -> np.ndarray:
-    """What is marked in (h,w) bool with its share of a photo of `size`, about its place times `factors`."""
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    marked = mask[top:bottom, left:right]
-    largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
-    height, width = _sides(marked.shape, min((factors[0] * factors[1]) ** 0.5, largest))
-    centre = np.array(factors) * ((top + bottom) / 2, (left + right) / 2)
-    corner = np.rint(centre - np.array((height, width)) / 2).astype(int)
-    y, x = np.clip(corner, 0, np.array(size) - (height, width))
-    moved = np.zeros(size, bool)
-    moved[y : y + height, x : x + width] = _scaled(marked, (height, width))
-    return moved
-
-
-def turned(marked: np.ndarray, degrees: float, scale: float) -> np.ndarray:
-    """What is marked in (h,w) bool, turned counter-clockwise and scaled, cut to its bounding box. It keeps
-    its share of the area, and what hangs together does so afterwards.
-    """
-    marked = _cut(marked)
-    shrink = min(1.0, LARGEST_TURNED / max(marked.shape))
-    picture = torch.from_numpy(marked.astype(np.float32))[None, None]
-    if shrink < 1:
-        picture = _resized(picture, _sides(marked.shape, shrink))
-    # at twice the size, and with a rim, no thin line is missed between the pixels
-    large = np.pad(picture[0, 0].numpy().repeat(2, 0).repeat(2, 1), 2)
-    large = torch.from_numpy(rotate(large, degrees, order=1))[None, None]
-    covered = _resized(large, _sides(large.shape[-2:], scale / shrink / 2))[0, 0].numpy()
-    return _cut(_most_covered(covered, round(scale**2 * float(marked.sum())), _parts(marked), scale))
-
-
-def _scaled(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    picture = torch.from_numpy(marked.astype(np.float32))[None, None]
-    covered, scale = _resized(picture, size)[0, 0].numpy(), max(size) / max(marked.shape)
-    return _most_covered(covered, round(float(marked.mean()) * covered.size), _parts(marked), scale)
-
-
-def _most_covered(covered: np.ndarray, count: int, parts: int, scale: float) -> np.ndarray:
-    """The `count` most covered pixels of (h,w) float, or more where thin parts would break into more than
-    `parts` or lose their ends. Resizing by `scale` has blurred it.
-    """
-    count, reach = min(max(1, count), covered.size), _cut(covered > 1e-6).shape
-    least = max(float(np.partition(covered, -count, None)[-count]), 1e-6)
-    blur = 2 + 3 * max(1, scale)  # both sides together
-    for part in (1, 0.7, 0.5, 0.35, 0.25, 0):
-        chosen = covered >= max(part * least, 1e-6)
-        whole = all(np.array(_cut(chosen).shape) >= np.array(reach) - blur)
-        if whole and _parts(chosen) <= parts:
-            break
-    return chosen
-
-
-def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(picture, size, mode="bilinear", antialias=True)
-
-
-def _sides(shape: Sequence[int], scale: float) -> tuple[int, int]:
-    return max(1, round(scale * shape[0])), max(1, round(scale * shape[1]))
-
-
-def _parts(marked: np.ndarray) -> int:
-    return int(label(marked, structure=np.ones((3, 3)))[1])  # type: ignore[index]
-
-
-def _cut(mask: np.ndarray) -> np.ndarray:
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    return mask[top:bottom, left:right]
 
 
 def _scale(marked: np.ndarray, placement: Placement, size: tuple[int, ...]) -> float:
@@ -376,7 +281,7 @@ def moved_onto(
     """The mask (H,W) bool moved to a random place where at least `share` of it lies on the foreground (H,W)
     bool, or None where none of some tries does. It stays wholly inside.
     """
-    return _on_foreground(_cut(mask), foreground, share, generator, MOVES)
+    return _on_foreground(cut_out(mask), foreground, share, generator, MOVES)
 
 
 def _on_foreground(

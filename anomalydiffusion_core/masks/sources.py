@@ -11,7 +11,8 @@ import torch
 from ..dataset.augmentation import MAX_ROTATION
 from ..method.embeddings import Placement
 from ..method.sampling import image_generator
-from .placement import ON_OBJECT, PlacementMode, fit_mask, lay, place_mask, placement_of, turned
+from .placement import ON_OBJECT, PlacementMode, lay, place_mask, placement_of
+from .resizing import fit_mask, turned
 from .warping import bent, touches_edge, warped
 
 INVENTED, REAL, GIVEN, PROCEDURAL = "invented", "real", "given", "procedural"

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
-from ..dataset.augmentation import MAX_ROTATION, bounding_box
+from ..dataset.augmentation import MAX_ROTATION
+from .resizing import cut_out
 
 SCALES = (0.8, 1.25)
 SHIFT = 0.1  # of the frame's sides, either way
@@ -41,8 +42,7 @@ def bent(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
     wide = np.pad(mask, room)
     at = np.moveaxis(np.indices(wide.shape), 0, -1) + _displacement(mask.shape, generator, wide.shape)
     curved = _sampled(wide, at, "constant")
-    top, bottom, left, right = bounding_box(torch.from_numpy(curved)[None])
-    return curved[top:bottom, left:right]
+    return cut_out(curved)
 
 
 def _displacement(

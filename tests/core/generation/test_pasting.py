@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalydiffusion_core.gate.gate import RegionView
-from anomalydiffusion_core.generation.pasting import RealDefect, choose_defect, pasted
+from anomalydiffusion_core.generation.pasting import RealDefect, choose_defect, contrast_kept, pasted
 
 SIZE = 96
 
@@ -90,3 +90,29 @@ def test_a_mask_is_filled_by_one_of_the_real_defects_most_like_it() -> None:
     blobs = {choose_defect(defects, bar(10, 10, 20, 26), generator(seed)) for seed in range(20)}
     assert lines == {0, 1} and blobs == {2, 3}
     assert choose_defect(defects[:1], bar(10, 10, 4, 60), generator()) == 0
+
+
+def images(*levels: float) -> torch.Tensor:
+    """One image for each level, 0 but for a square of that level."""
+    stack = torch.zeros(len(levels), 3, 32, 32)
+    stack[..., 8:24, 8:24] = torch.tensor(levels)[:, None, None, None]
+    return stack
+
+
+def test_a_faded_change_is_as_strong_again_as_what_it_was_denoised_from() -> None:
+    mask = (images(1, 1, 1, 1) > 0)[:, :1]
+    photo, reconstruction = torch.full((4, 3, 32, 32), 0.1), torch.full((4, 3, 32, 32), 0.2)
+    start = photo + images(-0.6, -0.6, 0.6, 0.1)
+    faded = reconstruction + images(-0.4, -0.1, -0.6, 0.4)
+    kept = contrast_kept(faded, reconstruction, start, photo, mask)
+    # faded to two thirds; too faint to be doubled enough; of the other sign, which stays; too strong
+    torch.testing.assert_close(kept - reconstruction, images(-0.6, -0.2, -0.6, 0.2))
+    assert torch.equal(contrast_kept(reconstruction, reconstruction, start, photo, mask), reconstruction)
+
+
+def test_grain_does_not_count_for_contrast() -> None:
+    mask, photo = torch.ones(1, 1, 32, 32, dtype=torch.bool), torch.zeros(1, 3, 32, 32)
+    grain = 0.3 * (2 * (torch.arange(32)[:, None] + torch.arange(32)) % 2 - 1.0)
+    start, generated = photo - 0.4, photo - 0.2 + grain
+    kept = contrast_kept(generated, photo, start, photo, mask)
+    assert float(kept[..., 4:-4, 4:-4].mean()) == pytest.approx(-0.4, rel=0.05)

@@ -14,13 +14,12 @@ from scipy import ndimage
 from anomalydiffusion_core.masks.object_frame import frame_of
 from anomalydiffusion_core.masks.placement import (
     OVERHANG,
-    fit_mask,
     lay,
     lay_on_photos,
     needed_share,
     placement_of,
-    turned,
 )
+from anomalydiffusion_core.masks.resizing import fit_mask, turned
 from anomalydiffusion_core.method.embeddings import Placement
 
 Vector = tuple[float, float]

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from small_samplings import DATA, PLAIN, base_of_one_latent, contexts, randn
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.method.blending import latent_mask
 from anomalydiffusion_core.method.ddim import DDIM
-from anomalydiffusion_core.method.inpainting import Inpainting
 from anomalydiffusion_core.method.latent_diffusion import Context, LatentDiffusion
 from anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from anomalydiffusion_core.method.sampling import (
@@ -21,18 +21,10 @@ from anomalydiffusion_core.method.sampling import (
     SamplingConfig,
     SamplingRequest,
     image_generator,
-    inpaint,
     make_scheduler,
     sample,
     sample_into,
 )
-
-PLAIN = SamplingConfig(steps=4, aar=AARConfig("off"))
-TEMPLATES = ["a photo of a {}", "a cropped photo of the {}", "a {}"]
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def scene(indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -44,13 +36,6 @@ def scene(indices: list[int]) -> tuple[Tensor, Tensor]:
         mask[:, 5 * i : 5 * i + 20, 10 + 7 * i : 40] = 1
         masks.append(mask)
     return torch.stack(photos), torch.stack(masks)
-
-
-def contexts(base: LatentDiffusion, indices: list[int]) -> tuple[Context, Context]:
-    inserted = {"clip_l": torch.stack([randn(3, 16, seed=100 + i) for i in indices])}
-    with torch.no_grad():
-        prompts = [TEMPLATES[i % len(TEMPLATES)] for i in indices]
-        return base.encode_prompts(prompts, inserted), base.encode_prompts([""] * len(indices))
 
 
 def generate(base: LatentDiffusion, indices: list[int], config: SamplingConfig, seed: int = 5) -> Tensor:
@@ -147,25 +132,6 @@ def test_a_number_of_steps_that_a_scheduler_cannot_do_is_refused(
         generate(fake_base, [0], SamplingConfig(scheduler, steps))
 
 
-DATA = randn(1, 4, 32, 32, seed=9)
-
-
-def base_of_one_latent(fake_base: LatentDiffusion) -> tuple[LatentDiffusion, list[Tensor]]:
-    """A base whose data is `DATA` alone, and the noise that its U-Net was shown: of unit variance where what
-    it was fed has the noise level that the timestep says.
-    """
-    shown: list[Tensor] = []
-
-    class OneLatent(type(fake_base)):  # type: ignore[misc]
-        def predict_noise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-            assert float(t.min()) >= 0 and float(t.max()) <= 999
-            alpha, sigma = self.schedule.alpha_sigma(t)
-            shown.append((noisy - alpha * DATA) / sigma)
-            return shown[-1]
-
-    return OneLatent(), shown
-
-
 # 7 and 15 do not divide 1000; for 61, diffusers lists one timestep too many
 @pytest.mark.parametrize("steps", [1, 2, 7, 15, 61])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -202,57 +168,6 @@ def test_every_scheduler_keeps_its_noise_level_inside_a_photo_and_arrives(
         assert 0.94 < float(noise[m_z].std()) < 1.06
     torch.testing.assert_close(latent[m_z], DATA[m_z], rtol=0, atol=1e-3)
     assert torch.equal(latent[~m_z], base.encode(photo)[~m_z])
-
-
-# --- a start that is no noise
-
-
-@pytest.mark.parametrize("denoise", [0.2, 0.4, 1.0])
-@pytest.mark.parametrize("steps", [5, 15])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_from_a_start_every_scheduler_runs_its_share_of_the_steps_at_the_noise_levels_it_says(
-    fake_base: LatentDiffusion, scheduler: str, steps: int, denoise: float
-) -> None:
-    base, shown = base_of_one_latent(fake_base)
-    m_z = torch.ones(1, 1, 32, 32)
-    target = Inpainting(0 * DATA, m_z, start=DATA)
-    context, _ = contexts(base, [0])
-    config = SamplingConfig(scheduler, steps, denoise=denoise, aar=AARConfig("off"))
-    told: list[tuple[int, int]] = []
-    request = SamplingRequest(
-        context,
-        None,
-        [image_generator(0, 0)],
-        on_step=lambda step, total, latent: told.append((step, total)),
-    )
-    latent = inpaint(base, target, request, config)
-    each = 2 if scheduler == "heun" else 1  # its last step has one evaluation
-    assert len(shown) == each * round(denoise * steps) - (each - 1)
-    assert told == [(step, len(shown)) for step in range(1, len(shown) + 1)]
-    for noise in shown:
-        assert 0.94 < float(noise.std()) < 1.06
-    torch.testing.assert_close(latent, DATA, rtol=0, atol=1e-3)
-
-
-def test_the_less_is_denoised_the_more_of_the_start_is_left(fake_base: LatentDiffusion) -> None:
-    start, m_z = 3 * randn(1, 4, 7, 9, seed=4), torch.zeros(1, 1, 7, 9)
-    m_z[..., 2:5, 3:8] = 1
-    target = Inpainting(randn(1, 4, 7, 9), m_z, start=start)
-
-    def left(denoise: float) -> float:
-        request = SamplingRequest(*contexts(fake_base, [0]), [image_generator(0, 0)])
-        latent = inpaint(fake_base, target, request, replace(PLAIN, steps=20, denoise=denoise))
-        assert torch.equal(latent[..., 0, :], target.normal[..., 0, :])
-        return float((latent - start)[m_z.bool().expand_as(start)].square().mean())
-
-    distances = [left(denoise) for denoise in (0.05, 0.3, 0.6, 1.0)]
-    assert distances == sorted(distances) and distances[0] < 0.05 * distances[-1]
-
-
-@pytest.mark.parametrize("denoise", [0.0, -0.1, 1.1, float("nan")])
-def test_a_share_of_the_schedule_that_cannot_be_run_is_refused(denoise: float) -> None:
-    with pytest.raises(ValueError, match="of the schedule cannot be run: give 0.1 to 1"):
-        SamplingConfig(denoise=denoise)
 
 
 # --- guidance
