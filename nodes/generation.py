@@ -72,7 +72,7 @@ class GeneratePairs(io.ComfyNode):
         cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, *, count: int, defect_type: str,
         folder: str, seed: int, steps: int, cfg: float, mode: str, strength: float, checks: str, tries: int,
         batch_size: int, dataset: Dataset | None = None, images: Tensor | None = None,
-        masks: Tensor | None = None, mask_sources: str = "", start: str = "pasted", denoise: float = 0.4,
+        masks: Tensor | None = None, mask_sources: str = "", start: str = "pasted", denoise: float = 0.3,
         pasted_cfg: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.gate.gate import GateConfig

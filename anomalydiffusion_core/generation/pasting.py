@@ -21,8 +21,7 @@ from ..gate.scores import surroundings
 from ..masks.object_frame import Frame, frame_of
 
 NEIGHBOURS = 4  # real pixels that a pixel is interpolated from
-BLUR = 5  # pixels of the canvas, odd
-STRENGTHENED = (0.5, 2.0)  # by how much a change is weakened or strengthened at most
+PLACE = 9  # pixels of the canvas, odd: over how many the contrast of a change is compared
 LIKELY = 0.5  # of a type's real defects, those most like a mask in size and form: one of these fills it
 
 
@@ -82,20 +81,18 @@ def pasted(
 
 
 def contrast_kept(
-    generated: Tensor, reconstruction: Tensor, start: Tensor, photo: Tensor, mask: Tensor
+    generated: Tensor, reconstruction: Tensor, start: Tensor, photo: Tensor, mask: Tensor, *, share: float
 ) -> Tensor:
-    """Decoded images (B,3,S,S), their change in masks (B,1,S,S) as strong as that of what they were denoised
-    from: autoencoder and denoising fade what is thin or faint.
+    """Decoded images (B,3,S,S) whose change in masks (B,1,S,S) gets back, place by place, a `share` of the
+    contrast that it lost against what it was denoised from: autoencoder and denoising fade what is thin.
 
-    `reconstruction` is the photo through the autoencoder, `start` the photo with the pasted defect. Strength
-    is the root mean square, of a blur, so that grain does not count.
+    `reconstruction` is the photo through the autoencoder, `start` the photo with the pasted defect. Compared
+    are means over places of the mask, so that texture stays as it was denoised.
     """
-    change = generated - reconstruction
-    is_, should_be = (
-        (mask * F.avg_pool2d(part, BLUR, 1, BLUR // 2)).square().sum((1, 2, 3), keepdim=True).sqrt()
-        for part in (change, start - photo)
-    )
-    return reconstruction + (should_be / is_.clamp(min=1e-6)).clamp(*STRENGTHENED) * change
+    inside = mask.to(generated)
+    lost = inside * ((start - photo) - (generated - reconstruction))
+    there, marked = (F.avg_pool2d(part, PLACE, 1, PLACE // 2) for part in (lost, inside))
+    return generated + share * inside * there / marked.clamp(min=1e-6)
 
 
 def _features(coordinates: np.ndarray, depth: np.ndarray, half: np.ndarray, reach: float) -> np.ndarray:

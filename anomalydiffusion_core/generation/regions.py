@@ -128,7 +128,9 @@ class RegionMaker:
         )
         generated, reconstruction = base.decode(latent), base.decode(normal)
         if starts is not None:
-            generated = contrast_kept(generated, reconstruction, starts, images, masks)
+            # the more was denoised, the less of the real defect is to be left
+            share = 1 - sampling.denoise
+            generated = contrast_kept(generated, reconstruction, starts, images, masks, share=share)
         pictures = zip(jobs, generated.cpu(), reconstruction.cpu(), strict=True)
         regions = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
         if maps is None:

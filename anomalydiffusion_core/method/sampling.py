@@ -47,7 +47,7 @@ class SamplingConfig:
     # the blend mask reaches this share of the side beyond m at full noise, none at the end
     widening: float = 0.5
     # a start that is no noise is noised to this share of the schedule, of which the steps are run (SDEdit)
-    denoise: float = 0.4
+    denoise: float = 0.3
     aar: AARConfig = field(default_factory=AARConfig)
 
     def __post_init__(self) -> None:

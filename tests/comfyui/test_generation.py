@@ -85,7 +85,7 @@ def test_the_node_makes_what_the_command_makes_with_the_same_settings(demo: Demo
             assert a[key] == b[key], key
         photos = pixels(demo.output("same") / a["image"]), pixels(tmp_path / "out" / b["image"])
         difference = np.abs(photos[0] - photos[1])
-        assert difference.max() <= GREY_LEVEL and (difference > 0).mean() < 1e-3
+        assert difference.max() <= GREY_LEVEL and (difference > 0).mean() < 1e-2
 
 
 def test_a_run_goes_on_from_what_is_there_and_makes_nothing_twice(demo: Demo) -> None:
@@ -106,7 +106,7 @@ def test_a_run_goes_on_from_what_is_there_and_makes_nothing_twice(demo: Demo) ->
 
 
 def test_a_shortfall_is_told_with_pictures_of_what_was_refused_and_why(demo: Demo) -> None:
-    result = demo.generate("short", 1, steps=1, strength=0.0, checks="plausibility", tries=2)
+    result = demo.generate("short", 1, steps=1, strength=0.0, checks="plausibility", tries=2, start="noise")
     assert not read_manifest(demo.output("short"))
     assert "Only 0 of 1 pairs of leather/burn were accepted in 2 tries (2 implausible" in text(result)
     assert "unlike the real defects: " in text(result) and "Train longer" in text(result)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +28,7 @@ def held(base: Any) -> dict[str, tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def base(run: Any) -> Iterator[SimpleNamespace]:
+def base(run: Any) -> SimpleNamespace:
     """The embedded base as a user has it after a first picture: loaded."""
     import comfy.model_management  # type: ignore[import-not-found]
 
@@ -37,8 +36,7 @@ def base(run: Any) -> Iterator[SimpleNamespace]:
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model, clip.patcher, vae.patcher])
     dataset = run("ADiff_LoadDataset", **DEMO | {"defects": "burn"}, normal_count=1)[0]
-    yield SimpleNamespace(model=model, clip=clip, vae=vae, dataset=dataset)
-    shutil.rmtree(run.root / "output" / "anomalydiffusion" / "training")  # those that were cut off
+    return SimpleNamespace(model=model, clip=clip, vae=vae, dataset=dataset)
 
 
 def with_lora(model: Any, strength: float = 1.0) -> Any:

@@ -99,20 +99,29 @@ def images(*levels: float) -> torch.Tensor:
     return stack
 
 
-def test_a_faded_change_is_as_strong_again_as_what_it_was_denoised_from() -> None:
-    mask = (images(1, 1, 1, 1) > 0)[:, :1]
-    photo, reconstruction = torch.full((4, 3, 32, 32), 0.1), torch.full((4, 3, 32, 32), 0.2)
-    start = photo + images(-0.6, -0.6, 0.6, 0.1)
-    faded = reconstruction + images(-0.4, -0.1, -0.6, 0.4)
-    kept = contrast_kept(faded, reconstruction, start, photo, mask)
-    # faded to two thirds; too faint to be doubled enough; of the other sign, which stays; too strong
-    torch.testing.assert_close(kept - reconstruction, images(-0.6, -0.2, -0.6, 0.2))
-    assert torch.equal(contrast_kept(reconstruction, reconstruction, start, photo, mask), reconstruction)
+def test_a_faded_change_gets_back_what_it_lost_by_its_share() -> None:
+    mask = (images(1, 1, 1) > 0)[:, :1]
+    photo, reconstruction = torch.full((3, 3, 32, 32), 0.1), torch.full((3, 3, 32, 32), 0.2)
+    start = photo + images(-0.6, 0.6, -0.3)
+    faded = reconstruction + images(-0.2, -0.2, -0.5)  # faded; of the other sign; too strong
+    for share, expected in ((1.0, (-0.6, 0.6, -0.3)), (0.5, (-0.4, 0.2, -0.4)), (0.0, (-0.2, -0.2, -0.5))):
+        kept = contrast_kept(faded, reconstruction, start, photo, mask, share=share)
+        torch.testing.assert_close(kept - reconstruction, images(*expected))
 
 
-def test_grain_does_not_count_for_contrast() -> None:
-    mask, photo = torch.ones(1, 1, 32, 32, dtype=torch.bool), torch.zeros(1, 3, 32, 32)
-    grain = 0.3 * (2 * (torch.arange(32)[:, None] + torch.arange(32)) % 2 - 1.0)
-    start, generated = photo - 0.4, photo - 0.2 + grain
-    kept = contrast_kept(generated, photo, start, photo, mask)
-    assert float(kept[..., 4:-4, 4:-4].mean()) == pytest.approx(-0.4, rel=0.05)
+def test_contrast_is_kept_place_by_place_and_texture_stays() -> None:
+    mask, photo = torch.ones(1, 1, 32, 64, dtype=torch.bool), torch.zeros(1, 3, 32, 64)
+    start = torch.where(torch.arange(64) < 32, -0.4, 0.4).expand(1, 3, 32, 64)  # a dark and a bright half
+    texture = 0.2 * (2 * ((torch.arange(32)[:, None] // 2 + torch.arange(64) // 2) % 2) - 1.0)
+    kept = contrast_kept(photo + texture, photo, start, photo, mask, share=1)
+    left, right = kept[..., 4:-4, 4:24], kept[..., 4:-4, 40:60]
+    assert float(left.mean()) == pytest.approx(-0.4, abs=0.01) == -float(right.mean())
+    assert float(left.std()) == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_thin_line_gets_its_whole_contrast_and_nothing_changes_beside_it() -> None:
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    mask[..., 15:17, 4:28] = True
+    photo = torch.zeros(1, 3, 32, 32)
+    kept = contrast_kept(photo, photo, photo - 0.5 * mask, photo, mask, share=1)
+    torch.testing.assert_close(kept, photo - 0.5 * mask)

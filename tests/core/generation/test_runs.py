@@ -285,7 +285,7 @@ def test_a_run_in_parts_equals_a_run_in_one_go_when_duplicates_are_left_out(
     generate: Any, tmp_path: Path, types: list[str]
 ) -> None:
     more = {
-        "config": replace(CONFIG, gate=GateConfig(("duplicate",), 0.0), tries_per_pair=20, start="noise"),
+        "config": replace(CONFIG, gate=GateConfig(("duplicate",), 0.0), tries_per_pair=20, start="mixed"),
         "mask_folder": None,
         "weights": {"real": 1.0},
     }
