@@ -122,7 +122,12 @@ def main() -> None:
         tally = tallies[mode] = Tally()
         for subject in subjects:
             pairs = tried(
-                base, learned, subject, GenerationConfig(sampling, seed=SEED), arguments.count, tally
+                base,
+                learned,
+                subject,
+                GenerationConfig(sampling, seed=SEED, start="noise"),
+                arguments.count,
+                tally,
             )
             accepted += [column(pair, mode) for pair in pairs if not pair.problems][:SHOWN]
             rejected += [column(pair, mode) for pair in pairs if pair.problems][:SHOWN]

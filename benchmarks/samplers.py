@@ -62,7 +62,10 @@ def main() -> None:
         shown.append([])
         for steps in arguments.steps:
             config = GenerationConfig(
-                SamplingConfig(sampler, steps, guidance=arguments.guidance), seed=SEED, foreground="none"
+                SamplingConfig(sampler, steps, guidance=arguments.guidance),
+                seed=SEED,
+                foreground="none",
+                start="noise",
             )
             try:
                 figures, picture = measure(
