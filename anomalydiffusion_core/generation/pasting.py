@@ -20,7 +20,7 @@ from ..gate.gate import RegionView
 from ..gate.scores import surroundings
 from ..masks.object_frame import Frame, frame_of
 
-NEIGHBOURS = 4  # real pixels that a pixel is interpolated from
+NEIGHBOURS = 9  # real pixels that a pixel is interpolated from, the farthest with no weight
 PLACE = 9  # pixels of the canvas, odd: over how many the contrast of a change is compared
 LIKELY = 0.5  # of a type's real defects, those most like a mask in size and form: one of these fills it
 
@@ -72,12 +72,20 @@ def pasted(
     known = _features(defect.coordinates, defect.depth, there.half, reach)
     count = min(NEIGHBOURS, len(known))
     distances, nearest = KDTree(known).query(query, k=count)
-    weights = 1 / (1e-3 + np.asarray(distances, np.float32).reshape(-1, count) ** 2)
-    weights /= weights.sum(1, keepdims=True)
+    weights = _weights(np.asarray(distances).reshape(-1, count))
     difference = (weights[..., None] * defect.difference[nearest.reshape(-1, count)]).sum(1)
     laid = pixels.astype(np.float32).copy()
     laid[mask] = _ground(pixels, mask) + difference
     return laid.clip(0, 255)
+
+
+def _weights(distances: np.ndarray) -> np.ndarray:
+    """Of neighbours (N,k) in order of their distances, by inverse distance, down to none at the farthest
+    (Franke and Nielson, 1980): where several are equally far, it does not matter which come first.
+    """
+    farthest = distances[:, -1:] + 1e-3
+    weights = ((farthest - distances) / (farthest * (distances + 1e-3))) ** 2
+    return weights / weights.sum(1, keepdims=True)
 
 
 def contrast_kept(

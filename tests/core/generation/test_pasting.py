@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from anomalydiffusion_core.gate.gate import RegionView
+from anomalydiffusion_core.generation import pasting
 from anomalydiffusion_core.generation.pasting import RealDefect, choose_defect, contrast_kept, pasted
 
 SIZE = 96
@@ -57,6 +61,24 @@ def test_in_its_own_mask_elsewhere_it_is_the_real_defect_pixel_by_pixel() -> Non
     laid = pasted(plain(110), moved, defect, generator())
     # both ends of the outline are told apart by the frame, so that pixels meet their own
     np.testing.assert_allclose((laid - 110)[moved], np.repeat(grain, 3, 1), atol=0.2)
+
+
+def test_a_last_digit_in_a_mask_s_frame_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines, or two hosts, may differ in it: pixels that lie equally near must not flip."""
+    grain = np.random.default_rng(0).normal(-50, 12, (400, 1))
+    defect = RealDefect.of(view(bar(20, 30, 20, 20), grain), "photo")
+    for mask in (bar(50, 10, 20, 20), bar(30, 30, 40, 40), bar(5, 5, 30, 15)):
+        laid = pasted(plain(120), mask, defect, generator())
+        with monkeypatch.context() as patch:
+            frame_of = pasting.frame_of
+
+            def nearly(marked: np.ndarray, frame_of: Any = frame_of) -> Any:
+                frame = frame_of(marked)
+                return replace(frame, centre=frame.centre + 1e-9, half=frame.half * (1 + 1e-10))
+
+            patch.setattr(pasting, "frame_of", nearly)
+            again = pasted(plain(120), mask, defect, generator())
+        np.testing.assert_allclose(again, laid, atol=1e-3)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
