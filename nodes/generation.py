@@ -110,14 +110,7 @@ def _settings_inputs() -> list[io.Input]:
     return [
         seed_input(changes=False),  # another seed would be another run
         io.Int.Input("steps", default=sampling.steps, min=1, max=1000, tooltip="Denoising steps."),
-        io.Float.Input(
-            "cfg",
-            default=sampling.guidance,
-            min=1.0,
-            max=30.0,
-            step=0.1,
-            tooltip="Classifier-free guidance from noise; 1 = none, and half the time.",
-        ),
+        _guidance_input("cfg", sampling.guidance, "noise", optional=False),
         io.Combo.Input(
             "mode",
             options=list(MODES),
@@ -214,13 +207,17 @@ def _start_inputs() -> list[io.Input]:
             step=0.05,
             tooltip="A pasted defect is noised to this share of the schedule: the more, the newer it is.",
         ),
-        io.Float.Input(
-            "pasted_cfg",
-            optional=True,
-            default=GenerationConfig.pasted_guidance,
-            min=1.0,
-            max=30.0,
-            step=0.1,
-            tooltip="Classifier-free guidance from a pasted defect; 1 = none, and half the time.",
-        ),
+        _guidance_input("pasted_cfg", GenerationConfig.pasted_guidance, "a pasted defect", optional=True),
     ]
+
+
+def _guidance_input(name: str, default: float, start: str, *, optional: bool) -> io.Input:
+    return io.Float.Input(
+        name,
+        optional=optional,
+        default=default,
+        min=1.0,
+        max=30.0,
+        step=0.1,
+        tooltip=f"Classifier-free guidance from {start}; 1 = none, and half the time.",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -243,8 +243,8 @@ def generate(
     from ..masks.sources import INVENTED, parse_weights
 
     def command() -> dict[str, Any]:
-        strength, strengths = _by_type("--aar-strength", aar_strength or [], AARConfig.strength, "from 0 up")
-        share, shares = _by_type("--denoise", denoise or [], SamplingConfig.denoise, "over 0 and up to 1")
+        strength, strengths = _by_type("--aar-strength", aar_strength or [], AARConfig.strength, FROM_0)
+        share, shares = _by_type("--denoise", denoise or [], SamplingConfig.denoise, OVER_0_TO_1)
         weights = parse_weights(mask_sources) if mask_sources else None
         gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
@@ -311,16 +311,22 @@ def _announce(outcome: GenerationOutcome, out: Path, artifact: Path) -> dict[str
     }
 
 
-RANGES: dict[str, Callable[[float], bool]] = {
-    "from 0 up": lambda value: 0 <= value < float("inf"),
-    "over 0 and up to 1": lambda value: 0 < value <= 1,
-}
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option takes, in words for people."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+FROM_0 = Range("from 0 up", lambda value: 0 <= value < float("inf"))
+OVER_0_TO_1 = Range("over 0 and up to 1", lambda value: 0 < value <= 1)
 
 
 def _by_type(
-    option: str, texts: list[str], usual: float, asked: str
+    option: str, texts: list[str], usual: float, allowed: Range
 ) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """An option's number for all defect types, and those of single ones; `asked` is a key of RANGES."""
+    """An option's number for all defect types, and those of single ones."""
     of_all, of_types = usual, []
     for text in texts:
         name, equals, number = text.rpartition("=")
@@ -328,9 +334,9 @@ def _by_type(
             value = float(number)
         except ValueError:
             value = float("nan")
-        if not RANGES[asked](value):
+        if not allowed.holds(value):
             raise ValueError(
-                f"{option} {text!r} is no number {asked}, nor category/defect=number: correct it."
+                f"{option} {text!r} is no number {allowed.words}, nor category/defect=number: correct it."
             )
         if equals:
             of_types.append((name, value))

@@ -33,12 +33,19 @@ def fill(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, noise: flo
 
 def component_fills(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, noise: float) -> list[float]:
     """`fill` of each connected component of mask (H,W) bool, eight neighbours counting."""
+    return labelled_fills(normal, generated, mask, noise)[1]
+
+
+def labelled_fills(
+    normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, noise: float
+) -> tuple[np.ndarray, list[float]]:
+    """The components of mask (H,W) bool, numbered from 1 on in (H,W), and the `fill` of each."""
     parts = np.asarray(label_parts(mask, structure=EIGHT)[0])  # type: ignore[index]
     count = int(parts.max())
     changed = change(normal, generated) > noise
     inside = np.bincount(parts.ravel(), minlength=count + 1)
     shown = np.bincount(parts[changed], minlength=count + 1)
-    return [float(value) for value in shown[1:] / inside[1:]]
+    return parts, [float(value) for value in shown[1:] / inside[1:]]
 
 
 def contrast(pixels: np.ndarray, mask: np.ndarray) -> float:

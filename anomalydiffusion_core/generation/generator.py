@@ -247,7 +247,7 @@ class PairGenerator:
     ) -> GeneratedPair:
         config, size = self.config, self.learned.image_size
         photo = self.drafter.photo(draft.normal)
-        decoded = self._as_shown(draft, jobs, decoded)
+        decoded, defects = self._as_shown(draft, jobs, decoded)
         result, feathers, changed = photo, [], []
         for job, region in zip(jobs, decoded, strict=True):
             usual = self.gate(job.defect_type).usual_seam
@@ -261,7 +261,7 @@ class PairGenerator:
             changed.append(
                 (job.defect_type, ChangedRegion(view, job.photo.levels(), after, mask, region.noise))
             )
-        heat, defects = decoded[0].heat, _left(draft.defects, decoded, photo.size)
+        heat = decoded[0].heat
         return GeneratedPair(
             defect_type=defect_type,
             number=draft.number,
@@ -280,12 +280,16 @@ class PairGenerator:
 
     def _as_shown(
         self, draft: Draft, jobs: list[RegionJob], decoded: list[DecodedRegion]
-    ) -> list[DecodedRegion]:
-        """The regions without specks that do not show, where what is left of the masks is still usable."""
+    ) -> tuple[list[DecodedRegion], tuple[DraftedDefect, ...]]:
+        """Regions and defects without specks that do not show; as they are, where what is left of the masks
+        would not be usable.
+        """
         shown = [self._shown(job, region) for job, region in zip(jobs, decoded, strict=True)]
         normal = self.drafter.normal(draft.normal)
         left = _left(draft.defects, shown, normal.photo.size)
-        return decoded if any(self.drafter.problem(defect, normal) for defect in left) else shown
+        if any(self.drafter.problem(defect, normal) for defect in left):
+            return decoded, draft.defects
+        return shown, left
 
     def _shown(self, job: RegionJob, decoded: DecodedRegion) -> DecodedRegion:
         """The region without specks that do not show, where fill is checked."""

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import label
 from torch import Tensor
 
 from ..dataset.augmentation import resize_mask
 from ..dataset.photos import Photo, photo_of
 from ..dataset.windows import Region, Window, regions_of
 from ..gate.gate import RegionView
-from ..gate.scores import EIGHT, NOISE_QUANTILE, change, component_fills, seam
+from ..gate.scores import NOISE_QUANTILE, change, labelled_fills, seam
 from ..method.attention_maps import AttentionMaps, heat_over_photo
 from ..method.blending import latent_mask, restore_detail
 from ..method.conditioning import anomaly_context, empty_context
@@ -204,8 +203,7 @@ def shown_parts(photo: Photo, decoded: DecodedRegion, feather: float, least_fill
     """
     mask = decoded.region.mask
     after = photo.pasted(decoded.values, mask, feather=feather)
-    parts = np.asarray(label(mask, structure=EIGHT)[0])  # type: ignore[index]
-    fills = component_fills(photo.levels(), after.levels(), mask, decoded.noise)
+    parts, fills = labelled_fills(photo.levels(), after.levels(), mask, decoded.noise)
     shown = np.isin(parts, [number for number, fill in enumerate(fills, start=1) if fill >= least_fill])
     if shown.sum() < LEAST_SHOWN * mask.sum():
         return decoded
