@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .features import Backbone
+from .region_view import ChangedRegion, RegionView
 from .scores import (
     NOISE_QUANTILE,
     Look,
@@ -28,27 +29,6 @@ from .scores import (
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
 ENOUGH = 3  # real pairs, to say how much those of a type differ
-
-
-@dataclass(frozen=True)
-class RegionView:
-    """A region in its window at the canvas's size: `pixels` (S,S,3) in [0,255], `mask` (S,S) bool."""
-
-    pixels: np.ndarray
-    mask: np.ndarray
-
-
-@dataclass(frozen=True)
-class ChangedRegion:
-    """A generated region: on its `view`, and in its window (h,w) `before`, `after`, `mask`; `noise` of the
-    autoencoder there, in grey levels.
-    """
-
-    view: RegionView
-    before: np.ndarray
-    after: np.ndarray
-    mask: np.ndarray
-    noise: float
 
 
 @dataclass(frozen=True)
@@ -142,12 +122,6 @@ class Scores(Mapping[str, float]):
             if values:
                 result[name] = max(values) if check.at_most == worst else min(values)
         return Scores(result)
-
-
-def shown_share(regions: list[ChangedRegion]) -> float:
-    """Share of a pair's whole mask that shows: where the change exceeds the noise of its region."""
-    shown = [change(region.before, region.after)[region.mask] > region.noise for region in regions]
-    return float(np.concatenate(shown).mean())
 
 
 @dataclass(frozen=True)

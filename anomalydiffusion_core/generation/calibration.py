@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..dataset.photos import read_mask
 from ..gate.features import Backbone
-from ..gate.gate import Gate, RegionView
+from ..gate.gate import Gate
+from ..gate.region_view import RegionView
 from ..masks.sources import REAL, SourcedMask
 from ..method.sampling import image_generator
 from .drafting import Drafter, Unusable

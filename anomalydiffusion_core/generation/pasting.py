@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from ..gate.gate import RegionView
+from ..gate.region_view import RegionView
 from ..gate.scores import surroundings
 from ..masks.object_frame import Frame, frame_of
 

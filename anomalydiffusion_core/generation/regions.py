@@ -15,7 +15,7 @@ from torch import Tensor
 from ..dataset.augmentation import resize_mask
 from ..dataset.photos import Photo, photo_of
 from ..dataset.windows import Region, Window, regions_of
-from ..gate.gate import RegionView
+from ..gate.region_view import RegionView
 from ..gate.scores import NOISE_QUANTILE, change, labelled_fills, seam
 from ..method.attention_maps import AttentionMaps, heat_over_photo
 from ..method.blending import latent_mask, restore_detail

@@ -17,9 +17,10 @@ from torch import Tensor
 from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
 from ...anomalydiffusion_core.dataset.windows import regions_of
 from ...anomalydiffusion_core.gate.features import find_backbone
-from ...anomalydiffusion_core.gate.gate import ChangedRegion, Gate, GateConfig, Scores, shown_share
+from ...anomalydiffusion_core.gate.gate import Gate, GateConfig, Scores
 from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture
 from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, grounds, measured, reasons
+from ...anomalydiffusion_core.gate.region_view import ChangedRegion, shown_share
 from ...anomalydiffusion_core.generation.calibration import calibrated_gate
 from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.drafting import Drafter

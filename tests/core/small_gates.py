@@ -6,7 +6,8 @@ import numpy as np
 import torch.nn.functional as F
 
 from anomalydiffusion_core.gate.features import Backbone
-from anomalydiffusion_core.gate.gate import Gate, GateConfig, RegionView
+from anomalydiffusion_core.gate.gate import Gate, GateConfig
+from anomalydiffusion_core.gate.region_view import RegionView
 
 POOLING = Backbone("pooling", lambda image: F.avg_pool2d(image, 8))
 

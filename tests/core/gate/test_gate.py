@@ -11,15 +11,8 @@ import torch.nn.functional as F
 from small_gates import POOLING, gate_of, marked, spots, stain, surface
 
 from anomalydiffusion_core.gate.features import IMAGENET, find_backbone
-from anomalydiffusion_core.gate.gate import (
-    CHECKS,
-    ENOUGH,
-    ChangedRegion,
-    Gate,
-    GateConfig,
-    RegionView,
-    Scores,
-)
+from anomalydiffusion_core.gate.gate import CHECKS, ENOUGH, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.region_view import ChangedRegion, RegionView
 from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings, tone
 
 

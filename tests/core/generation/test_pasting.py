@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalydiffusion_core.gate.gate import RegionView
+from anomalydiffusion_core.gate.region_view import RegionView
 from anomalydiffusion_core.generation import pasting
 from anomalydiffusion_core.generation.pasting import RealDefect, choose_defect, contrast_kept, pasted
 
