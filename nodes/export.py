@@ -59,7 +59,9 @@ class QualityGate(io.ComfyNode):
                 ),
                 type_input(optional=True),
                 *(
-                    io.Boolean.Input(name, optional=True, default=True, tooltip=f"Leave out {check.stops}.")
+                    io.Boolean.Input(
+                        name, optional=True, default=check.own_masks, tooltip=f"Leave out {check.stops}."
+                    )
                     for name, check in CHECKS.items()
                 ),
             ],
@@ -79,7 +81,8 @@ class QualityGate(io.ComfyNode):
         from .host.gate import blocked, judge_batch
         from .pictures import card, shown
 
-        config = GateConfig(tuple(name for name in CHECKS if checks.get(name, True)), smallest_fill)
+        chosen = tuple(name for name, check in CHECKS.items() if checks.get(name, check.own_masks))
+        config = GateConfig(chosen, smallest_fill)
         judgement = judge_batch(
             images,
             masks,

@@ -239,8 +239,15 @@ def generate(
     from ..dataset.layout import find_dataset
     from ..export.mvtec import REJECTED, MVTecWriter, check_output
     from ..export.pair_list import read_pair_list
-    from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder, single_types
-    from ..masks.sources import INVENTED, parse_weights
+    from ..generation.runs import (
+        GenerationRun,
+        RunWatch,
+        generate_all,
+        masks_in_folder,
+        single_types,
+        types_to_invent,
+    )
+    from ..masks.sources import parse_weights
 
     def command() -> dict[str, Any]:
         strength, strengths = _by_type("--aar-strength", aar_strength or [], AARConfig.strength, FROM_0)
@@ -252,10 +259,11 @@ def generate(
         sampling = SamplingConfig(scheduler, steps, guidance=guidance, denoise=share)
         check_scheduler(sampling)
         unwanted = read_pair_list(reject) if reject else []
+        photos = find_dataset(dataset)
         loaded, learned = load_with_base(artifact, base, device)
-        if not mask_folder and (weights is None or INVENTED in weights):
-            types = (single_types(name, learned) for name in defect_type or sorted(learned.anomaly))
-            check_mask_embeddings(artifact, learned, sum(types, []))
+        types = [single_types(name, learned) for name in defect_type or sorted(learned.anomaly)]
+        invented = types_to_invent(sum(types, []), photos, learned, weights, given=mask_folder is not None)
+        check_mask_embeddings(artifact, learned, invented)
         config = GenerationConfig(
             replace(sampling, aar=AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)),
             gate=gate,
@@ -275,7 +283,6 @@ def generate(
         run = GenerationRun(
             learned, config, loaded, artifact, keep_rejected=keep_rejected, aar_decoder=aar_decoder
         )
-        photos = find_dataset(dataset)
         given = masks_in_folder(mask_folder, defect_type, learned) if mask_folder else None
         moved = MVTecWriter(out).reject_by_hand(unwanted) if unwanted else 0
         with progress() as on_stage:

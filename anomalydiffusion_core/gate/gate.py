@@ -26,6 +26,7 @@ from .scores import (
     seam,
     tone,
 )
+from .shape import beyond, shape_of
 
 WEAKEST = 0.1  # quantile of real pairs' scores that stands for the weakest: one odd pair does not count
 ENOUGH = 3  # real pairs, to say how much those of a type differ
@@ -67,6 +68,7 @@ class Check:
     fault: str  # what is wrong with a pair that fails, with `{score}` and `{limit}` in it
     remedy: str  # what to change then, a sentence that serves the command line and the nodes
     needs: int = 0  # real pairs at least to learn a limit from
+    own_masks: bool = True  # whether masks that the user drew are checked, too
 
     def stopped(self, score: float, limit: float) -> bool:
         return score > limit if self.at_most else score < limit
@@ -159,6 +161,7 @@ class Gate:
         self.backbone, self.config = backbone, config
         self.looks = [[look_of(view.pixels, view.mask) for view in pair] for pair in real]
         self.tones = [tone(view.pixels, view.mask) for view in known.regions]
+        self.shapes = [shape_of(view.mask) for view in known.regions]
         self.earlier: list[Look] = []
         self._set_features(known)
         # of real pairs, however few, to fit the feather to
@@ -174,7 +177,15 @@ class Gate:
         return self._scores(view, None)
 
     def _scores(self, view: RegionView, changed: ChangedRegion | None) -> Scores:
-        return Scores({name: check.score(self, view, changed) for name, check in CHECKS.items()})
+        own_mask = changed is not None and changed.own_mask
+        asked = {name: check for name, check in CHECKS.items() if check.own_masks or not own_mask}
+        return Scores({name: check.score(self, view, changed) for name, check in asked.items()})
+
+    def misshapen(self, mask: np.ndarray) -> bool:
+        """Whether a region's mask (S,S) bool on its canvas would be stopped, whatever is made in it."""
+        if "shape" not in self.config.checks or "shape" not in self.limits:
+            return False
+        return CHECKS["shape"].stopped(beyond(shape_of(mask), self.shapes), self.limits["shape"])
 
     def problems(self, scores: Scores) -> list[str]:
         """What is wrong with a pair of these scores, in words; nothing where it is good enough."""
@@ -253,6 +264,15 @@ def _tone_limit(gate: Gate, known: Known) -> float:
     beyond = np.ptp(gate.tones) / 2 + float(np.std(nothing))
     one_sign = min(gate.tones) > 0 or max(gate.tones) < 0
     return float(min(beyond, np.abs(gate.tones).min()) if one_sign else beyond)
+
+
+def _shape(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float | None:
+    """How far the mask's shape lies outside the range of real ones, in tolerances."""
+    return beyond(shape_of(view.mask), gate.shapes) if gate.shapes else None
+
+
+def _shape_limit(gate: Gate, known: Known) -> float:
+    return 1.0
 
 
 def _seam(gate: Gate, view: RegionView, changed: ChangedRegion | None) -> float:
@@ -365,5 +385,16 @@ CHECKS: dict[str, Check] = {
         "darker or brighter than real ones, by {score} grey levels, at most {limit} may be",
         "Start from a real defect (start: pasted), lower denoise or the guidance (cfg), or train longer.",
         needs=ENOUGH,
+    ),
+    "shape": Check(
+        "misshapen",
+        "masks of another area, width, elongation, solidity or number of parts than real ones",
+        True,
+        _shape,
+        _shape_limit,
+        "the mask is shaped unlike real ones: {score} times what they vary by, at most {limit} may be",
+        "Take real masks, or those shaped like them (mask sources: real), or train the masks longer.",
+        needs=ENOUGH,
+        own_masks=False,
     ),
 }

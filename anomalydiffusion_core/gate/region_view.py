@@ -20,7 +20,7 @@ class RegionView:
 @dataclass(frozen=True)
 class ChangedRegion:
     """A generated region: on its `view`, and in its window (h,w) `before`, `after`, `mask`; `noise` of the
-    autoencoder there, in grey levels.
+    autoencoder there, in grey levels. An `own_mask` is one that the user drew.
     """
 
     view: RegionView
@@ -28,6 +28,7 @@ class ChangedRegion:
     after: np.ndarray
     mask: np.ndarray
     noise: float
+    own_mask: bool = False
 
 
 def shown_share(regions: list[ChangedRegion]) -> float:

@@ -17,11 +17,12 @@ from ..dataset.layout import Pair
 from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..dataset.views import read_pair
 from ..dataset.windows import MAX_SHRINK, Region, regions_of
+from ..masks.edges import RealEdges, run_off
 from ..masks.foreground import FindObject, object_finder
 from ..masks.invention import NO_OBJECT, OFF_OBJECT, MaskConfig, mask_problem, usable_for
 from ..masks.placement import moved_onto
 from ..masks.segmented_foreground import segmented_foreground
-from ..masks.sources import REAL, MaskSource, SourcedMask, known_placements, onto_photo
+from ..masks.sources import GIVEN, REAL, MaskSource, SourcedMask, known_placements, onto_photo
 from ..method.embeddings import Learned, Placement
 from ..method.sampling import image_generator
 from .config import AUTO, MIXED, NOISE, NONE, PASTED, GenerationConfig
@@ -30,6 +31,7 @@ from .regions import mask_on_canvas, regions_on_canvas
 
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"
+MISSHAPEN = "shaped unlike real ones"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Drafter:
         self.foreground = lru_cache(maxsize=1)(self._find_foreground)
         self.placements = lru_cache(maxsize=None)(self._known_placements)
         self.real_defects = lru_cache(maxsize=None)(self._real_defects)
+        self.edges = lru_cache(maxsize=None)(self._edges)
         self.find_object = _finder(config.foreground, normals, device)
 
     def normal(self, number: int) -> Normal:
@@ -205,7 +208,15 @@ class Drafter:
             raise Unusable(NO_OBJECT)
         if mask is None:
             raise Unusable(OFF_OBJECT)
-        return mask
+        # a real one that lay inside does so afterwards, and the user's own lie where they like
+        free = not sourced.placed and sourced.source not in (REAL, GIVEN)
+        return self._at_edge(defect_type, mask, generator) if free else mask
+
+    def _at_edge(self, defect_type: str, mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """The mask, moved to a side of the photo as often as the type's real masks run into one."""
+        real = self.edges(defect_type).sides
+        sides = real[int(torch.randint(len(real), (), generator=generator))] if any(real) else []
+        return run_off(mask, sides[0], generator) if sides and mask.any() else mask
 
     def _checked(
         self,
@@ -229,11 +240,17 @@ class Drafter:
     def _usable(self, defect_type: str, source: str) -> MaskConfig:
         """What is asked of a type's masks from a source."""
         usable = usable_for(self.config.masks, self.learned, defect_type)
-        return replace(usable, border=1.0) if source == REAL else usable  # real ones may fill a border
+        # real ones may fill a border, others as much of it as these
+        return replace(
+            usable, border=1.0 if source == REAL else max(usable.border, self.edges(defect_type).cover)
+        )
 
     def problem(self, defect: DraftedDefect, normal: Normal) -> str | None:
         """Why a defect's mask cannot be used on a photo, in a word."""
         return mask_problem(defect.mask, self._usable(defect.defect_type, defect.source), normal.foreground)
+
+    def _edges(self, defect_type: str) -> RealEdges:
+        return RealEdges.of([read_mask(path) for path in self.real_masks(defect_type)])
 
     def _known_placements(self, defect_type: str) -> list[Placement]:
         """Where the type's training masks lay."""

@@ -20,20 +20,21 @@ from ..gate.features import find_backbone
 from ..gate.gate import Scores
 from ..gate.region_view import ChangedRegion, shown_share
 from ..masks.invention import NO_OBJECT, TriesExhausted
-from ..masks.sources import MaskSource
+from ..masks.sources import GIVEN, MaskSource
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStep
 from ..method.sampling import Decode, image_generator
 from .calibration import calibrated_gate
 from .config import GenerationConfig
-from .drafting import Draft, DraftedDefect, Drafter, TryNumber, Unusable
+from .drafting import MISSHAPEN, Draft, DraftedDefect, Drafter, TryNumber, Unusable
 from .regions import (
     DecodedRegion,
     RegionJob,
     RegionMaker,
     Watch,
     in_window,
+    mask_on_canvas,
     on_canvas,
     regions_on_canvas,
     shown_parts,
@@ -186,7 +187,7 @@ class PairGenerator:
         drafts: list[Draft] = []
         while len(drafts) < count and tries.spent < tries.limit:
             try:
-                drafts.append(self.drafter.draft(defect_type, tries.next, masks))
+                drafts.append(self._draft(defect_type, tries.next, masks))
                 tries.drafted()
             except Unusable as problem:
                 tries.unusable(str(problem))
@@ -204,8 +205,18 @@ class PairGenerator:
         for index in indices:
             with suppress(Unusable):
                 number = TryNumber(index, index)
-                drafts.append(self.drafter.draft(defect_type, number, {defect_type: masks}))
+                drafts.append(self._draft(defect_type, number, {defect_type: masks}))
         return drafts
+
+    def _draft(self, defect_type: str, number: TryNumber, masks: dict[str, MaskSource]) -> Draft:
+        """A draft whose masks have their type's shape; the user's own may have any. Raises Unusable."""
+        draft = self.drafter.draft(defect_type, number, masks)
+        for defect in draft.defects:
+            misshapen = self.gate(defect.defect_type).misshapen
+            on_canvas = (mask_on_canvas(region.mask, self.learned.image_size) for region in defect.regions)
+            if defect.source != GIVEN and any(map(misshapen, on_canvas)):
+                raise Unusable(MISSHAPEN)
+        return draft
 
     def try_indices(self, defect_type: str, indices: range, masks: MaskSource) -> list[GeneratedPair]:
         """One pair per index whose mask is usable, good or not: for comparing settings."""
@@ -256,12 +267,18 @@ class PairGenerator:
                 result, region, config.feather, config.softest, usual_seam=usual, size=size
             )
             feathers.append(feather)
+        given = [defect.defect_type for defect in defects if defect.source == GIVEN]
         for job, region in zip(jobs, decoded, strict=True):
             after, mask = in_window(result, job.region.window).levels(), region.region.mask
-            view = on_canvas(after, mask, size)
-            changed.append(
-                (job.defect_type, ChangedRegion(view, job.photo.levels(), after, mask, region.noise))
+            one = ChangedRegion(
+                on_canvas(after, mask, size),
+                job.photo.levels(),
+                after,
+                mask,
+                region.noise,
+                own_mask=job.defect_type in given,
             )
+            changed.append((job.defect_type, one))
         heat = decoded[0].heat
         return GeneratedPair(
             defect_type=defect_type,

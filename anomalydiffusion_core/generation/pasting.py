@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..gate.region_view import RegionView
 from ..gate.scores import surroundings
+from ..gate.shape import shape_distance, shape_of
 from ..masks.object_frame import Frame, frame_of
 
 NEIGHBOURS = 9  # real pixels that a pixel is interpolated from, the farthest with no weight
@@ -29,11 +30,11 @@ LIKELY = 0.5  # of a type's real defects, those most like a mask in size and for
 class RealDefect:
     """A real defect's N pixels: where they lie in its frame (N,2), how deep inside it (N,), 1 at the deepest,
     and how they differ from the ground around it (N,3), in grey levels. `photo` is the short hash of its
-    photo.
+    photo, `shape` that of its mask (`gate.shape`).
     """
 
     photo: str
-    frame: Frame
+    shape: np.ndarray
     coordinates: np.ndarray
     depth: np.ndarray
     difference: np.ndarray
@@ -44,18 +45,13 @@ class RealDefect:
         frame = frame_of(view.mask)
         difference = view.pixels[view.mask] - _ground(view.pixels, view.mask)
         coordinates = _coordinates(view.mask, frame)
-        return cls(photo, frame, coordinates, _depth(view.mask), difference.astype(np.float32))
-
-    def unlike(self, mask: np.ndarray) -> float:
-        """How much what is marked in (h,w) bool differs from it in area and elongation, as factors' logs."""
-        frame, area = frame_of(mask), float(mask.sum())
-        forms = [np.log(one.half[0] / one.half[1]) for one in (frame, self.frame)]
-        return abs(np.log(area / len(self.depth))) + abs(forms[0] - forms[1])
+        return cls(photo, shape_of(view.mask), coordinates, _depth(view.mask), difference.astype(np.float32))
 
 
 def choose_defect(defects: list[RealDefect], mask: np.ndarray, generator: torch.Generator) -> int:
-    """The number of a real defect for mask (h,w) bool, at random among those most like it."""
-    ranked = sorted(range(len(defects)), key=lambda number: defects[number].unlike(mask))
+    """The number of a real defect for mask (h,w) bool, at random among those whose shape is most like it."""
+    shape = shape_of(mask)
+    ranked = sorted(range(len(defects)), key=lambda number: shape_distance(defects[number].shape, shape))
     likely = ranked[: int(np.ceil(LIKELY * len(ranked)))]
     return likely[int(torch.randint(len(likely), (), generator=generator))]
 

@@ -14,6 +14,7 @@ from ..bases.tiny_decoder import load_tiny_decoder
 from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_folder
 from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
+from ..gate.gate import CHECKS
 from ..gate.reasons import grounds, unasked
 from ..masks.files import read_mask_folder
 from ..masks.invention import TriesExhausted, invented_masks
@@ -22,11 +23,13 @@ from ..masks.sources import (
     INVENTED,
     REAL,
     UNKNOWN_AREA,
+    USUAL,
     MaskRequest,
     MaskSource,
     SourcedMask,
     checked_weights,
     mask_source,
+    usual_weights,
 )
 from ..method.embeddings import Learned
 from ..method.progress import OnStage, OnStep
@@ -167,19 +170,41 @@ def training_pairs(category: Category, learned: Learned, defect_type: str) -> li
     return [pair for pair in pairs if short_hash(pair.image) in known]
 
 
+def types_to_invent(
+    defect_types: list[str],
+    dataset: Dataset,
+    learned: Learned,
+    weights: dict[str, float] | None,
+    *,
+    given: bool,
+) -> list[str]:
+    """Those single types whose masks cannot come but from a mask embedding, or are to: by `weights`, or where
+    none are `given` and the dataset has none of the pairs that trained them.
+    """
+    if weights or given:
+        return defect_types if weights and weights.get(INVENTED) else []
+    categories = {name: dataset.categories.get(name.partition("/")[0]) for name in defect_types}
+    return [
+        name
+        for name, category in categories.items()
+        if not (category and training_pairs(category, learned, name))
+    ]
+
+
 @dataclass(frozen=True)
 class MaskSupply:
-    """What masks are made of: sources by weight, and by defect type the user's masks and the training
-    pairs.
+    """What masks are made of: sources by weight (None: the usual ones that there are of a type), and by
+    defect type the user's masks and the training pairs.
     """
 
-    weights: dict[str, float]
+    weights: dict[str, float] | None
     given: dict[str, list[np.ndarray]]
     real: dict[str, list[Pair]]
 
     def label(self) -> str:
         """What a manifest says of it: weights, and a hash of the masks that were given."""
-        label = ",".join(f"{name}={weight:g}" for name, weight in sorted(self.weights.items()))
+        weights = self.weights or (dict.fromkeys([GIVEN], 1.0) if self.given else USUAL)
+        label = ",".join(f"{name}={weight:g}" for name, weight in sorted(weights.items()))
         if not self.given:
             return label
         digest = hashlib.sha256()
@@ -203,7 +228,7 @@ def generate_all(
     photos. `category/a+b` puts both defects into every image.
 
     `given` are the user's own masks (H,W) bool by single type; `weights` says which sources masks come from
-    (default: those given, or invented ones).
+    (default: those given, else a mixture of real, invented and procedural ones, as far as there are any).
     """
     learned, watch = run.learned, watch or RunWatch()
     names = {name: single_types(name, learned) for name in defect_types or sorted(learned.anomaly)}
@@ -220,7 +245,7 @@ def generate_all(
             f"Masks were given, but the mask sources leave them out: add {GIVEN}=1 to them, or give no masks."
         )
     supply = MaskSupply(
-        weights=checked_weights(weights or {GIVEN if given else INVENTED: 1.0}),
+        weights=checked_weights(weights) if weights else None,
         given=given,
         real={name: training_pairs(categories[name.partition("/")[0]], learned, name) for name in types},
     )
@@ -300,7 +325,6 @@ def _mask_source(
     invented for a run that this goes on with.
     """
     config, learned, pairs = run.config, run.learned, supply.real[defect_type]
-    size_known = learned.mask_placements.get(defect_type) or (supply.weights.get(REAL) and pairs)
 
     def on_mask(accepted: int, tries: int) -> None:
         # at least one per pair, more where pairs are tried again
@@ -317,14 +341,21 @@ def _mask_source(
         in_frame=False,
         after=after,
     )
+
+    def invented(number: int) -> SourcedMask:
+        return SourcedMask(shapes(number), INVENTED, invention=(number, shapes.attempt_of(number)))
+
     request = MaskRequest(
         defect_type=defect_type,
         seed=config.seed,
-        invented=lambda number: SourcedMask(
-            shapes(number), INVENTED, invention=(number, shapes.attempt_of(number))
-        ),
+        invented=invented if defect_type in learned.mask else None,
         real=lambda: [read_mask(pair.mask) for pair in pairs],
         given=supply.given.get(defect_type, []),
-        area=None if size_known else learned.mask_areas.get(defect_type, UNKNOWN_AREA),
     )
-    return mask_source(supply.weights, request)
+    check = CHECKS["shape"]
+    judged = "shape" in config.gate.checks and len(pairs) >= check.needs
+    weights = supply.weights or usual_weights(request, judged=judged)
+    # the drafter lays masks by real ones where the artifact knows no placements
+    if not (learned.mask_placements.get(defect_type) or (weights.get(REAL) and pairs)):
+        request = replace(request, area=learned.mask_areas.get(defect_type, UNKNOWN_AREA))
+    return mask_source(weights, request)

@@ -20,6 +20,7 @@ from ..method.progress import OnStage, OnStep
 from ..method.reweighting import AARConfig
 from ..method.sampling import SamplingConfig, SamplingRequest, image_generator, sample
 from ..method.templates import MASK_TEMPLATES
+from .edges import border_cover
 from .foreground import without_specks
 from .placement import ON_OBJECT, Placer, needed_share, placer_of
 
@@ -57,7 +58,7 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
         return "tiny"
     if area > config.largest:
         return "full"
-    if max(line.mean() for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) > config.border:
+    if border_cover(mask) > config.border:
         return "border"
     if foreground is not None and mask[foreground].sum() < config.on_object * mask.sum():
         return OFF_OBJECT

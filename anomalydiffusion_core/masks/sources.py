@@ -11,14 +11,18 @@ import torch
 from ..dataset.augmentation import MAX_ROTATION
 from ..method.embeddings import Placement
 from ..method.sampling import image_generator
+from .edges import touched_sides
+from .invention import TriesExhausted
 from .placement import ON_OBJECT, PlacementMode, lay, place_mask, placement_of
 from .resizing import fit_mask, turned
-from .warping import bent, touches_edge, warped
+from .warping import bent, warped
 
 INVENTED, REAL, GIVEN, PROCEDURAL = "invented", "real", "given", "procedural"
 FORMER_NAMES = {"generated": INVENTED, "drawn": GIVEN}  # in scripts and graphs of before
 UNKNOWN_AREA = 0.01  # share of the photo that a procedural mask covers where nothing is known of its type
+USUAL = {REAL: 2.0, INVENTED: 1.0, PROCEDURAL: 1.0}  # weights, where the user names none
 CANVAS = 256  # pixels per side that procedural shapes are drawn at
+BEYOND = 1 << 20  # more than the masks of any run
 REACH = 0.15  # of that side: half the extent of a procedural shape
 
 
@@ -133,7 +137,7 @@ def real_masks(request: MaskRequest) -> MaskSource:
         upright, straight, turn = torch.rand(3, generator=generator).tolist()
         mask = masks[number % len(masks)][:: 1 if upright < 0.5 else -1, :: 1 if straight < 0.5 else -1]
         mask = np.ascontiguousarray(mask)
-        if touches_edge(mask):
+        if touched_sides(mask):
             return SourcedMask(warped(mask, generator), REAL, placed=True)
         return SourcedMask(bent(turned(mask, MAX_ROTATION * (2 * turn - 1), 1), generator), REAL)
 
@@ -177,6 +181,27 @@ SOURCES: dict[str, Source] = {
 }
 
 
+def usual_weights(request: MaskRequest, *, judged: bool) -> dict[str, float]:
+    """Weights by source where the user names none: the masks given, or what a request has of the `USUAL`
+    ones. Procedural ones take part where others are at hand, and masks are `judged` by their shape: else they
+    would not be of their type.
+    """
+    if len(request.given):
+        return {GIVEN: 1.0}
+    weights = {name: USUAL[name] for name in USUAL if name != PROCEDURAL and _has(request, name)}
+    if weights and judged:
+        weights[PROCEDURAL] = USUAL[PROCEDURAL]
+    return weights or {INVENTED: 1.0}  # which then says what it lacks
+
+
+def _has(request: MaskRequest, name: str) -> bool:
+    try:
+        SOURCES[name].masks(request)
+    except Lacking:
+        return False
+    return True
+
+
 def mask_source(weights: dict[str, float], request: MaskRequest) -> MaskSource:
     """The sources that `weights` names, mixed. Raises ValueError naming one that lacks what it needs."""
     sources = {}
@@ -195,7 +220,7 @@ def mixed(
     sources: dict[str, MaskSource], weights: dict[str, float], seed: int, defect_type: str
 ) -> MaskSource:
     """Each number's source is chosen at random by the weights, and is asked for its next number: mask i is
-    the same whatever was asked before.
+    the same whatever was asked before. Where a source has no more, another one takes its turn.
     """
     names = [name for name in SOURCES if weights.get(name)]
     chances, chosen = torch.tensor([weights[name] for name in names]), list[str]()
@@ -204,7 +229,15 @@ def mixed(
         for index in range(len(chosen), number + 1):
             generator = image_generator(seed, index, f"{defect_type} mask sources")
             chosen.append(names[int(torch.multinomial(chances, 1, generator=generator))])
-        return sources[chosen[number]](chosen[:number].count(chosen[number]))
+        turn = chosen[:number].count(chosen[number])
+        try:
+            return sources[chosen[number]](turn)
+        except TriesExhausted:
+            others = [name for name in names if name != chosen[number]]
+            if not others:
+                raise
+            # a number that is not its own, lest a mask comes twice
+            return sources[others[number % len(others)]](BEYOND + number)
 
     return source
 

@@ -15,11 +15,6 @@ BEND = 0.03  # of the frame's longer side: how far pixels move, in the mean
 SMOOTH = 0.2  # of that side: over how much they move alike
 
 
-def touches_edge(mask: np.ndarray) -> bool:
-    """Whether what is marked in (H,W) bool reaches the frame's edge, where it was cut off by the photo."""
-    return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
-
-
 def warped(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """A mask (H,W) bool turned, scaled, moved and bent a little: another (H,W) bool.
 

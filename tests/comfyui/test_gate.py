@@ -74,7 +74,7 @@ def test_the_gate_asks_for_what_real_pairs_show(run: Run, trained: Any, masks: T
     faint = next(line for line in lines if line.startswith("- 1 faint: too faint: contrast"))
     assert faint.endswith("or train longer.")
     (row,) = rows
-    names = {"fill", "contrast", "seam", "plausibility", "duplicate", "tone"}
+    names = {"fill", "contrast", "seam", "plausibility", "duplicate", "tone", "shape"}
     assert set(row["scores"]) == set(row["thresholds"]) == names and row["backbone"] == "tiny autoencoder"
     assert row["scores"]["contrast"] >= row["thresholds"]["contrast"]
     assert row["scores"]["seam"] <= row["thresholds"]["seam"]

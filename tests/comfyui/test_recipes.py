@@ -86,7 +86,7 @@ def test_a_check_added_to_the_table_is_an_input_at_the_end_and_stops_pairs(
     from adiff_pack.anomalydiffusion_core.gate import gate  # type: ignore[import-not-found]
 
     before = list(inputs_of(run, "ADiff_QualityGate"))
-    assert before[-6:] == ["fill", "contrast", "seam", "plausibility", "duplicate", "tone"]
+    assert before[-7:] == ["fill", "contrast", "seam", "plausibility", "duplicate", "tone", "shape"]
     area = float(masks[1].mean())
     check = gate.Check(
         "too large",

@@ -33,7 +33,7 @@ FEW_PAIRS = [
     f"ADiff_GeneratePairs.{x}" for x in ("steps=8", "count=4", "checks=", "defect_type=leather/burn")
 ]
 FEW_MASKS = ["ADiff_GenerateMasks.count=4", "ADiff_GenerateMasks.steps=12"]
-CHECKS = ("fill", "contrast", "seam", "plausibility", "duplicate", "tone")
+CHECKS = ("fill", "contrast", "seam", "plausibility", "duplicate", "tone", "shape")
 NO_GATE = [f"ADiff_QualityGate.{check}=false" for check in CHECKS]
 FEW_PHOTOS = ["Large normal photos.normal_count=4", "Large normal photos.demo_size=128"]
 FEW_DEFECTS = [*FEW_MASKS, *FEW_PHOTOS, "ADiff_KSampler.steps=8"]

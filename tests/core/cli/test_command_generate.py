@@ -302,7 +302,7 @@ def test_a_check_added_to_the_table_scores_limits_stops_and_is_reported(
     assert [r["scores"]["area"] for r in read_manifest(out / "rejected")] == [round(144 / 4096, 4)] * 2
     assert run("report", out).exit_code == 0
     assert ">area<" in (out / "report.html").read_text()
-    refused(run("generate", trained, dataset, "--out", out, *more, "looks"), "tone, area.")
+    refused(run("generate", trained, dataset, "--out", out, *more, "looks"), "shape, area.")
 
 
 def test_help_lists_what_the_tables_hold() -> None:
@@ -323,7 +323,7 @@ for command in ("generate", "export"):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=wide
     )
     shown = " ".join(done.stdout.split())
-    assert "all of fill,contrast,seam,plausibility,duplicate,tone,area; give fewer" in shown
+    assert "all of fill,contrast,seam,plausibility,duplicate,tone,shape,area; give fewer" in shown
     assert "procedural, scratches, cracks, blobs, specks and fibres, drawn; squares, plain squares." in shown
     assert "Write one of these formats: mvtec, cards." in shown
 

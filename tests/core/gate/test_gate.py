@@ -101,6 +101,7 @@ def test_real_pairs_may_ask_for_more_fill_not_for_less() -> None:
         ("plausibility", "implausible", 0.1),
         ("duplicate", "duplicate", -0.1),
         ("tone", "wrong tone", 0.1),
+        ("shape", "misshapen", 0.1),
     ],
 )
 def test_a_score_at_its_limit_passes_and_one_beyond_it_is_named(check: str, word: str, worse: float) -> None:

@@ -74,11 +74,12 @@ def test_with_few_real_pairs_the_gate_says_which_checks_it_leaves_out_and_what_i
     )
     assert left_out == (
         "Not checked, for want of real pairs (known: 1; needed: seam (3), plausibility (3), "
-        "duplicate (2), tone (3))."
+        "duplicate (2), tone (3), shape (3))."
     )
     assert len(grounds(gate_of(5))) == 1 and "plausibility at most" in grounds(gate_of(5))[0]
     _, none = grounds(gate_of(0))
-    assert "(known: 0; needed: contrast (1), seam (3), plausibility (3), duplicate (2), tone (3))" in none
+    needed = "contrast (1), seam (3), plausibility (3), duplicate (2), tone (3), shape (3)"
+    assert f"(known: 0; needed: {needed})" in none
 
 
 def test_checks_that_were_switched_off_are_not_missed() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from anomalydiffusion_core.masks.warping import bent, touches_edge, warped
+from anomalydiffusion_core.masks.warping import bent, warped
 
 
 def generator(seed: int) -> torch.Generator:
@@ -60,10 +60,3 @@ def test_a_speck_of_one_pixel_stays() -> None:
     assert all(
         bent(speck, generator(seed)).any() and warped(speck, generator(seed)).any() for seed in range(20)
     )
-
-
-@pytest.mark.parametrize("side", range(4))
-def test_an_edge_is_touched_on_each_side_and_not_beside_it(side: int) -> None:
-    mask = np.zeros((20, 20), bool)
-    mask[0, 5] = True
-    assert touches_edge(np.rot90(mask, side)) and not touches_edge(np.rot90(np.roll(mask, 1, 0), side))
