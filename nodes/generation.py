@@ -28,8 +28,9 @@ class GeneratePairs(io.ComfyNode):
             display_name="Generate Pairs",
             category="AnomalyDiffusion/generation",
             description="Puts defects into normal photos of any size until the asked number of pairs is "
-            "accepted, and saves them: invents masks, denoises inside them in windows of the photo, checks "
-            "each pair, and tries again where it fails. Queued again, it goes on from what is there.",
+            "accepted, and saves them: takes real, invented and drawn masks, denoises inside them in windows of "
+            "the photo, checks each pair, and tries again where it fails. Queued again, it goes on from what "
+            "is there.",
             is_output_node=True,
             inputs=[
                 *base_inputs(),
@@ -152,7 +153,7 @@ def _settings_inputs() -> list[io.Input]:
 
 def _photos_and_masks_inputs() -> list[io.Input]:
     """Where normal photos and masks come from."""
-    from ..anomalydiffusion_core.masks.sources import SOURCES
+    from ..anomalydiffusion_core.masks.sources import SOURCES, USUAL
 
     sources = "; ".join(f"{name}, {source.meaning}" for name, source in SOURCES.items())
     return [
@@ -170,14 +171,17 @@ def _photos_and_masks_inputs() -> list[io.Input]:
         io.Mask.Input(
             "masks",
             optional=True,
-            tooltip="Your own masks, used in turn: white = defect. Without them masks are invented.",
+            tooltip="Your own masks, used in turn: white = defect. Without them mask_sources says where "
+            "masks come from.",
         ),
         io.String.Input(
             "mask_sources",
             optional=True,
             default="",
             tooltip="Where masks come from, mixed by weights, such as invented=2,real=1: "
-            f"{sources}. Empty: the masks connected, else invented ones.",
+            f"{sources}. Empty: the masks connected, else "
+            + ", ".join(f"{name}={weight:g}" for name, weight in USUAL.items())
+            + ", as far as there are any.",
         ),
     ]
 

@@ -12,7 +12,7 @@ import typer
 from ..gate.gate import CHECKS, GateConfig
 from ..generation.config import GenerationConfig, Start
 from ..masks.placement import PlacementMode
-from ..masks.sources import SOURCES
+from ..masks.sources import SOURCES, USUAL
 from ..method.reweighting import AARConfig, meanings, modes_of_pixels
 from ..method.sampling import SCHEDULERS, SamplingConfig, check_scheduler
 from .console import check_writable, progress, run_command, say, steps_shown
@@ -63,8 +63,8 @@ def generate(
         Path | None,
         typer.Option(
             "--masks",
-            help="Take masks from this folder, as 'masks' writes them or a ground_truth folder; without this "
-            "option they are invented on the way. One that misses the object is moved onto it.",
+            help="Take masks from this folder, as 'masks' writes them or a ground_truth folder. One that "
+            "misses the object is moved onto it.",
             rich_help_panel=MASKS,
         ),
     ] = None,
@@ -73,7 +73,9 @@ def generate(
         typer.Option(
             help="Mix masks from several sources by weights, such as invented=2,real=1,procedural=1: "
             + "; ".join(f"{name}, {source.meaning}" for name, source in SOURCES.items())
-            + ". Without this option they are the given ones where there are --masks, else invented.",
+            + ". Without this option they are the given ones where there are --masks, else "
+            + ", ".join(f"{name}={weight:g}" for name, weight in USUAL.items())
+            + ", as far as there are any.",
             rich_help_panel=MASKS,
         ),
     ] = None,

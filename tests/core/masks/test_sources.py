@@ -12,6 +12,7 @@ import torch
 from mask_sources import given
 from scipy import ndimage
 
+from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.masks.sources import (
     SOURCES,
     MaskRequest,
@@ -27,6 +28,7 @@ from anomalydiffusion_core.masks.sources import (
     parse_weights,
     procedural_masks,
     real_masks,
+    usual_weights,
 )
 from anomalydiffusion_core.method.embeddings import Placement
 
@@ -55,6 +57,48 @@ def test_a_mixture_follows_its_weights_and_asks_each_source_for_its_next_number(
         assert (mask.source, mask.shape.size) == (asked[number].source, asked[number].shape.size)
     other = mixed({name: numbered(name) for name in SOURCES}, weights, 6, "thing/dent")
     assert [other(number).source for number in range(40)] != [mask.source for mask in asked[:40]]
+
+
+def test_where_a_source_of_a_mixture_has_no_more_another_takes_its_turn() -> None:
+    def three(number: int) -> SourcedMask:
+        if number >= 3:
+            raise TriesExhausted("no more")
+        return numbered("invented")(number)
+
+    weights = {"invented": 1.0, "real": 1.0}
+    source = mixed({"invented": three, "real": numbered("real")}, weights, 5, "thing/dent")
+    asked = [source(number) for number in range(20)]
+    assert [mask.source for mask in asked].count("invented") == 3
+    sizes = [mask.shape.size for mask in asked if mask.source == "real"]
+    assert len(set(sizes)) == 17, "none comes twice"
+    alone = mixed({"invented": three}, {"invented": 1.0}, 5, "thing/dent")
+    with pytest.raises(TriesExhausted, match="no more"):
+        alone(3)
+
+
+USUAL = {"real": 2.0, "invented": 1.0, "procedural": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("real", "invented", "judged", "weights"),
+    [
+        (True, True, True, USUAL),
+        (True, False, True, {"real": 2.0, "procedural": 1.0}),
+        (True, True, False, {"real": 2.0, "invented": 1.0}),
+        (False, True, True, {"invented": 1.0, "procedural": 1.0}),
+        (False, False, True, {"invented": 1.0}),
+    ],
+)
+def test_the_usual_mixture_is_of_what_there_is_and_drawn_masks_only_where_shapes_are_judged(
+    real: bool, invented: bool, judged: bool, weights: dict[str, float]
+) -> None:
+    request = replace(
+        DENT,
+        real=(lambda: [HOOK]) if real else tuple,
+        invented=numbered("invented") if invented else None,
+    )
+    assert usual_weights(request, judged=judged) == weights
+    assert usual_weights(replace(request, given=[HOOK]), judged=judged) == {"given": 1.0}
 
 
 def test_real_masks_are_cut_out_flipped_turned_and_bent_a_little() -> None:
