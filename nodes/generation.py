@@ -28,9 +28,9 @@ class GeneratePairs(io.ComfyNode):
             display_name="Generate Pairs",
             category="AnomalyDiffusion/generation",
             description="Puts defects into normal photos of any size until the asked number of pairs is "
-            "accepted, and saves them: takes real, invented and drawn masks, denoises inside them in windows of "
-            "the photo, checks each pair, and tries again where it fails. Queued again, it goes on from what "
-            "is there.",
+            "accepted, and saves them: takes real, invented and drawn masks, denoises inside them in windows "
+            "of the photo, checks each pair, and tries again where it fails. Queued again, it goes on from "
+            "what is there.",
             is_output_node=True,
             inputs=[
                 *base_inputs(),
@@ -171,8 +171,8 @@ def _photos_and_masks_inputs() -> list[io.Input]:
         io.Mask.Input(
             "masks",
             optional=True,
-            tooltip="Your own masks, used in turn: white = defect. Without them mask_sources says where "
-            "masks come from.",
+            tooltip="Your own masks, used in turn: white = defect. Without them masks come from the sources "
+            "below.",
         ),
         io.String.Input(
             "mask_sources",

@@ -34,7 +34,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..dataset.layout import Dataset
     from ..generation.runs import GenerationOutcome
+    from ..method.embeddings import Learned
 
 
 def generate(
@@ -241,14 +243,7 @@ def generate(
     from ..dataset.layout import find_dataset
     from ..export.mvtec import REJECTED, MVTecWriter, check_output
     from ..export.pair_list import read_pair_list
-    from ..generation.runs import (
-        GenerationRun,
-        RunWatch,
-        generate_all,
-        masks_in_folder,
-        single_types,
-        types_to_invent,
-    )
+    from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
     from ..masks.sources import parse_weights
 
     def command() -> dict[str, Any]:
@@ -263,9 +258,8 @@ def generate(
         unwanted = read_pair_list(reject) if reject else []
         photos = find_dataset(dataset)
         loaded, learned = load_with_base(artifact, base, device)
-        types = [single_types(name, learned) for name in defect_type or sorted(learned.anomaly)]
-        invented = types_to_invent(sum(types, []), photos, learned, weights, given=mask_folder is not None)
-        check_mask_embeddings(artifact, learned, invented)
+        if not mask_folder or weights:
+            _check_sources(artifact, learned, photos, defect_type or sorted(learned.anomaly), weights)
         config = GenerationConfig(
             replace(sampling, aar=AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)),
             gate=gate,
@@ -304,6 +298,16 @@ def generate(
 
     kept = f"the pairs made so far are kept in {out}. Go on with:\n  {same_command(context)}"
     raise typer.Exit(run_command(command, json, kept=kept))
+
+
+def _check_sources(
+    artifact: Path, learned: Learned, photos: Dataset, names: list[str], weights: dict[str, float] | None
+) -> None:
+    """Raises ValueError, saying what to do, where masks are to be invented and no mask embedding is there."""
+    from ..generation.runs import single_types, types_to_invent
+
+    types = [single for name in names for single in single_types(name, learned)]
+    check_mask_embeddings(artifact, learned, types_to_invent(types, photos, learned, weights))
 
 
 def _announce(outcome: GenerationOutcome, out: Path, artifact: Path) -> dict[str, Any]:

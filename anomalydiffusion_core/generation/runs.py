@@ -171,18 +171,13 @@ def training_pairs(category: Category, learned: Learned, defect_type: str) -> li
 
 
 def types_to_invent(
-    defect_types: list[str],
-    dataset: Dataset,
-    learned: Learned,
-    weights: dict[str, float] | None,
-    *,
-    given: bool,
+    defect_types: list[str], dataset: Dataset, learned: Learned, weights: dict[str, float] | None
 ) -> list[str]:
-    """Those single types whose masks cannot come but from a mask embedding, or are to: by `weights`, or where
-    none are `given` and the dataset has none of the pairs that trained them.
+    """Those single types whose masks must be invented: all by `weights` that say so, and without weights
+    those that have none of the pairs that trained them in the dataset.
     """
-    if weights or given:
-        return defect_types if weights and weights.get(INVENTED) else []
+    if weights:
+        return defect_types if weights.get(INVENTED) else []
     categories = {name: dataset.categories.get(name.partition("/")[0]) for name in defect_types}
     return [
         name

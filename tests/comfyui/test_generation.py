@@ -120,7 +120,8 @@ def test_a_run_goes_on_from_what_is_there_and_makes_nothing_twice(demo: Demo) ->
 
 
 def test_a_shortfall_is_told_with_pictures_of_what_was_refused_and_why(demo: Demo) -> None:
-    result = demo.generate("short", 1, steps=1, strength=0.0, checks="plausibility", tries=2, start="noise")
+    hard = {"checks": "plausibility", "start": "noise", "mask_sources": "invented=1"}
+    result = demo.generate("short", 1, steps=1, strength=0.0, tries=2, **hard)
     assert not read_manifest(demo.output("short"))
     assert "Only 0 of 1 pairs of leather/burn were accepted in 2 tries (2 implausible" in text(result)
     assert "unlike the real defects: " in text(result) and "Train longer" in text(result)
