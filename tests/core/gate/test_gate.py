@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from small_gates import POOLING, gate_of, marked, spots, stain, surface
 
-from anomalydiffusion_core.gate.features import IMAGENET, find_backbone
 from anomalydiffusion_core.gate.gate import CHECKS, ENOUGH, Gate, GateConfig, Scores
 from anomalydiffusion_core.gate.region_view import ChangedRegion, RegionView
 from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings, tone
@@ -49,19 +44,6 @@ def test_the_farthest_plausible_defect_is_measured_from_pair_to_pair() -> None:
     assert typical > worst
     assert gate.limits["plausibility"] == pytest.approx((worst + typical) / 2)
     assert gate.score_seen(spots(1)[0])["plausibility"] == pytest.approx(nearest(nothing[0], real))
-
-
-def test_features_are_mean_deviation_and_difference_from_the_surroundings() -> None:
-    view = stain(0)
-    cells = torch.from_numpy(view.pixels).permute(2, 0, 1)[None] / 127.5 - 1
-    cells = F.avg_pool2d(cells, 8)[0].numpy()
-
-    def touched(mask: np.ndarray) -> np.ndarray:
-        return mask.reshape(8, 8, 8, 8).any((1, 3))
-
-    inside, around = cells[:, touched(view.mask)], cells[:, touched(surroundings(view.mask))]
-    expected = [*inside.mean(1), *inside.std(1), *(inside.mean(1) - around.mean(1))]
-    np.testing.assert_allclose(POOLING.features(view.pixels, view.mask), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_few_real_pairs_do_not_say_how_much_they_differ() -> None:
@@ -190,19 +172,3 @@ def test_checks_are_named_and_others_refused() -> None:
     assert GateConfig(("seam", "fill")).checks == ("seam", "fill") and GateConfig().checks == tuple(CHECKS)
     with pytest.raises(ValueError, match="no check 'looks': choose from fill, contrast, seam, plausibility"):
         GateConfig(("fill", "looks"))
-
-
-def test_imagenet_s_features_are_taken_where_their_weights_lie_and_nothing_is_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torchvision.models import ResNet50_Weights, resnet50
-
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    assert find_backbone(POOLING.embed, "tiny").name == "tiny autoencoder"
-    weights = tmp_path / "checkpoints" / Path(ResNet50_Weights.IMAGENET1K_V2.url).name
-    weights.parent.mkdir()
-    torch.manual_seed(0)
-    torch.save(resnet50().state_dict(), weights)
-    found = find_backbone(POOLING.embed, "tiny")
-    assert found.name == IMAGENET
-    assert found.features(stain(0).pixels, stain(0).mask).shape == (3 * 512,)
