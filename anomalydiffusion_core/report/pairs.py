@@ -14,6 +14,7 @@ import numpy as np
 from ..dataset.layout import picture_file
 from ..dataset.photos import png_bytes, read_photo
 from ..export.mvtec import ATTENTION, REJECTED, read_manifest
+from ..gate.fidelity import MaskFidelity
 from ..gate.gate import CHECKS
 from .page import data_block, data_uri
 from .settings import pair_in_words
@@ -53,6 +54,7 @@ class TypeFigures:
 
     name: str
     fills: list[float] = field(default_factory=list)
+    fidelities: list[MaskFidelity] = field(default_factory=list)  # within the close-ups
     areas: list[float] = field(default_factory=list)  # of the masks, as shares of the photos
     changed_outside: int = 0  # pixels outside the masks that differ from the normal photos
 
@@ -67,6 +69,14 @@ class TypeFigures:
     @property
     def least_fill(self) -> str:
         return f"{min(self.fills):.2f}"
+
+    @property
+    def precision(self) -> str:
+        return f"{np.mean([one.precision for one in self.fidelities]):.2f}"
+
+    @property
+    def boundary_iou(self) -> str:
+        return f"{np.mean([one.boundary_iou for one in self.fidelities]):.2f}"
 
     @property
     def area(self) -> str:
@@ -114,6 +124,7 @@ class PairPictures:
                 figures.fills.append(pair.row["fill"])
                 figures.areas.append(float(shown.mask.mean()))
                 figures.changed_outside += shown.changed_outside()
+                figures.fidelities.append(shown.fidelity(pair.row["noise"]))
             self.index.append(_entry(pair, shown))
             yield data_block(f"pictures-{number}", self._pictures(shown))
 

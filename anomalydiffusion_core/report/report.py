@@ -84,7 +84,15 @@ def _figures(pairs: list[ListedPair], pictures: PairPictures) -> dict[str, Any]:
         "mean_fill": float(np.mean([fill for figures in types for fill in figures.fills])),
         "changed_outside": sum(figures.changed_outside for figures in types),
         "rejected": sum(not pair.accepted for pair in pairs),
-        "by_type": {f.name: {"pairs": f.count, "mean_fill": float(f.mean_fill)} for f in types},
+        "by_type": {
+            f.name: {
+                "pairs": f.count,
+                "mean_fill": float(f.mean_fill),
+                "precision": float(f.precision),
+                "boundary_iou": float(f.boundary_iou),
+            }
+            for f in types
+        },
     }
 
 

@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from ..dataset.layout import picture_file
 from ..dataset.photos import Photo, read_mask, read_photo
 from ..dataset.windows import Box
+from ..gate.fidelity import MaskFidelity, mask_fidelity
 from ..gate.scores import change
 
 TILE = 208  # pixels per side of each picture in a strip
@@ -48,6 +49,11 @@ class ShownPair:
         """Three (TILE,TILE,3) uint8 of what lies in `box`: before, with the mask outlined, after."""
         before, after = tile(self.normal.pixels[box]), tile(self.photo.pixels[box])
         return [before, outlined(after, self.mask[box]), after]
+
+    def fidelity(self, noise: float) -> MaskFidelity:
+        """How exactly the mask says what changed in the close-up, by more than `noise` grey levels."""
+        box = self.close_up()
+        return mask_fidelity(self.normal.levels()[box], self.photo.levels()[box], self.mask[box], noise)
 
     def close_up(self) -> Box:
         """A square around the whole mask."""

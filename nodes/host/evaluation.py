@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 
 import comfy.model_management
 import comfy.utils
@@ -105,12 +106,13 @@ def generation_metrics(
     noises = [max(region.noise for region in pair) for pair in regions]
     photos, clean, marked = pixels_of(images), pixels_of(before), shown[:, 0].cpu().numpy() > 0
     qualities = [pair_quality(clean[i], photos[i], marked[i], noises[i]) for i in range(len(images))]
-    fill, outside, iou = np.mean([(q.fill, q.background, q.iou) for q in qualities], 0)
+    fill, outside, iou, precision, boundary = np.mean([astuple(quality) for quality in qualities], 0)
     known = defect_patches(split.few_shot_pairs)
     copies = memorisation_rate([defect_patch(*pair) for pair in zip(photos, marked, strict=True)], known)
     report = (
         f"{len(images)} pairs\nfill {fill:.2f}\nchange outside {outside:.3f} grey levels\n"
-        f"IoU of mask and change {iou:.2f}\ncopies of training defects {copies:.0%}"
+        f"IoU of mask and change {iou:.2f}, of their boundaries {boundary:.2f}\n"
+        f"share of the change that is marked {precision:.2f}\ncopies of training defects {copies:.0%}"
     )
     return report, float(fill), copies
 

@@ -100,8 +100,8 @@ def test_figures_follow_from_the_manifest_and_the_pixels(generated: Path, tmp_pa
     assert figures["pairs"] == 3 and figures["changed_outside"] == 2
     assert figures["mean_fill"] == pytest.approx(0.6)
     assert figures["by_type"] == {
-        "bolt/dent": {"pairs": 2, "mean_fill": 0.7},
-        "bolt/stain": {"pairs": 1, "mean_fill": 0.4},
+        "bolt/dent": {"pairs": 2, "mean_fill": 0.7, "precision": 1.0, "boundary_iou": 1.0},
+        "bolt/stain": {"pairs": 1, "mean_fill": 0.4, "precision": 1.0, "boundary_iou": 1.0},
     }
     page = (tmp_path / "new" / "page.html").read_text()
     for text in (
