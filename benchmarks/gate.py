@@ -30,7 +30,7 @@ from trained import load_trained, trained_parser
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import Dataset, Pair
 from anomalydiffusion_core.dataset.photos import read_mask
-from anomalydiffusion_core.gate.gate import CHECKS
+from anomalydiffusion_core.gate.checks import CHECKS
 from anomalydiffusion_core.gate.scores import component_fills
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator

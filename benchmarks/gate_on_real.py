@@ -18,7 +18,8 @@ from pathlib import Path
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
 from anomalydiffusion_core.dataset.views import read_pair
-from anomalydiffusion_core.gate.gate import Gate, Scores
+from anomalydiffusion_core.gate.checks import Scores
+from anomalydiffusion_core.gate.gate import Gate
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.regions import regions_on_canvas

@@ -22,7 +22,8 @@ CATEGORY = "AnomalyDiffusion/export"
 class QualityGate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..anomalydiffusion_core.gate.gate import CHECKS, GateConfig
+        from ..anomalydiffusion_core.gate.checks import CHECKS
+        from ..anomalydiffusion_core.gate.gate import GateConfig
 
         return io.Schema(
             node_id="ADiff_QualityGate",
@@ -76,7 +77,8 @@ class QualityGate(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..anomalydiffusion_core.gate.gate import CHECKS, GateConfig
+        from ..anomalydiffusion_core.gate.checks import CHECKS
+        from ..anomalydiffusion_core.gate.gate import GateConfig
         from ..anomalydiffusion_core.gate.lettering import GOOD, STOPPED
         from .host.gate import blocked, judge_batch
         from .pictures import card, shown

@@ -103,7 +103,7 @@ class GeneratePairs(io.ComfyNode):
 
 def _settings_inputs() -> list[io.Input]:
     """How pairs are made and which are accepted."""
-    from ..anomalydiffusion_core.gate.gate import CHECKS
+    from ..anomalydiffusion_core.gate.checks import CHECKS
     from ..anomalydiffusion_core.generation.config import GenerationConfig
     from ..anomalydiffusion_core.method.reweighting import MODES, meanings
 

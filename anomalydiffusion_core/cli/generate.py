@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..gate.gate import CHECKS, GateConfig
+from ..gate.checks import CHECKS
+from ..gate.gate import GateConfig
 from ..generation.config import GenerationConfig, Start
 from ..masks.placement import PlacementMode
 from ..masks.sources import SOURCES, USUAL
@@ -313,12 +314,16 @@ def _check_sources(
 def _announce(outcome: GenerationOutcome, out: Path, artifact: Path) -> dict[str, Any]:
     """Says what was made and what is next; returns the summary for --json."""
     say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
+    for name, diversity in outcome.diversity.items():
+        if words := str(diversity):
+            say(f"{name}: {words}")
     say_next("Next, look at them", "report", out, "--artifact", artifact)
     return {
         "out": str(out),
         "pairs": len(outcome.rows),
         "mean_fill": outcome.mean_fill,
         "gate": outcome.grounds,
+        "diversity": {name: asdict(diversity) for name, diversity in outcome.diversity.items()},
         "shortfalls": outcome.shortfalls,
         "shortfall": " ".join(outcome.shortfalls.values()),
     }

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the node's schema reads the configuration alone
     from ..dataset.layout import Pair
     from .split import Split
 
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0,1]
+
 # Raise the number when the same pairs and seed train another network: results kept by it are then made again.
 METHOD = "classifier/1"
 
@@ -138,7 +140,5 @@ def new_resnet(types: int, config: ClassifierConfig) -> nn.Module:
 
 
 def _normalised(images: Tensor) -> Tensor:
-    from ..gate.features import MEAN, STD
-
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
     return (images.float() / 255 - mean) / deviation

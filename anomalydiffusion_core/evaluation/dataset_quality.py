@@ -68,7 +68,8 @@ def dataset_quality(
             for some in (pairs, split.few_shot_pairs, split.test_pairs)
         )
         published = published_scores(generated, training, real, networks)
-    return DatasetQuality(*_means(qualities), copies, published)
+    fill, background, iou, precision, boundary = _means(qualities)
+    return DatasetQuality(fill, background, iou, precision, boundary, copies, published)
 
 
 def _means(qualities: list[PairQuality]) -> list[float | None]:

@@ -41,8 +41,9 @@ class Backbone:
         # HWC -> 1CHW
         image = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
         cells = self.embed(image)[0].float().cpu()
-        grown = np.asarray(binary_dilation(mask, EIGHT, OUTLINE))
-        core = np.asarray(binary_erosion(mask, EIGHT, OUTLINE, border_value=1))
+        grown, core = np.ones_like(mask), np.ones_like(mask)
+        binary_dilation(mask, EIGHT, OUTLINE, output=grown)
+        binary_erosion(mask, EIGHT, OUTLINE, output=core, border_value=1)
         inside, around, outline = (
             self._cells(part, cells) for part in (mask, surroundings(mask), grown & ~core)
         )

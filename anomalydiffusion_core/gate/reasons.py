@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .gate import CHECKS, Gate, failed
+from .checks import CHECKS, failed
+from .gate import Gate
 
 MOST_DIGITS = 4
 

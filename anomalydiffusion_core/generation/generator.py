@@ -16,8 +16,8 @@ import numpy as np
 
 from ..dataset.layout import Pair
 from ..dataset.photos import Photo
+from ..gate.checks import Scores
 from ..gate.features import find_backbone
-from ..gate.gate import Scores
 from ..gate.region_view import ChangedRegion, shown_share
 from ..masks.invention import NO_OBJECT, TriesExhausted
 from ..masks.sources import GIVEN, MaskSource

@@ -23,7 +23,8 @@ from ..masks.object_frame import Frame, frame_of
 
 NEIGHBOURS = 9  # real pixels that a pixel is interpolated from, the farthest with no weight
 PLACE = 9  # pixels of the canvas, odd: over how many the contrast of a change is compared
-LIKELY = 0.5  # of a type's real defects, those most like a mask in size and form: one of these fills it
+LIKELY = 0.5  # of a type's real defects, those whose shape is most like a mask's: one of these fills it
+FEWEST = 3  # such defects, else each mask would always get the same one
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def choose_defect(defects: list[RealDefect], mask: np.ndarray, generator: torch.
     """The number of a real defect for mask (h,w) bool, at random among those whose shape is most like it."""
     shape = shape_of(mask)
     ranked = sorted(range(len(defects)), key=lambda number: shape_distance(defects[number].shape, shape))
-    likely = ranked[: int(np.ceil(LIKELY * len(ranked)))]
+    likely = ranked[: max(FEWEST, int(np.ceil(LIKELY * len(ranked))))]
     return likely[int(torch.randint(len(likely), (), generator=generator))]
 
 

@@ -14,8 +14,9 @@ from ..bases.tiny_decoder import load_tiny_decoder
 from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_folder
 from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..export.mvtec import MVTecWriter, written_masks
-from ..gate.gate import CHECKS
+from ..gate.checks import CHECKS
 from ..gate.reasons import grounds, unasked
+from ..gate.reference import Diversity
 from ..masks.files import read_mask_folder
 from ..masks.invention import TriesExhausted, invented_masks
 from ..masks.sources import (
@@ -56,12 +57,13 @@ class CategoryJob:
 @dataclass
 class GenerationOutcome:
     """Manifest rows of a run's accepted pairs; by type what kept it from the asked number, and, where pairs
-    were made, what its gate asks and does not ask, in lines.
+    were made, what its gate asks and does not ask, in lines, and how much its pairs differ.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     shortfalls: dict[str, str] = field(default_factory=dict)
     grounds: dict[str, list[str]] = field(default_factory=dict)
+    diversity: dict[str, Diversity] = field(default_factory=dict)
 
     @property
     def mean_fill(self) -> float:
@@ -137,6 +139,7 @@ def generate_dataset(
                 watch.on_accepted(pair)
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
+        outcome.diversity |= {single: generator.gate(single).diversity() for single in masks}
     return outcome
 
 
@@ -261,6 +264,7 @@ def generate_all(
         outcome.rows += part.rows
         outcome.shortfalls |= part.shortfalls
         outcome.grounds |= part.grounds
+        outcome.diversity |= part.diversity
     return outcome
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from ..dataset.layout import picture_file
 from ..dataset.photos import png_bytes, read_photo
 from ..export.mvtec import ATTENTION, REJECTED, read_manifest
+from ..gate.checks import CHECKS
 from ..gate.fidelity import MaskFidelity
-from ..gate.gate import CHECKS
 from .page import data_block, data_uri
 from .settings import pair_in_words
 from .shown_pair import WHOLE_QUALITY, ShownPair, jpeg, pair_reader, strip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..gate.gate import CHECKS
+from ..gate.checks import CHECKS
 from ..masks.sources import SOURCES
 from ..method.reweighting import MODES
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.layout import Dataset, Pair
 from ...anomalydiffusion_core.dataset.windows import regions_of
+from ...anomalydiffusion_core.gate.checks import Scores
 from ...anomalydiffusion_core.gate.features import find_backbone
-from ...anomalydiffusion_core.gate.gate import Gate, GateConfig, Scores
+from ...anomalydiffusion_core.gate.gate import Gate, GateConfig
 from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture
 from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, grounds, measured, reasons
 from ...anomalydiffusion_core.gate.region_view import ChangedRegion, shown_share

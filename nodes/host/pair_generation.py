@@ -253,6 +253,7 @@ class RunShown:
             else "Nothing had to be made: all pairs were there already."
         )
         lines += outcome.shortfalls.values()
+        lines += [f"{name}: {words}" for name, one in outcome.diversity.items() if (words := str(one))]
         rest = len(read_manifest(root)) - len(outcome.rows)
         if rest:
             lines.append(

@@ -83,21 +83,21 @@ def test_a_mask_source_added_to_the_table_is_an_input_at_the_end_and_is_mixed(
 def test_a_check_added_to_the_table_is_an_input_at_the_end_and_stops_pairs(
     run: Run, trained: Any, masks: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adiff_pack.anomalydiffusion_core.gate import gate  # type: ignore[import-not-found]
+    from adiff_pack.anomalydiffusion_core.gate import checks  # type: ignore[import-not-found]
 
     before = list(inputs_of(run, "ADiff_QualityGate"))
     assert before[-7:] == ["fill", "contrast", "seam", "plausibility", "duplicate", "tone", "shape"]
     area = float(masks[1].mean())
-    check = gate.Check(
+    check = checks.Check(
         "too large",
         "pairs that mark too much",
         at_most=True,
-        score=lambda gate, view, changed: float(view.mask.mean()),
-        limit=lambda gate, known: area,
+        score=lambda reference, view, changed: float(view.mask.mean()),
+        limit=lambda reference, known: area,
         fault="marks {score} of the photo, more than {limit}",
         remedy="Give smaller masks.",
     )
-    monkeypatch.setitem(gate.CHECKS, "area", check)
+    monkeypatch.setitem(checks.CHECKS, "area", check)
     inputs = inputs_of(run, "ADiff_QualityGate")
     assert list(inputs) == [*before, "area"]
     assert inputs["area"].optional and inputs["area"].default is True

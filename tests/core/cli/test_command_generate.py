@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from anomalydiffusion_core.dataset.photos import write_png
 from anomalydiffusion_core.export.mvtec import read_manifest
-from anomalydiffusion_core.gate.gate import CHECKS, Check
+from anomalydiffusion_core.gate.checks import CHECKS, Check
 from anomalydiffusion_core.masks.sources import SOURCES, MaskRequest, MaskSource, Source, SourcedMask
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint
@@ -308,9 +308,9 @@ def test_a_check_added_to_the_table_scores_limits_stops_and_is_reported(
 def test_help_lists_what_the_tables_hold() -> None:
     script = """
 from anomalydiffusion_core.export import formats
-from anomalydiffusion_core.gate import gate
+from anomalydiffusion_core.gate import checks
 from anomalydiffusion_core.masks import sources
-gate.CHECKS["area"] = gate.CHECKS["fill"]
+checks.CHECKS["area"] = checks.CHECKS["fill"]
 sources.SOURCES["squares"] = sources.Source(sources.procedural_masks, "plain squares")
 formats.FORMATS["cards"] = formats.MVTecWriter
 from typer.testing import CliRunner

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from anomalydiffusion_core.dataset.layout import LEAST_TRAINING, Pair, find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo
-from anomalydiffusion_core.gate.gate import ENOUGH
+from anomalydiffusion_core.gate.checks import ENOUGH
 
 Write = Callable[[Path, np.ndarray], Path]
 PICTURE = np.zeros((4, 4), np.uint8)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_gates import POOLING, gate_of, marked, spots, stain, surface
 
-from anomalydiffusion_core.gate.gate import CHECKS, ENOUGH, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.checks import CHECKS, ENOUGH, Scores
+from anomalydiffusion_core.gate.gate import Gate, GateConfig
 from anomalydiffusion_core.gate.region_view import ChangedRegion, RegionView
 from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings, tone
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_gates import POOLING, gate_of, spots, stain
 
-from anomalydiffusion_core.gate.gate import CHECKS, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.checks import CHECKS, Scores
+from anomalydiffusion_core.gate.gate import Gate, GateConfig
 from anomalydiffusion_core.gate.reasons import Reason, advice, counted, grounds, measured, reasons
 
 HELP = Path(__file__).parents[3] / "nodes" / "web" / "docs" / "ADiff_QualityGate.md"

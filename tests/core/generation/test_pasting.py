@@ -106,11 +106,16 @@ def test_what_lies_deep_inside_lies_deep_inside_another_form() -> None:
 
 
 def test_a_mask_is_filled_by_one_of_the_real_defects_most_like_it() -> None:
-    forms = [bar(40, 5, 4, 80), bar(40, 5, 5, 70), bar(30, 30, 30, 30), bar(30, 30, 24, 28)]
+    lines, blobs = [(4, 80), (5, 70), (4, 60)], [(30, 30), (24, 28), (20, 26)]
+    forms = [bar(30, 5, *sides) for sides in (*lines, *blobs)]
     defects = [RealDefect.of(view(form, -50), str(number)) for number, form in enumerate(forms)]
-    lines = {choose_defect(defects, bar(10, 10, 4, 60), generator(seed)) for seed in range(20)}
-    blobs = {choose_defect(defects, bar(10, 10, 20, 26), generator(seed)) for seed in range(20)}
-    assert lines == {0, 1} and blobs == {2, 3}
+    chosen = [
+        {choose_defect(defects, bar(10, 10, *sides), generator(seed)) for seed in range(30)}
+        for sides in ((4, 65), (22, 26))
+    ]
+    assert chosen == [{0, 1, 2}, {3, 4, 5}]
+    few = {choose_defect(defects[2:4], bar(10, 10, 4, 60), generator(seed)) for seed in range(20)}
+    assert few == {0, 1}, "of few defects each serves, lest a mask always gets the same one"
     assert choose_defect(defects[:1], bar(10, 10, 4, 60), generator()) == 0
 
 

@@ -17,8 +17,8 @@ from anomalydiffusion_core import __version__
 from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_hash
 from anomalydiffusion_core.dataset.windows import regions_of
-from anomalydiffusion_core.gate.features import find_backbone
-from anomalydiffusion_core.gate.gate import CHECKS, Gate, GateConfig, Scores
+from anomalydiffusion_core.gate.checks import CHECKS, Scores
+from anomalydiffusion_core.gate.gate import Gate, GateConfig
 from anomalydiffusion_core.gate.scores import component_fills, contrast, seam
 from anomalydiffusion_core.generation import generator as generation
 from anomalydiffusion_core.generation import output
@@ -151,8 +151,7 @@ def test_a_shortfall_counts_every_check_that_failed_and_nothing_is_written(
 
     def out_of_reach(*arguments: Any) -> Gate:
         gate = calibrated_gate(*arguments)
-        limits = (1.01, 1.01, -1.0, -1.0, 1e9, -1.0)
-        gate.limits = Scores(dict(zip(CHECKS, (*limits, 1e9), strict=True)))  # shapes are judged before
+        gate.limits = Scores(dict(zip(CHECKS, (1.01, 1.01, -1.0, -1.0, 1e9, -1.0, 1e9), strict=True)))
         return gate
 
     monkeypatch.setattr(generation, "calibrated_gate", out_of_reach)
@@ -161,7 +160,7 @@ def test_a_shortfall_counts_every_check_that_failed_and_nothing_is_written(
         start, _, rest = outcome.shortfalls[name].partition("(")
         assert start == f"Only 0 of 2 pairs of {name} were accepted in 6 tries "
         counts = rest.partition(")")[0].split(", ")
-        words = ("unfilled", "faint", "seam", "implausible", "duplicate", "wrong tone")
+        words = [check.problem for name, check in CHECKS.items() if name != "shape"]
         assert sorted(counts) == sorted(f"6 {word}" for word in words)
     assert outcome.rows == [] and not (tmp_path / "out").exists()
 
@@ -243,7 +242,9 @@ def test_a_row_says_what_made_its_pair_and_what_it_scores(generate: Any, tmp_pat
         good = scores["fill"] >= limits["fill"] and scores["contrast"] >= limits["contrast"]
         assert good == ("rejected" not in row)
         assert limits["fill"] >= 0.2
-        assert row["backbone"] == find_backbone(abs, "fake").name and row["masks_from"] == {KIND: "given"}
+        assert row["backbone"] == generation.find_backbone(abs, "fake").name and row["masks_from"] == {
+            KIND: "given"
+        }
         assert 0.8 <= row["strength"] <= 1.2 and 0.7 <= row["guidance"] <= 1.3  # from a real defect
         assert row["feather"] in (2.0, 4.0)
         assert row["config"]["gate"]["checks"] == ["fill", "contrast"]
