@@ -240,14 +240,12 @@ def test_a_row_says_what_made_its_pair_and_what_it_scores(generate: Any, tmp_pat
         assert scores["seam"] == pytest.approx(seam(image, mask), abs=1e-4)
         assert limits.keys() == set(CHECKS) and scores.keys() == {*CHECKS} - {"shape"}  # masks were given
         good = scores["fill"] >= limits["fill"] and scores["contrast"] >= limits["contrast"]
-        assert good == ("rejected" not in row)
-        assert limits["fill"] >= 0.2
+        assert good == ("rejected" not in row) and limits["fill"] >= 0.2
         assert row["backbone"] == generation.find_backbone(abs, "fake").name and row["masks_from"] == {
             KIND: "given"
         }
         assert 0.8 <= row["strength"] <= 1.2 and 0.7 <= row["guidance"] <= 1.3  # from a real defect
-        assert row["feather"] in (2.0, 4.0)
-        assert row["config"]["gate"]["checks"] == ["fill", "contrast"]
+        assert row["feather"] in (2.0, 4.0) and row["config"]["gate"]["checks"] == ["fill", "contrast"]
     assert len({row["strength"] for row in rows}) == len({row["guidance"] for row in rows}) == 3
 
 
