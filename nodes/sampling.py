@@ -110,6 +110,16 @@ class KSampler(io.ComfyNode):
                     tooltip="The one that the embeddings were trained on: defects fade in over more pixels "
                     "than feather says, where else their outlines would show more than in its real pairs.",
                 ),
+                io.Float.Input(
+                    "denoise",
+                    optional=True,
+                    default=1.0,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="1: from noise. Less, with a dataset: a real training defect is laid into the "
+                    "mask, and denoised from this share of the schedule: 0.3 keeps its form; cfg 1 suits it.",
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="Photos with the defect."),
@@ -130,23 +140,32 @@ class KSampler(io.ComfyNode):
         mask: Tensor, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, mode: str,
         strength: float, feather: float, start: float = AARConfig.start, end: float = AARConfig.end,
         maximum: float = AARConfig.maximum, attention_maps: bool = False, aar_vae: VAE | None = None,
-        dataset: Dataset | None = None,
+        dataset: Dataset | None = None, denoise: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.method.attention_maps import AttentionMaps
         from .host import sampling
         from .host.gate import outlines_of
+        from .host.pasting import pasted_defects
 
         photos = sampling.MaskedPhotos.encoded(image, binary_masks(mask), vae)
         count, _, height, width = photos.latent.shape
         maps = AttentionMaps(count, (height, width)) if attention_maps else None
         aar = AARConfig(mode, strength, maximum, start=start, end=end)
-        settings = sampling.SamplerSettings(seed, steps, cfg, sampler_name, scheduler)
+        settings = sampling.SamplerSettings(seed, steps, cfg, sampler_name, scheduler, denoise)
+        defects = pasted_defects(photos, positive, dataset, seed=seed, denoise=denoise)
         latent = sampling.sample_latents(
-            photos, model, positive, negative, settings=settings, aar=aar, aar_vae=aar_vae, maps=maps
+            photos,
+            model,
+            positive,
+            negative,
+            settings=settings,
+            aar=aar,
+            aar_vae=aar_vae,
+            maps=maps,
+            defects=defects,
         )
-        images = sampling.paste_back(
-            photos, latent, outlines_of(positive, dataset, photos.image, vae, feather=feather)
-        )
+        outlines = outlines_of(positive, dataset, photos.image, vae, feather=feather)
+        images = sampling.paste_back(photos, latent, outlines, defects)
         heat = sampling.attention_pictures(photos, maps)
         shown: Any = [*images, *heat] if attention_maps else images  # the host takes pictures of any size
         outputs = images, photos.mask[:, 0], {"samples": latent}, heat

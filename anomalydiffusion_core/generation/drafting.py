@@ -166,13 +166,7 @@ class Drafter:
         return tuple(choose_defect(real, mask, generator) for mask in masks)
 
     def _real_defects(self, defect_type: str) -> list[RealDefect]:
-        """What shows on the type's training pairs, region by region."""
-        size = self.learned.image_size
-        return [
-            RealDefect.of(view, short_hash(pair.image))
-            for pair in self._real.get(defect_type, [])
-            for view in regions_on_canvas(*_marked(pair), size)
-        ]
+        return real_defects(self._real.get(defect_type, []), self.learned.image_size)
 
     def _turn(self, defect_type: str, index: int) -> int:
         """Which normal photo is tried: every one once, in random order, before any comes again."""
@@ -256,6 +250,15 @@ class Drafter:
         """Where the type's training masks lay."""
         known = self.learned.mask_placements.get(defect_type, [])
         return known_placements(known, map(read_mask, self.real_masks(defect_type)))
+
+
+def real_defects(pairs: list[Pair], size: int) -> list[RealDefect]:
+    """What shows on real pairs, region by region, on a canvas of `size` pixels."""
+    return [
+        RealDefect.of(view, short_hash(pair.image))
+        for pair in pairs
+        for view in regions_on_canvas(*_marked(pair), size)
+    ]
 
 
 def _marked(pair: Pair) -> tuple[Photo, np.ndarray]:

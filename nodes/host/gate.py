@@ -203,7 +203,7 @@ def _gate_of(
     plain = Gate([], [], backbone, config)
     if dataset is None:
         return plain, "not calibrated: connect the dataset that the embeddings were trained on"
-    name, pairs, which = _real_pairs(dataset, learned, defect_type)
+    name, pairs, which = real_pairs(dataset, learned, defect_type)
     if not pairs:
         return plain, f"not calibrated: the dataset holds {which}, connect the one that does"
     normals = list(dataset.categories[pairs[0].category].normals)
@@ -214,7 +214,7 @@ def _gate_of(
     return calibrated_gate(drafter, name, backbone), f"calibrated on {which}"
 
 
-def _real_pairs(dataset: Dataset, learned: Learned | None, defect_type: str) -> tuple[str, list[Pair], str]:
+def real_pairs(dataset: Dataset, learned: Learned | None, defect_type: str) -> tuple[str, list[Pair], str]:
     """The type, its pairs that trained `learned`, or all where that is not known, and which these are."""
     by_type = dataset.by_type()
     if learned is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.sample
 import comfy.samplers
@@ -30,6 +30,9 @@ from .conditioning import COLUMNS, Conditioning
 from .pixels import latent_factor, pixels_of, to_core
 from .reweighting import Pixels, Reweighting
 
+if TYPE_CHECKING:
+    from .pasting import PastedDefects
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -40,6 +43,7 @@ class SamplerSettings:
     cfg: float
     sampler_name: str
     scheduler: str
+    denoise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class MaskedPhotos:
     def encoded(cls, image: Tensor, mask: Tensor, vae: VAE) -> MaskedPhotos:
         """A single photo serves all masks, a single mask all photos; ValueError where they do not fit."""
         image, mask = match_batch(image.float(), mask)
-        latent: Any = vae.encode(_padded(image, latent_factor(vae)))
+        latent: Any = vae.encode(padded(image, latent_factor(vae)))
         return cls(image, mask, vae, latent.float())
 
     @property
@@ -152,9 +156,11 @@ def sample_images(
     negative: Conditioning,
     latent: Tensor,
     noise_mask: Tensor | None = None,
+    start: Tensor | None = None,
     callback: Callable[..., None] | None = None,
 ) -> Tensor:
     """Latents (B,C,h,w) of one of ComfyUI's samplers by name; all noise of an image is its generator's.
+    Within `noise_mask` (B,1,h,w) a `start` (B,C,h,w), where there is one, takes the place of `latent`.
 
     ComfyUI's own node draws the noise between steps for the batch as a whole: with an ancestral sampler a
     picture would depend on its neighbours.
@@ -166,7 +172,7 @@ def sample_images(
         model.load_device,
         settings.sampler_name,
         settings.scheduler,
-        denoise=1.0,
+        denoise=settings.denoise,
         model_options=model.model_options,
     ).sigmas
     sampler = comfy.samplers.sampler_object(settings.sampler_name)
@@ -176,6 +182,8 @@ def sample_images(
         # increments of steps are independent; those within a step belong together, as DPM++ SDE needs them
         noise_sampler = BrownianTreeNoiseSampler(noise, 0.0, float(sigmas.max()) + 1, seeds, cpu=True)
         sampler.extra_options = {**sampler.extra_options, "noise_sampler": noise_sampler}
+    if start is not None and noise_mask is not None:
+        noise = noise + noise_mask.cpu() * _as_noise(model, float(sigmas[0]), start - latent)
     return comfy.sample.sample_custom(
         model,
         noise,
@@ -191,6 +199,20 @@ def sample_images(
     )
 
 
+def _as_noise(model: ModelPatcher, sigma: float, difference: Tensor) -> Tensor:
+    """The unit noise (B,C,h,w) that moves where a sampler starts by a difference of latents. ComfyUI has no
+    other way in: it blends with the latent that it starts from, which is to be the photo's.
+    """
+    schedule: Any = model.get_model_object("model_sampling")
+    level = torch.tensor([sigma])
+    nothing = torch.zeros(1)
+    # of latents in the model's scale, which differ from the VAE's by a factor and a shift
+    shifted = (model.model.process_latent_in(part) for part in (difference, torch.zeros_like(difference)))
+    moved = torch.sub(*shifted).cpu()
+    of_noise = schedule.noise_scaling(level, torch.ones(1), nothing, False)
+    return moved * schedule.noise_scaling(level, nothing, torch.ones(1), False) / of_noise
+
+
 def sample_latents(
     photos: MaskedPhotos,
     model: ModelPatcher,
@@ -201,14 +223,15 @@ def sample_latents(
     aar: AARConfig,
     aar_vae: VAE | None = None,
     maps: AttentionMaps | None = None,
+    defects: PastedDefects | None = None,
 ) -> Tensor:
-    """Latents (B,C,h,w): the defect inside m_z, outside the photo.
+    """Latents (B,C,h,w): the defect inside m_z, outside the photo. It starts from noise, or from `defects`.
 
     AAR modes see pixels through `aar_vae`, or without one through the photos' own VAE.
     """
     mask, pixels = _padded_mask(photos.mask, photos.factor), None
     if MODES[aar.mode].pixels:
-        image = _padded(photos.image, photos.factor)
+        image = padded(photos.image, photos.factor)
         pixels = pixels_to_compare(model, aar_vae or photos.vae, image, mask)
     patched = reweighted(model, positive, aar, maps, pixels=pixels)
     return sample_images(
@@ -219,16 +242,24 @@ def sample_latents(
         negative=negative,
         latent=photos.latent,
         noise_mask=latent_mask(mask, photos.factor),
+        start=defects.latent if defects else None,
         callback=latent_preview.prepare_callback(patched, settings.steps),
     )
 
 
-def paste_back(photos: MaskedPhotos, latent: Tensor, outlines: Outlines) -> Tensor:
-    """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes."""
+def paste_back(
+    photos: MaskedPhotos, latent: Tensor, outlines: Outlines, defects: PastedDefects | None = None
+) -> Tensor:
+    """Decodes latents and lays them into the photos (B,H,W,3) in [0,1]; outside the masks nothing changes.
+    They keep the contrast of the `defects` that they started from.
+    """
     height, width = photos.image.shape[1:3]
-    decoded, reconstructions = (
-        255 * photos.vae.decode(z)[:, :height, :width].float().cpu().numpy() for z in (latent, photos.latent)
+    generated, reconstruction = (
+        photos.vae.decode(z)[:, :height, :width].float().cpu() for z in (latent, photos.latent)
     )
+    if defects:
+        generated = defects.contrast_kept(photos, generated, reconstruction)
+    decoded, reconstructions = (255 * part.clamp(0, 1).numpy() for part in (generated, reconstruction))
     marked = photos.mask[:, 0].cpu().numpy() > 0
     results = []
     for photo, reconstruction, generated, mask in zip(
@@ -268,7 +299,7 @@ def attention_pictures(photos: MaskedPhotos, maps: AttentionMaps | None) -> Tens
     return torch.from_numpy(np.stack(rows)).float() / 255
 
 
-def _padded(image: Tensor, factor: int) -> Tensor:
+def padded(image: Tensor, factor: int) -> Tensor:
     """(B,H,W,3) with sides rounded up to whole latent cells."""
     height, width = image.shape[1:3]
     edges = (0, -width % factor, 0, -height % factor)
