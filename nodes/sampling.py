@@ -93,33 +93,7 @@ class KSampler(io.ComfyNode):
                     step=0.5,
                     tooltip="Pixels inside the mask's edge over which the defect fades in, at least.",
                 ),
-                io.Boolean.Input(
-                    "attention_maps",
-                    optional=True,
-                    default=False,
-                    tooltip="Show what the learned vectors looked at, in four parts of the steps.",
-                ),
-                io.Vae.Input(
-                    "aar_vae",
-                    optional=True,
-                    tooltip=f"A tiny decoder (Load VAE: taesd) makes mode {modes_of_pixels()} faster.",
-                ),
-                FewShotDataset.Input(
-                    "dataset",
-                    optional=True,
-                    tooltip="The one that the embeddings were trained on: defects fade in over more pixels "
-                    "than feather says, where else their outlines would show more than in its real pairs.",
-                ),
-                io.Float.Input(
-                    "denoise",
-                    optional=True,
-                    default=1.0,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="1: from noise. Less, with a dataset: a real training defect is laid into the "
-                    "mask, and denoised from this share of the schedule: 0.3 keeps its form; cfg 1 suits it.",
-                ),
+                *_optional_inputs(),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="Photos with the defect."),
@@ -170,3 +144,36 @@ class KSampler(io.ComfyNode):
         shown: Any = [*images, *heat] if attention_maps else images  # the host takes pictures of any size
         outputs = images, photos.mask[:, 0], {"samples": latent}, heat
         return io.NodeOutput(*outputs, ui=ui.PreviewImage(shown, cls=cls))
+
+
+def _optional_inputs() -> list[io.Input]:
+    """What came later, for older graphs."""
+    return [
+        io.Boolean.Input(
+            "attention_maps",
+            optional=True,
+            default=False,
+            tooltip="Show what the learned vectors looked at, in four parts of the steps.",
+        ),
+        io.Vae.Input(
+            "aar_vae",
+            optional=True,
+            tooltip=f"A tiny decoder (Load VAE: taesd) makes mode {modes_of_pixels()} faster.",
+        ),
+        FewShotDataset.Input(
+            "dataset",
+            optional=True,
+            tooltip="The one that the embeddings were trained on: defects fade in over more pixels "
+            "than feather says, where else their outlines would show more than in its real pairs.",
+        ),
+        io.Float.Input(
+            "denoise",
+            optional=True,
+            default=1.0,
+            min=0.05,
+            max=1.0,
+            step=0.05,
+            tooltip="1: from noise. Less, with a dataset: a real training defect is laid into the "
+            "mask, and denoised from this share of the schedule: 0.3 keeps its form; cfg 1 suits it.",
+        ),
+    ]
