@@ -52,6 +52,14 @@ def evaluate(
             rich_help_panel=COMPARED,
         ),
     ] = "",
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare with a mixture of contenders, too: as many pairs, from each by weights, such as "
+            "ours=2,draem=1; repeat it for more.",
+            rich_help_panel=COMPARED,
+        ),
+    ] = None,
     with_real: Annotated[
         bool,
         typer.Option(
@@ -148,6 +156,7 @@ def evaluate(
             with_real=with_real,
             defects=tuple(defect or ()),
             detectors=names_in(detectors),
+            mixtures=tuple(mix or ()),
         )
         with progress() as on_stage:
             run = ComparisonRun(config, out, on_stage, device_of(device))

@@ -20,6 +20,7 @@ from .contenders import (
     check_names,
     detector_contender,
     find_datasets,
+    mixture_weights,
     split_categories,
 )
 from .dataset_quality import DatasetQuality, dataset_quality
@@ -63,7 +64,10 @@ def compare(generated: dict[str, Path], real: Path, against: list[str], run: Com
     """
     config = run.config
     _check_folder(run)
-    check_names([*generated, REAL, *against, *map(detector_contender, config.detectors)])
+    names = [*generated, REAL, *against]
+    check_names([*names, *config.mixtures, *map(detector_contender, config.detectors)])
+    for text in config.mixtures:
+        mixture_weights(text, names)  # before the long work
     networks = _check_needs(against, config)
     truth = find_dataset(real, defects=list(config.defects) or None)
     datasets = find_datasets(generated, truth, config)

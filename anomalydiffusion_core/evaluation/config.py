@@ -30,6 +30,7 @@ class ComparisonConfig:
     protocol: Protocol = "honest"  # paper: the best of ten checkpoints on the test photos, as printed tables
     published_metrics: bool = False  # Inception Score, KID and IC-LPIPS, which need their networks' weights
     detectors: tuple[str, ...] = ()  # anomalib's names
+    mixtures: tuple[str, ...] = ()  # contenders of others' pairs by weights, such as ours=2,draem=1
     resamples: int = 200  # of test photos, for the intervals
     allow_overlap: bool = False
     with_real: bool = False  # every contender's pairs together with the few real ones

@@ -35,7 +35,8 @@ class Contender:
 
     def real_beside(self, split: Split, config: ComparisonConfig) -> list[Pair]:
         """The few real pairs that train beside generated ones."""
-        return split.few_shot_pairs if self.root is not None and config.with_real else []
+        generated = self.detector is None and self.name != REAL
+        return split.few_shot_pairs if generated and config.with_real else []
 
     def calibration_pairs(self, category: str) -> dict[str, list[Pair]]:
         """The pairs of a category that calibrate a detector, by the contender they come from."""
@@ -102,6 +103,7 @@ def all_contenders(
     contenders = [_of_dataset(name, dataset, splits, run.config) for name, dataset in datasets.items()]
     contenders.append(Contender(REAL, {name: split.few_shot_pairs for name, split in splits.items()}))
     contenders += [_of_baseline(name, splits, run) for name in against]
+    contenders += [_of_mixture(text, contenders, splits, run.config) for text in run.config.mixtures]
     contenders += [_of_detector(name, contenders, splits) for name in run.config.detectors]
     if not run.config.allow_overlap:
         _check_overlap(contenders, [dataset.root for dataset in datasets.values()], splits)
@@ -138,6 +140,66 @@ def _of_baseline(name: str, splits: dict[str, Split], run: ComparisonRun) -> Con
             for row in rows
         ]
     return Contender(name, pairs, root)
+
+
+def mixture_weights(text: str, names: Iterable[str]) -> dict[str, float]:
+    """`ours=2,draem=1` as weights by contender; raises ValueError naming those there are."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        try:
+            weights[name] = float(number or 1)
+        except ValueError:
+            weights[name] = 0.0
+    known = [name for name in names if name != REAL]
+    if len(weights) < 2 or not set(weights) <= set(known) or not all(0 < w <= 1e6 for w in weights.values()):
+        raise ValueError(
+            f"A mixture is two contenders or more with weights above 0, such as ours=2,draem=1: got "
+            f"{text!r}; there are {', '.join(known)}."
+        )
+    return weights
+
+
+def _of_mixture(
+    text: str, contenders: list[Contender], splits: dict[str, Split], config: ComparisonConfig
+) -> Contender:
+    """As many pairs of each type as every contender has, from several of them by weights."""
+    by_name = {contender.name: contender for contender in contenders}
+    weights = mixture_weights(text, by_name)
+    mixed = [by_name[name] for name in weights]
+    counts = shared_out(config.pairs_per_type, list(weights.values()))
+    pairs = {
+        category: [
+            pair
+            for contender, count in zip(mixed, counts, strict=True)
+            for pair in _first(contender.pairs[category], count, config.pairs_per_type)
+        ]
+        for category in splits
+        if all(category in contender.pairs for contender in mixed)
+    }
+    normals = {
+        category: [path for contender in mixed for path in contender.normals.get(category, [])]
+        for category in pairs
+    }
+    return Contender(text, pairs, normals=normals)
+
+
+def _first(pairs: list[Pair], part: int, whole: int) -> list[Pair]:
+    """`part` of every `whole` pairs of each defect; methods without types have as many of one as of all."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.defect, []).append(pair)
+    return [pair for group in groups.values() for pair in group[: part * len(group) // whole]]
+
+
+def shared_out(count: int, weights: list[float]) -> list[int]:
+    """`count` in whole parts by weights, which add up to it: the largest remainders get one more."""
+    exact = [count * weight / sum(weights) for weight in weights]
+    parts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: parts[i] - exact[i])
+    for i in by_remainder[: count - sum(parts)]:
+        parts[i] += 1
+    return parts
 
 
 def _of_detector(name: str, others: list[Contender], splits: dict[str, Split]) -> Contender:

@@ -20,7 +20,7 @@ from ..dataset.augmentation import bounding_box
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
 from ..gate.fidelity import mask_fidelity
-from ..gate.scores import change
+from ..gate.scores import change, fill
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # photos (B,3,S,S) in [-1,1], twice -> (B,)
 PATCH = 32  # pixels per side that defects are compared at
@@ -66,9 +66,9 @@ def pair_quality(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, no
     difference = change(normal, generated)
     changed = difference > noise
     union = (changed | mask).sum()
-    outside, fidelity = difference[~mask], mask_fidelity(normal, generated, mask, noise)
+    outside, fidelity = difference[~mask], mask_fidelity(normal, generated, mask)
     return PairQuality(
-        fidelity.completeness,
+        fill(normal, generated, mask, noise),
         float(outside.mean()) if outside.size else 0.0,
         float((changed & mask).sum() / union) if union else 1.0,
         fidelity.precision,

@@ -9,6 +9,7 @@ from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_
 
 from .scores import EIGHT, change
 
+VISIBLE = 5.0  # grey levels, 2 % of the range: less is hardly seen
 BOUNDARY = 0.02  # width of a boundary, as a share of the picture's diagonal, as published
 CLOSING = 1  # pixels: gaps that texture leaves in what changed
 
@@ -24,11 +25,11 @@ class MaskFidelity:
     boundary_iou: float
 
 
-def mask_fidelity(before: np.ndarray, after: np.ndarray, mask: np.ndarray, noise: float) -> MaskFidelity:
-    """Photos (H,W,3) in [0,255], mask (H,W) bool; a pixel changed where it differs by more than `noise` grey
-    levels. For the boundary, gaps in what changed are closed.
+def mask_fidelity(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> MaskFidelity:
+    """Photos (H,W,3) in [0,255], mask (H,W) bool; a pixel changed where it differs by more than `VISIBLE`.
+    For the boundary, gaps in what changed are closed.
     """
-    changed = change(before, after) > noise
+    changed = change(before, after) > VISIBLE
     both, marked, different = (int(part.sum()) for part in (changed & mask, mask, changed))
     return MaskFidelity(
         both / marked if marked else 1.0,

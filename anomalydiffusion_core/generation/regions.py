@@ -104,6 +104,7 @@ class RegionMaker:
         images = torch.stack([to_image(job.photo.levels(), size) for job in jobs]).to(base.device)
         masks = torch.stack([_small_mask(job.region.mask, size) for job in jobs]).to(base.device)
         normal, starts = base.encode(images), _starts(jobs, images, masks)
+        start = None if starts is None else base.encode(starts)
         maps = AttentionMaps(len(jobs), (normal.shape[-2], normal.shape[-1])) if watch.heat else None
         latent = inpaint(
             base,
@@ -112,7 +113,7 @@ class RegionMaker:
                 latent_mask(masks, base.factor),
                 images,
                 masks.float(),
-                None if starts is None else base.encode(starts),
+                start,
             ),
             SamplingRequest(
                 self._context(jobs, masks),
@@ -126,12 +127,14 @@ class RegionMaker:
             sampling,
         )
         generated, reconstruction = base.decode(latent), base.decode(normal)
-        if starts is not None:
+        detail = torch.zeros_like(generated)
+        if starts is not None and start is not None:
             # the more was denoised, the less of the real defect is to be left
             share = 1 - sampling.denoise
             generated = contrast_kept(generated, reconstruction, starts, images, masks, share=share)
-        pictures = zip(jobs, generated.cpu(), reconstruction.cpu(), strict=True)
-        regions = [_restored(job, generated, reconstruction) for job, generated, reconstruction in pictures]
+            detail = share * (starts - base.decode(start))
+        pictures = zip(jobs, generated.cpu(), reconstruction.cpu(), detail.cpu(), strict=True)
+        regions = [_restored(*picture) for picture in pictures]
         if maps is None:
             return regions
         return [replace(r, heat=self._heat(r, shares)) for r, shares in zip(regions, maps.mean, strict=True)]
@@ -163,11 +166,15 @@ def _starts(jobs: list[RegionJob], images: Tensor, masks: Tensor) -> Tensor | No
     return torch.stack(starts).to(images)
 
 
-def _restored(job: RegionJob, generated: Tensor, reconstruction: Tensor) -> DecodedRegion:
+def _restored(
+    job: RegionJob, generated: Tensor, reconstruction: Tensor, start_detail: Tensor
+) -> DecodedRegion:
     side, photo = (job.region.window.side, job.region.window.side), job.photo.levels()
-    before = to_pixels(reconstruction, side)
+    before, after = to_pixels(reconstruction, side), to_pixels(generated, side)
+    # a difference of images: no offset
+    detail = to_pixels(start_detail, side) - 127.5
     noise = autoencoder_noise(photo, before)
-    return DecodedRegion(job.region, restored(photo, before, to_pixels(generated, side), noise), noise)
+    return DecodedRegion(job.region, restored(photo, before, after, noise, detail), noise)
 
 
 def in_window(photo: Photo, window: Window) -> Photo:
@@ -176,7 +183,11 @@ def in_window(photo: Photo, window: Window) -> Photo:
 
 
 def restored(
-    photo: np.ndarray, reconstruction: np.ndarray, generated: np.ndarray, noise: float
+    photo: np.ndarray,
+    reconstruction: np.ndarray,
+    generated: np.ndarray,
+    noise: float,
+    start_detail: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """What was generated, with the detail that the autoencoder lost (`restore_detail`); all (H,W,3).
 
@@ -187,7 +198,7 @@ def restored(
             "The decoded picture holds values that are no numbers, as half precision can give: run the model "
             "or its VAE in bfloat16 or float32."
         )
-    return restore_detail(photo, reconstruction, generated, noise)
+    return restore_detail(photo, reconstruction, generated, noise, start_detail)
 
 
 def stitched(photo: Photo, decoded: DecodedRegion, feather: float) -> Photo:

@@ -49,13 +49,18 @@ def paste(
 
 
 def restore_detail(
-    photo: np.ndarray, reconstruction: np.ndarray, generated: np.ndarray, noise: float
+    photo: np.ndarray,
+    reconstruction: np.ndarray,
+    generated: np.ndarray,
+    noise: float,
+    start_detail: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Gives generated (H,W,3) back the fine detail that the autoencoder lost, where little was changed.
+    """Gives generated (H,W,3) back the fine detail that the autoencoder lost: the photo's where little was
+    changed, and `start_detail` (H,W,3), that of what was denoised, where much was.
 
-    All in [0,255], `reconstruction` being the photo through the autoencoder. Detail fades out as the change
-    grows from 1 to 3 times the autoencoder's `noise` (grey levels).
+    All in [0,255], `reconstruction` being the photo through the autoencoder. One goes over into the other as
+    the change grows from 1 to 3 times the autoencoder's `noise` (grey levels).
     """
     change = np.abs(generated - reconstruction).max(-1, keepdims=True)
     kept = np.clip((3 * noise - change) / (2 * noise), 0, 1)
-    return generated + kept * (photo.astype(np.float32) - reconstruction)
+    return generated + kept * (photo.astype(np.float32) - reconstruction) + (1 - kept) * start_detail

@@ -124,7 +124,7 @@ class PairPictures:
                 figures.fills.append(pair.row["fill"])
                 figures.areas.append(float(shown.mask.mean()))
                 figures.changed_outside += shown.changed_outside()
-                figures.fidelities.append(shown.fidelity(pair.row["noise"]))
+                figures.fidelities.append(shown.fidelity())
             self.index.append(_entry(pair, shown))
             yield data_block(f"pictures-{number}", self._pictures(shown))
 

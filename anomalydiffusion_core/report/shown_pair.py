@@ -50,10 +50,10 @@ class ShownPair:
         before, after = tile(self.normal.pixels[box]), tile(self.photo.pixels[box])
         return [before, outlined(after, self.mask[box]), after]
 
-    def fidelity(self, noise: float) -> MaskFidelity:
-        """How exactly the mask says what changed in the close-up, by more than `noise` grey levels."""
+    def fidelity(self) -> MaskFidelity:
+        """How exactly the mask says what changed in the close-up."""
         box = self.close_up()
-        return mask_fidelity(self.normal.levels()[box], self.photo.levels()[box], self.mask[box], noise)
+        return mask_fidelity(self.normal.levels()[box], self.photo.levels()[box], self.mask[box])
 
     def close_up(self) -> Box:
         """A square around the whole mask."""

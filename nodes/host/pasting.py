@@ -33,6 +33,12 @@ class PastedDefects:
     latent: Tensor
     denoise: float
 
+    def detail(self, photos: MaskedPhotos) -> Tensor:
+        """What the autoencoder lost of them (B,H,W,3), the less the more they were denoised."""
+        height, width = photos.image.shape[1:3]
+        decoded: Any = photos.vae.decode(self.latent)
+        return (1 - self.denoise) * (self.image - decoded[:, :height, :width].float().cpu())
+
     def contrast_kept(self, photos: MaskedPhotos, decoded: Tensor, reconstruction: Tensor) -> Tensor:
         """Decoded images (B,H,W,3) in [0,1] with the contrast that they lost against the pasted defects."""
         images = decoded, reconstruction, self.image, photos.image.cpu()

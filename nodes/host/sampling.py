@@ -257,16 +257,18 @@ def paste_back(
     generated, reconstruction = (
         photos.vae.decode(z)[:, :height, :width].float().cpu() for z in (latent, photos.latent)
     )
+    details = torch.zeros_like(generated)
     if defects:
         generated = defects.contrast_kept(photos, generated, reconstruction)
+        details = defects.detail(photos)
     decoded, reconstructions = (255 * part.clamp(0, 1).numpy() for part in (generated, reconstruction))
     marked = photos.mask[:, 0].cpu().numpy() > 0
     results = []
-    for photo, reconstruction, generated, mask in zip(
-        pixels_of(photos.image), reconstructions, decoded, marked, strict=True
+    for photo, before, after, mask, detail in zip(
+        pixels_of(photos.image), reconstructions, decoded, marked, 255 * details.numpy(), strict=True
     ):
-        noise = autoencoder_noise(photo, reconstruction)
-        values = restored(photo, reconstruction, generated, noise)
+        noise = autoencoder_noise(photo, before)
+        values = restored(photo, before, after, noise, detail)
         results.append(_laid(photo, values, mask, noise, outlines))
     pasted = torch.from_numpy(np.stack(results)).float() / 255
     # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were

@@ -17,7 +17,15 @@ from anomalydiffusion_core.dataset.photos import read_mask, read_photo, short_ha
 from anomalydiffusion_core.evaluation.baselines import BASELINES, Baseline, MarkedPhoto
 from anomalydiffusion_core.evaluation.comparison import compare
 from anomalydiffusion_core.evaluation.config import ComparisonRun
-from anomalydiffusion_core.evaluation.contenders import REAL, named_datasets
+from anomalydiffusion_core.evaluation.contenders import (
+    REAL,
+    all_contenders,
+    find_datasets,
+    mixture_weights,
+    named_datasets,
+    shared_out,
+    split_categories,
+)
 from anomalydiffusion_core.evaluation.split import split_category
 from anomalydiffusion_core.evaluation.tables import write_tables
 from anomalydiffusion_core.export.mvtec import read_manifest
@@ -154,3 +162,40 @@ def test_the_command_s_help_names_every_baseline(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "2000")  # of the box that options are told in
     told = " ".join(command("evaluate", "--help").stdout.split())
     assert f"Compare with these baselines, separated by commas: {', '.join(BASELINES)}." in told
+
+
+@pytest.mark.parametrize(
+    ("count", "weights", "parts"),
+    [(10, [2, 1], [7, 3]), (10, [1, 1, 1], [4, 3, 3]), (3, [1, 1], [2, 1]), (4, [1, 3], [1, 3])],
+)
+def test_pairs_are_shared_out_by_weights_and_add_up(
+    count: int, weights: list[float], parts: list[int]
+) -> None:
+    assert shared_out(count, weights) == parts
+
+
+def test_a_mixture_names_contenders_that_there_are() -> None:
+    assert mixture_weights("ours=2, draem", ["ours", REAL, "draem"]) == {"ours": 2.0, "draem": 1.0}
+    for wrong in ("ours", "ours=1,gan=1", f"ours=1,{REAL}=1", "ours=0,draem=1", "ours=x,draem=1", ""):
+        with pytest.raises(ValueError, match="A mixture is two contenders or more .* there are ours, draem"):
+            mixture_weights(wrong, ["ours", REAL, "draem"])
+
+
+def test_a_mixture_has_as_many_pairs_as_others_from_each_by_weight(
+    real: Path, generated: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, pairs_per_type=3, mixtures=("ours=2,draem=1",), with_real=True)
+    truth = find_dataset(real)
+    datasets = find_datasets({"ours": generated}, truth, config)
+    splits = split_categories(datasets.values(), truth, config)
+    run = ComparisonRun(config, tmp_path / "out")
+    *_, mixture = contenders = all_contenders(datasets, ["draem"], splits, run)
+    ours, _, draem, _ = contenders
+    assert mixture.name == "ours=2,draem=1"
+    (split,) = splits.values()
+    mixed, others = mixture.pairs[split.category], ours.pairs[split.category]
+    assert len(mixed) == len(others) == len(draem.pairs[split.category]) == 3 * len(split.defects)
+    for defect in split.defects:
+        assert sum(pair in others and pair.defect == defect for pair in mixed) == 2
+    assert sum(pair in draem.pairs[split.category] for pair in mixed) == len(split.defects)
+    assert mixture.real_beside(split, config) == split.few_shot_pairs == ours.real_beside(split, config)

@@ -19,12 +19,13 @@ from anomalydiffusion_core.generation import generator as generator_module
 from anomalydiffusion_core.generation.config import GenerationConfig, Start
 from anomalydiffusion_core.generation.drafting import TryNumber
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
-from anomalydiffusion_core.generation.regions import DecodedRegion, shown_parts
+from anomalydiffusion_core.generation.pasting import pasted
+from anomalydiffusion_core.generation.regions import DecodedRegion, shown_parts, to_image, to_pixels
 from anomalydiffusion_core.generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig
-from anomalydiffusion_core.method.sampling import SamplingConfig
+from anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
 
 STAIN, SCRATCH = "thing/stain", "thing/scratch"
 LITTLE = SamplingConfig(steps=100, guidance=2.5, denoise=0.01, aar=AARConfig("off"))
@@ -72,6 +73,27 @@ def test_a_pair_from_a_real_defect_keeps_its_tone_and_one_from_noise_does_not(
         assert abs(tone(other.pixels, other.mask) - np.mean(real)) > 20
         assert np.array_equal(one.mask, other.mask)
         assert np.array_equal(one.pixels[~one.mask], one.photo.pixels[~one.mask])
+
+
+def test_a_pasted_defect_keeps_the_detail_that_the_autoencoder_cannot_hold(
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
+) -> None:
+    generator = generator_of(fake_base, learned, dataset, CONFIG)
+    fine = [
+        replace(
+            one, difference=np.float32(90 + 30 * (-1.0) ** np.arange(len(one.depth)))[:, None].repeat(3, 1)
+        )
+        for one in generator.drafter.real_defects(STAIN)
+    ]
+    generator.drafter.real_defects = lambda name: fine
+    (pair,) = generator.try_indices(STAIN, range(1), given([MASKS[1]]))
+    chance = image_generator(CONFIG.seed, 0, f"{STAIN} region 0")
+    (number,) = pair.defects[0].pasted
+    start = pasted(pair.photo.levels(), pair.mask, fine[number], chance)
+    blurred = fake_base.decode(fake_base.encode(to_image(start, len(start))[None]))[0]
+    lost = np.abs(to_pixels(blurred, start.shape[:2]) - start)[pair.mask].mean()
+    left = np.abs(pair.pixels - start)[pair.mask].mean()
+    assert lost > 5 and left < lost / 2
 
 
 def test_the_more_is_denoised_the_less_of_the_real_defect_is_left(

@@ -107,3 +107,8 @@ def test_lost_detail_returns_where_the_change_is_near_the_autoencoder_s_noise(
     generated = reconstruction + np.array([0, -change, change / 2], np.float32)
     result = restore_detail(photo, reconstruction, generated, noise=4.0)
     np.testing.assert_allclose(result, generated + 10 * share_of_detail, rtol=1e-6)
+    # elsewhere that of what was denoised
+    start_detail = np.full((1, 1, 3), -7.0, np.float32)
+    result = restore_detail(photo, reconstruction, generated, 4.0, start_detail)
+    expected = generated + 10 * share_of_detail - 7 * (1 - share_of_detail)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
