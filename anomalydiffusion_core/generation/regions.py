@@ -126,13 +126,14 @@ class RegionMaker:
             ),
             sampling,
         )
-        generated, reconstruction = base.decode(latent), base.decode(normal)
+        # what lies beyond black and white is cut off by some hosts, and by none after this
+        generated, reconstruction = (base.decode(z).clamp(-1, 1) for z in (latent, normal))
         detail = torch.zeros_like(generated)
         if starts is not None and start is not None:
             # the more was denoised, the less of the real defect is to be left
             share = 1 - sampling.denoise
             generated = contrast_kept(generated, reconstruction, starts, images, masks, share=share)
-            detail = share * (starts - base.decode(start))
+            detail = share * (starts - base.decode(start).clamp(-1, 1))
         pictures = zip(jobs, generated.cpu(), reconstruction.cpu(), detail.cpu(), strict=True)
         regions = [_restored(*picture) for picture in pictures]
         if maps is None:

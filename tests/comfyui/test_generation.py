@@ -66,10 +66,9 @@ def text(result: Any) -> str:
     return result.ui["text"][0]
 
 
-# from a real defect a pixel here and there differs by more than a last digit explains
-@pytest.mark.parametrize(("start", "most", "share"), [("noise", GREY_LEVEL, 1e-3), ("pasted", 8, 1e-2)])
+@pytest.mark.parametrize("start", ["noise", "pasted"])
 def test_the_node_makes_what_the_command_makes_with_the_same_settings(
-    demo: Demo, tmp_path: Path, start: Start, most: int, share: float
+    demo: Demo, tmp_path: Path, start: Start
 ) -> None:
     demo.generate(f"same_{start}", 3, start=start)
     config = GenerationConfig(
@@ -99,7 +98,7 @@ def test_the_node_makes_what_the_command_makes_with_the_same_settings(
             assert a[key] == b[key], key
         photos = pixels(demo.output(f"same_{start}") / a["image"]), pixels(tmp_path / "out" / b["image"])
         difference = np.abs(photos[0] - photos[1])
-        assert difference.max() <= most and (difference > 0).mean() < share
+        assert difference.max() <= GREY_LEVEL and (difference > 0).mean() < 1e-3
 
 
 def test_a_run_goes_on_from_what_is_there_and_makes_nothing_twice(demo: Demo) -> None:
