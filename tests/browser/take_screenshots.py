@@ -2,11 +2,12 @@
 
 Every workflow is opened and run in a browser as the template browser gives it, and each node photographed
 with what it shows then; docs/workflow.jpg is the whole of the first. It takes half an hour, in the ComfyUI of
-the tests.
+the tests; names of workflows take only the nodes in these.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 import tempfile
@@ -52,6 +53,12 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def main() -> None:
+    every = sorted(path.stem for path in FOLDER.glob("*.json"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workflows", nargs="*", metavar="NAME", help="of a workflow, such as 4_draw_a_mask")
+    names = parser.parse_args().workflows
+    if unknown := set(names) - set(every):
+        parser.error(f"there is no workflow {min(unknown)}: choose from {', '.join(every)}")
     chromium = found_chromium()
     if not chromium:
         raise SystemExit("There is no Chromium: install it, or set CHROMIUM.")
@@ -66,7 +73,7 @@ def main() -> None:
             started_browser(chromium) as browser,
             opened_page(browser, server) as page,
         ):
-            for name in sorted(path.stem for path in FOLDER.glob("*.json")):
+            for name in names or every:
                 page.open_template(name)
                 if "LoadImage" in page.node_types():
                     page.upload("LoadImage", photo)
@@ -81,7 +88,7 @@ def main() -> None:
                     save(photographed(page, node), HELP / f"{node}.jpg")
                     wanted.discard(node)
             page.command("Comfy.NewBlankWorkflow")
-            for node in sorted(wanted):  # in no workflow
+            for node in [] if names else sorted(wanted):  # in no workflow
                 page.page.evaluate("type => adiff.only(type)", node)
                 page.page.wait_for_timeout(700)  # it has no size until it is drawn
                 save(photographed(page, node), HELP / f"{node}.jpg")
