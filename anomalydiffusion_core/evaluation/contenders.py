@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..dataset.layout import Dataset, Pair
+from ..masks.sources import named_weights
 from .baselines import generate_baseline
 from .config import ComparisonConfig, ComparisonRun
 from .published import find_generated
@@ -144,13 +145,7 @@ def _of_baseline(name: str, splits: dict[str, Split], run: ComparisonRun) -> Con
 
 def mixture_weights(text: str, names: Iterable[str]) -> dict[str, float]:
     """`ours=2,draem=1` as weights by contender; raises ValueError naming those there are."""
-    weights: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, number = (piece.strip() for piece in part.partition("="))
-        try:
-            weights[name] = float(number or 1)
-        except ValueError:
-            weights[name] = 0.0
+    weights = dict(named_weights(text))
     known = [name for name in names if name != REAL]
     if len(weights) < 2 or not set(weights) <= set(known) or not all(0 < w <= 1e6 for w in weights.values()):
         raise ValueError(

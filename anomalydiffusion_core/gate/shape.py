@@ -8,7 +8,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, label
 from scipy.spatial import ConvexHull
 
-EIGHT = np.ones((3, 3))
+from .scores import EIGHT
+
 # Factors by which each may lie beyond the real ones, or half of their range, where that is more. With ten
 # real masks of a type, 90 to 97 in 100 others of it lie within. Laying a mask varies its length by 1.25.
 TOLERANCES = {"area": 2.0, "width": 1.6, "elongation": 1.6, "solidity": 1.5, "parts": 1.5}
@@ -19,7 +20,13 @@ def shape_of(mask: np.ndarray) -> np.ndarray:
     be: area and mean width in pixels, ratio of the deviations along and across, share of the convex hull
     that is marked, and number of connected parts.
     """
-    numbers = mask.sum(), _mean_width(mask), _elongation(mask), mask.sum() / _hull_area(mask), _parts(mask)
+    numbers = (
+        mask.sum(),
+        _mean_width(mask),
+        _elongation(mask),
+        mask.sum() / _hull_area(mask),
+        count_parts(mask),
+    )
     return np.log(np.array(numbers, dtype=float))
 
 
@@ -37,14 +44,17 @@ def beyond(shape: np.ndarray, known: Sequence[np.ndarray]) -> float:
     return float(max(0.0, (np.maximum(low - shape, shape - high) / allowed).max()))
 
 
+def distance_inside(mask: np.ndarray) -> np.ndarray:
+    """(H,W) of what is marked to its outline, in pixels, 0 beside it; the picture's edge is no outline."""
+    return np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]
+
+
 def _tolerances() -> np.ndarray:
     return np.log(list(TOLERANCES.values()))
 
 
 def _mean_width(mask: np.ndarray) -> float:
-    # the photo's edge is no outline
-    inside = np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]
-    return 4 * float(inside[mask].mean()) if not mask.all() else float(min(mask.shape))
+    return 4 * float(distance_inside(mask)[mask].mean()) if not mask.all() else float(min(mask.shape))
 
 
 def _elongation(mask: np.ndarray) -> float:
@@ -61,5 +71,6 @@ def _hull_area(mask: np.ndarray) -> float:
     return float(ConvexHull(np.concatenate(corners)).volume)  # of points in a plane, the area
 
 
-def _parts(mask: np.ndarray) -> int:
+def count_parts(mask: np.ndarray) -> int:
+    """Connected parts of what is marked in (H,W) bool, eight neighbours counting."""
     return int(label(mask, structure=EIGHT)[1])  # type: ignore[index]

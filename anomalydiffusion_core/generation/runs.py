@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +349,7 @@ def _mask_source(
         defect_type=defect_type,
         seed=config.seed,
         invented=invented if defect_type in learned.mask else None,
-        real=lambda: [read_mask(pair.mask) for pair in pairs],
+        real=cache(lambda: [read_mask(pair.mask) for pair in pairs]),
         given=supply.given.get(defect_type, []),
     )
     check = CHECKS["shape"]

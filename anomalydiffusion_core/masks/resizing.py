@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import label, rotate
+from scipy.ndimage import rotate
 from torch import Tensor
 
 from ..dataset.augmentation import bounding_box, resize_mask
+from ..gate.shape import count_parts
 
 SAME_PROPORTIONS = 1.05  # ratio of two pictures' aspects up to which one is the other at another size
 LARGEST_TURNED = 1024  # pixels per side; larger shapes are turned at that size
@@ -66,14 +67,14 @@ def turned(marked: np.ndarray, degrees: float, scale: float) -> np.ndarray:
     large = np.pad(picture[0, 0].numpy().repeat(2, 0).repeat(2, 1), 2)
     large = torch.from_numpy(rotate(large, degrees, order=1))[None, None]
     covered = _resized(large, _sides(large.shape[-2:], scale / shrink / 2))[0, 0].numpy()
-    return cut_out(_most_covered(covered, round(scale**2 * float(marked.sum())), _parts(marked), scale))
+    return cut_out(_most_covered(covered, round(scale**2 * float(marked.sum())), count_parts(marked), scale))
 
 
 def scaled(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """What is marked in (h,w) bool at a size (H,W): share of the area, thin parts and connections stay."""
     picture = torch.from_numpy(marked.astype(np.float32))[None, None]
     covered, scale = _resized(picture, size)[0, 0].numpy(), max(size) / max(marked.shape)
-    return _most_covered(covered, round(float(marked.mean()) * covered.size), _parts(marked), scale)
+    return _most_covered(covered, round(float(marked.mean()) * covered.size), count_parts(marked), scale)
 
 
 def _most_covered(covered: np.ndarray, count: int, parts: int, scale: float) -> np.ndarray:
@@ -86,7 +87,7 @@ def _most_covered(covered: np.ndarray, count: int, parts: int, scale: float) -> 
     for part in (1, 0.7, 0.5, 0.35, 0.25, 0):
         chosen = covered >= max(part * least, 1e-6)
         whole = all(np.array(cut_out(chosen).shape) >= np.array(reach) - blur)
-        if whole and _parts(chosen) <= parts:
+        if whole and count_parts(chosen) <= parts:
             break
     return chosen
 
@@ -97,10 +98,6 @@ def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _sides(shape: Sequence[int], scale: float) -> tuple[int, int]:
     return max(1, round(scale * shape[0])), max(1, round(scale * shape[1]))
-
-
-def _parts(marked: np.ndarray) -> int:
-    return int(label(marked, structure=np.ones((3, 3)))[1])  # type: ignore[index]
 
 
 def cut_out(mask: np.ndarray) -> np.ndarray:

@@ -253,14 +253,22 @@ def parse_weights(text: str) -> dict[str, float]:
     Raises ValueError naming the known sources.
     """
     weights: dict[str, float] = {}
+    for name, weight in named_weights(text):
+        name = current_name(name)
+        weights[name] = weights.get(name, 0) + weight
+    return checked_weights(weights)
+
+
+def named_weights(text: str) -> list[tuple[str, float]]:
+    """The names and weights of `a=2,b`, in order: 1 where there is none, and no number where it is none."""
+    pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = (piece.strip() for piece in part.partition("="))
-        name = current_name(name)
         try:
-            weights[name] = weights.get(name, 0) + float(number or 1)
+            pairs.append((name, float(number or 1)))
         except ValueError:
-            weights[name] = float("nan")
-    return checked_weights(weights)
+            pairs.append((name, float("nan")))
+    return pairs
 
 
 def checked_weights(weights: dict[str, float]) -> dict[str, float]:

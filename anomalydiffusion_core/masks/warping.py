@@ -7,6 +7,7 @@ import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from ..dataset.augmentation import MAX_ROTATION
+from ..gate.shape import distance_inside
 from .resizing import cut_out
 
 SCALES = (0.8, 1.25)
@@ -54,8 +55,7 @@ def _sampled(mask: np.ndarray, at: np.ndarray, beyond: str) -> np.ndarray:
     """The mask at places (H,W,2). Distances to the outline are interpolated, since a thin line's own values
     would blur away; where nothing is left, the mask stays as it was.
     """
-    inside = np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]
     outside = np.asarray(distance_transform_edt(~mask))
-    signed = np.where(mask, inside - 0.5, 0.5 - outside)
+    signed = np.where(mask, distance_inside(mask) - 0.5, 0.5 - outside)
     result = map_coordinates(signed, np.moveaxis(at, -1, 0), order=1, mode=beyond, cval=signed.min()) > 0
     return result if result.any() else mask
