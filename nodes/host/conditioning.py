@@ -21,6 +21,11 @@ def conditioning(context: Context, **options: Any) -> Conditioning:
     return [[context.hidden, {**pooled, **options}]]
 
 
+def learned_in(conditioning: Conditioning) -> tuple[Learned | None, str]:
+    """The embeddings and the defect type that a conditioning was made with; None and no name for others."""
+    return next((options[LEARNED] for _, options in conditioning if LEARNED in options), (None, ""))
+
+
 def chosen_type(embeddings: Learned, defect_type: str, table: str) -> str:
     """The type asked for, or the first one of `table` ("anomaly" or "mask") where none was."""
     return defect_type.strip() or next(iter(sorted(getattr(embeddings, table))), "")

@@ -29,7 +29,7 @@ from ...anomalydiffusion_core.generation.regions import autoencoder_noise, on_ca
 from ...anomalydiffusion_core.generation.runs import training_pairs
 from ...anomalydiffusion_core.method.embeddings import Learned
 from ...anomalydiffusion_core.method.latent_diffusion import Fingerprint
-from .conditioning import LEARNED, Conditioning, binary_masks, chosen_type
+from .conditioning import Conditioning, binary_masks, chosen_type, learned_in
 from .pixels import from_core, latent_factor, to_core
 from .sampling import Outlines, match_batch, match_images
 
@@ -128,7 +128,7 @@ def outlines_of(
     positive: Conditioning, dataset: Dataset | None, image: Tensor, vae: VAE, *, feather: float
 ) -> Outlines:
     """How a defect of the type in `positive` fades in: with a dataset as softly as in its real pairs."""
-    learned, name = next((options[LEARNED] for _, options in positive if LEARNED in options), (None, ""))
+    learned, name = learned_in(positive)
     size = canvas_size(learned, image, vae)
     if dataset is None:
         return Outlines(feather, size)

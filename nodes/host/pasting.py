@@ -15,7 +15,7 @@ from ...anomalydiffusion_core.generation.drafting import real_defects
 from ...anomalydiffusion_core.generation.pasting import RealDefect, choose_defect, contrast_kept, pasted
 from ...anomalydiffusion_core.generation.regions import mask_on_canvas
 from ...anomalydiffusion_core.method.sampling import image_generator
-from .conditioning import LEARNED, Conditioning
+from .conditioning import Conditioning, learned_in
 from .gate import real_pairs
 from .pixels import from_core, to_core
 from .sampling import MaskedPhotos, padded
@@ -57,7 +57,7 @@ def pasted_defects(
     """
     if denoise >= 1:
         return None
-    learned, name = next((options[LEARNED] for _, options in positive if LEARNED in options), (None, ""))
+    learned, name = learned_in(positive)
     if dataset is None or learned is None:
         raise ValueError(f"A denoise below 1 starts from a real defect: {REMEDY}.")
     _, pairs, which = real_pairs(dataset, learned, name)
