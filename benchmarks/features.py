@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Pair, find_dataset
 from anomalydiffusion_core.dataset.views import read_pair
-from anomalydiffusion_core.gate import features
+from anomalydiffusion_core.gate import imagenet
 from anomalydiffusion_core.gate.gate import Gate
 from anomalydiffusion_core.gate.region_view import RegionView
 from anomalydiffusion_core.generation.config import GenerationConfig
@@ -43,9 +43,9 @@ def main() -> None:
     base, results = load_base("tiny"), {}
     for root in arguments.datasets:
         (category,) = find_dataset(root).categories.values()
-        with patch.object(features, "PACKAGES", ("no such package",)):
+        with patch.object(imagenet, "PACKAGES", ("no such package",)):
             results[f"{category.name}, autoencoder"] = _told_apart(base, category, arguments)
-        results[f"{category.name}, {features.IMAGENET}"] = _told_apart(base, category, arguments)
+        results[f"{category.name}, {imagenet.NAME}"] = _told_apart(base, category, arguments)
     print(json.dumps(results, indent=1))
 
 

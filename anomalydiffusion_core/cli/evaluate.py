@@ -11,6 +11,7 @@ import typer
 from ..evaluation.baselines import BASELINES
 from ..evaluation.classifier import QUICK_CLASSIFIER, ClassifierConfig
 from ..evaluation.config import ComparisonConfig, Protocol
+from ..evaluation.detectors import PATCHCORE_LITE0
 from ..evaluation.localizer import QUICK, LocalizerConfig
 from .console import check_writable, progress, run_command, say
 from .invocation import same_command
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..evaluation.comparison import Comparison
 
 DEFAULTS = ComparisonConfig()
+Weights = Literal["imagenet", "scratch"]  # that a network begins with
 COMPARED, NETWORKS = "Compared with", "Networks"  # groups of options in the help
 
 
@@ -48,7 +50,8 @@ def evaluate(
     detectors: Annotated[
         str,
         typer.Option(
-            help="Compare with these detectors of anomalib, separated by commas, such as patchcore,padim.",
+            help="Compare with these detectors of anomalib, separated by commas, such as patchcore,padim; "
+            f"{PATCHCORE_LITE0} downloads nothing, and needs the extra 'features'.",
             rich_help_panel=COMPARED,
         ),
     ] = "",
@@ -119,8 +122,16 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Train each localiser for so many steps.", rich_help_panel=NETWORKS),
     ] = None,
+    localizer: Annotated[
+        Weights,
+        typer.Option(
+            help="Let localisers begin with random weights (scratch), or with ImageNet's in their encoder "
+            "(imagenet), as detectors that people use do; the extra 'features' has these.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = "scratch",
     weights: Annotated[
-        Literal["imagenet", "scratch"] | None,
+        Weights | None,
         typer.Option(
             "--classify",
             help="Also tell types apart by a ResNet-34 that begins there.",
@@ -146,7 +157,7 @@ def evaluate(
     def command() -> dict[str, Any]:
         check_writable(out)
         config = ComparisonConfig(
-            *_networks(quick, steps, weights),
+            *_networks(quick, steps, localizer, weights),
             share,
             count,
             seeds,
@@ -168,9 +179,9 @@ def evaluate(
 
 
 def _networks(
-    quick: bool, steps: int | None, weights: str | None
+    quick: bool, steps: int | None, begins: Weights, weights: Weights | None
 ) -> tuple[LocalizerConfig, ClassifierConfig | None]:
-    localizer = QUICK if quick else DEFAULTS.localizer
+    localizer = replace(QUICK if quick else DEFAULTS.localizer, pretrained=begins == "imagenet")
     localizer = replace(localizer, steps=steps) if steps else localizer
     classifier = QUICK_CLASSIFIER if quick else ClassifierConfig()
     return localizer, replace(classifier, pretrained=weights == "imagenet") if weights else None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..dataset.layout import find_dataset
 from ..dataset.photos import write_png
+from ..gate import imagenet
 from .baselines import find_baseline
 from .classifier import new_resnet, train_and_classify
 from .config import ComparisonConfig, ComparisonRun
@@ -99,6 +100,8 @@ def _check_needs(against: list[str], config: ComparisonConfig) -> PublishedNetwo
     """Fetches all weights, or says that they cannot be had, before the long work."""
     if config.classifier:
         new_resnet(2, config.classifier)
+    if config.localizer.pretrained:
+        imagenet.check_installed()
     for name in against:
         find_baseline(name)
     for name in config.detectors:

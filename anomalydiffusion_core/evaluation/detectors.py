@@ -22,6 +22,7 @@ from PIL import Image
 from ..dataset.layout import Pair
 from ..dataset.photos import Photo, read_photo, write_png
 from ..dataset.views import read_pair
+from ..gate import imagenet
 from .localization import TestPhotos
 from .localizer import Predictions
 from .split import Split
@@ -29,6 +30,7 @@ from .split import Split
 # Raise the number when the same photos and seed train, calibrate or measure a detector otherwise: results
 # kept by it are then made again.
 METHOD = "detectors/1"
+PATCHCORE_LITE0 = "patchcore-lite0"  # anomalib's PatchCore on the gate's network: nothing is downloaded
 CALIBRATION_SHARE = 1 / 5  # of the normal photos: they calibrate thresholds, and train nothing
 
 
@@ -42,10 +44,13 @@ class Thresholds:
 
 def new_detector(name: str) -> Any:
     """An untrained detector of anomalib (patchcore, padim, cflow, cfa, reverse_distillation, draem, ...), its
-    backbone with published weights.
+    backbone with published weights; `patchcore-lite0` has those of the extra `features`.
 
-    Raises ValueError where anomalib is not installed, knows no such one, or weights cannot be had.
+    Raises ValueError where anomalib or the extra is not installed, knows no such one, or weights cannot be
+    had.
     """
+    if name == PATCHCORE_LITE0:
+        imagenet.check_installed()
     try:
         with _quiet():
             from anomalib.models import UnknownModelError, get_model, list_models
@@ -55,15 +60,31 @@ def new_detector(name: str) -> Any:
         ) from None
     try:
         with _quiet():
-            return get_model(name, evaluator=False, visualizer=False)
+            own = _patchcore_options() if name == PATCHCORE_LITE0 else {}
+            name = "patchcore" if name == PATCHCORE_LITE0 else name
+            return get_model(name, evaluator=False, visualizer=False, **own)
     except UnknownModelError:
         known = ", ".join(sorted(list_models()))
-        raise ValueError(f"anomalib has no detector {name!r}: it has {known}.") from None
+        raise ValueError(f"anomalib has no detector {name!r}: it has {known}, {PATCHCORE_LITE0}.") from None
     except OSError as error:
         raise ValueError(
             f"What anomalib's {name} starts from cannot be fetched ({str(error).split('. ')[0]}): run it "
             "once where there is access, and copy the caches of Hugging Face and torch."
         ) from None
+
+
+def _patchcore_options() -> dict[str, Any]:
+    """PatchCore's own arguments for the network of the extra `features`, at strides 8 and 16."""
+    from anomalib.pre_processing import PreProcessor
+    from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+    mean, deviation = imagenet.MEAN / 255, imagenet.DEVIATION / 255
+    transform = Compose([Resize((256, 256), antialias=True), Normalize([mean] * 3, [deviation] * 3)])
+    return {
+        "backbone": imagenet.efficientnet_lite0(),
+        "layers": ["blocks.2", "blocks.4"],
+        "pre_processor": PreProcessor(transform=transform),
+    }
 
 
 def detect(

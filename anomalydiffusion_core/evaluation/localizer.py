@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..gate import imagenet
+
 # Raise the number when the same pairs and seed train another network, or are read otherwise: results kept by
 # it are then made again.
 METHOD = "localiser/2"
@@ -30,6 +32,7 @@ class LocalizerConfig:
     batch_size: int = 8  # half of it normal
     rate: float = 1e-4
     gamma: float = 2.0
+    pretrained: bool = False  # the encoder begins with ImageNet's weights, of the extra `features`
     seed: int = 0
 
 
@@ -75,28 +78,65 @@ def _convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Localizer(nn.Module):
-    """(B,3,S,S) in [-1,1] -> logits (B,2,S,S) of normal and anomalous; S a multiple of 32."""
+class _Encoder(nn.Module):
+    """DRAEM's: images (B,3,S,S) -> levels (B,width,s,s), finest first."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        widths = [width * factor for factor in WIDTHS]
-        self.down = nn.ModuleList(
-            _convolutions(inputs, outputs, 2) for inputs, outputs in zip([3, *widths], widths, strict=False)
+        self.widths = [width * factor for factor in WIDTHS]
+        self.levels = nn.ModuleList(
+            _convolutions(inputs, outputs, 2)
+            for inputs, outputs in zip([3, *self.widths], self.widths, strict=False)
         )
-        levels = list(zip(widths[1:], widths, strict=False))[::-1]
-        self.up = nn.ModuleList(_convolutions(below, here, 1) for below, here in levels)
-        self.merge = nn.ModuleList(_convolutions(2 * here, here, 2) for _, here in levels)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        levels, x = [], image
+        for number, level in enumerate(self.levels):
+            x = level(F.max_pool2d(x, 2) if number else x)
+            levels.append(x)
+        return levels
+
+
+class _ImagenetEncoder(nn.Module):
+    """The same by ImageNet's EfficientNet-Lite0, at strides 2 to 32, and `width` untrained channels before
+    that.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        network = imagenet.efficientnet_lite0()
+        first = nn.Sequential(network.conv_stem, network.bn1, network.blocks[0])
+        stages = [first, network.blocks[1], network.blocks[2], network.blocks[3:5], network.blocks[5:7]]
+        self.widths = [width, 16, 24, 40, 112, 320]
+        self.stem = _convolutions(3, width, 2)
+        self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        levels, x = [self.stem(image)], imagenet.normalised(image)
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return levels
+
+
+class Localizer(nn.Module):
+    """(B,3,S,S) in [-1,1] -> logits (B,2,S,S) of normal and anomalous; S a multiple of 32."""
+
+    def __init__(self, width: int, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.encoder = (_ImagenetEncoder if pretrained else _Encoder)(width)
+        widths = self.encoder.widths
+        steps = list(zip(widths[1:], widths, strict=False))[::-1]
+        self.up = nn.ModuleList(_convolutions(below, here, 1) for below, here in steps)
+        self.merge = nn.ModuleList(_convolutions(2 * here, here, 2) for _, here in steps)
         self.out = nn.Conv2d(width, 2, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        skips, x = [], image
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
-            skips.append(x)
-        for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
+        levels = self.encoder(image)
+        x = levels[-1]
+        for up, merge, level in zip(self.up, self.merge, levels[-2::-1], strict=True):
             x = up(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
-            x = merge(torch.cat([x, skip], 1))
+            x = merge(torch.cat([x, level], 1))
         return self.out(x)
 
 
@@ -128,7 +168,7 @@ def train_localizer(
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = Localizer(config.width)
+        network = Localizer(config.width, pretrained=config.pretrained)
     network.to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.rate)
     milestones = [int(0.8 * config.steps), int(0.9 * config.steps)]

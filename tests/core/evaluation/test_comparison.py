@@ -23,6 +23,7 @@ from anomalydiffusion_core.evaluation.localizer import LocalizerData
 from anomalydiffusion_core.evaluation.results import ContenderResult
 from anomalydiffusion_core.evaluation.split import split_category
 from anomalydiffusion_core.evaluation.tables import write_tables
+from anomalydiffusion_core.gate import imagenet
 from anomalydiffusion_core.report.shown_pair import GAP, TILE
 
 
@@ -154,6 +155,16 @@ def test_the_published_metrics_are_had_before_the_long_work_and_stand_in_the_tab
     assert scores is not None and scores == expected
     page = Path(write_tables(found, config, tmp_path / "out")["html"]).read_text()
     assert f'<td class="n">{scores.ic_lpips:.3f}</td>' in page and "Inception Score" in page
+
+
+def test_that_imagenets_weights_are_missing_is_said_before_the_long_work(
+    real: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagenet, "PACKAGES", ("no such package",))
+    config = replace(CONFIG, localizer=replace(CONFIG.localizer, pretrained=True))
+    with pytest.raises(ValueError, match=r"comfyui-anomalydiffusion\[features\]"):
+        compare({"ours": generated}, real, ["draem"], ComparisonRun(config, tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*.png"))
 
 
 def test_the_paper_s_protocol_takes_the_best_checkpoint_on_the_test_photos(

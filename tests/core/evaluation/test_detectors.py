@@ -19,12 +19,19 @@ from anomalydiffusion_core.evaluation.baselines import generate_baseline
 from anomalydiffusion_core.evaluation.comparison import compare
 from anomalydiffusion_core.evaluation.config import ComparisonConfig, ComparisonRun
 from anomalydiffusion_core.evaluation.contenders import REAL
-from anomalydiffusion_core.evaluation.detectors import Thresholds, calibrated_f1, detect, new_detector
+from anomalydiffusion_core.evaluation.detectors import (
+    PATCHCORE_LITE0,
+    Thresholds,
+    calibrated_f1,
+    detect,
+    new_detector,
+)
 from anomalydiffusion_core.evaluation.localization import read_test_photos
 from anomalydiffusion_core.evaluation.localizer import LocalizerConfig, Predictions
 from anomalydiffusion_core.evaluation.metrics import Ranking
 from anomalydiffusion_core.evaluation.split import Split, split_category
 from anomalydiffusion_core.evaluation.tables import write_tables
+from anomalydiffusion_core.gate import imagenet
 
 pytest.importorskip("anomalib", reason="anomalib is not installed")
 Write = Callable[[Path, np.ndarray], Path]
@@ -128,6 +135,28 @@ def test_detectors_see_photos_as_everything_here_does_and_write_over_none(
         shown = np.asarray(Image.open(tmp_path / "shown/mask" / f"{number:06d}.png"))
         assert np.array_equal(shown > 0, read_mask(mask))
     assert [file.read_bytes() for file in files] == before
+
+
+def test_patchcore_sees_through_the_gate_s_network_and_downloads_nothing(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in imagenet.PACKAGES:
+        pytest.importorskip(package)
+    detector, published = new_detector(PATCHCORE_LITE0), imagenet.efficientnet_lite0()
+    test = read_test_photos(split, 32)
+    predictions, _ = detect(lambda: detector, split, test, {}, steps=1, seed=0)
+    assert predictions.maps.shape == (len(test.images), 32, 32)
+    weights = detector.model.feature_extractor.feature_extractor.state_dict()
+    assert weights
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, published.state_dict()[name], rtol=0, atol=0)
+    image = torch.rand(1, 3, 256, 256)
+    torch.testing.assert_close(
+        detector.pre_processor.transform(image), imagenet.normalised(2 * image - 1), rtol=0, atol=1e-5
+    )
+    monkeypatch.setattr(imagenet, "PACKAGES", ("no such package",))
+    with pytest.raises(ValueError, match=r'pip install "comfyui-anomalydiffusion\[features\]"'):
+        new_detector(PATCHCORE_LITE0)
 
 
 def test_f1_at_thresholds_by_hand(split: Split) -> None:

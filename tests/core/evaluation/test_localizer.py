@@ -15,13 +15,30 @@ from anomalydiffusion_core.evaluation.localizer import (
     image_scores,
     train_localizer,
 )
+from anomalydiffusion_core.gate import imagenet
 
 
 def test_the_localiser_follows_its_widths_and_keeps_the_size() -> None:
     network = Localizer(4)
-    shapes = [tuple(block[0].weight.shape[:2]) for block in network.down]  # type: ignore[index,union-attr]
+    shapes = [tuple(block[0].weight.shape[:2]) for block in network.encoder.levels]  # type: ignore[index,union-attr]
     assert shapes == [(4, 3), (8, 4), (16, 8), (32, 16), (32, 32), (32, 32)]
     assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 2, 64, 96)
+
+
+def test_a_pretrained_one_begins_with_imagenets_weights_and_learns_on_from_there() -> None:
+    for package in imagenet.PACKAGES:
+        pytest.importorskip(package)
+    network, published = Localizer(4, pretrained=True).eval(), imagenet.efficientnet_lite0().eval()
+    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 2, 64, 96)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = published.blocks(published.bn1(published.conv_stem(imagenet.normalised(image))))
+    levels = network.encoder(image)
+    torch.testing.assert_close(levels[-1], seen)
+    assert [level.shape[-1] for level in levels] == [64, 32, 16, 8, 4, 2]
+    pixels, normals = torch.full((2, 3, 32, 32), 99).byte(), torch.zeros(2, 3, 32, 32).byte()
+    data = LocalizerData(pixels, torch.ones(2, 1, 32, 32).byte(), normals)
+    trained = train_localizer(data, LocalizerConfig(size=32, width=4, steps=2, rate=1e-2, pretrained=True))
+    assert not torch.equal(trained.encoder.stages[0][0].weight, published.conv_stem.weight)  # type: ignore
 
 
 def test_the_focal_loss_by_hand() -> None:

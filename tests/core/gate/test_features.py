@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalydiffusion_core.gate import features
-from anomalydiffusion_core.gate.features import IMAGENET, Backbone, find_backbone
+from anomalydiffusion_core.gate import imagenet
+from anomalydiffusion_core.gate.features import Backbone, find_backbone
 
 BLOCKS = Backbone("blocks", lambda image: F.avg_pool2d(image, 4))
 
@@ -40,7 +40,7 @@ def test_the_same_defect_on_another_ground_has_the_same_features() -> None:
 
 def test_without_the_extra_it_is_the_base_s_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(features, "find_spec", lambda name: None if name == "timm" else found(name))
+    monkeypatch.setattr(imagenet, "find_spec", lambda name: None if name == "timm" else found(name))
     backbone = find_backbone(BLOCKS.embed, "tiny")
     assert backbone.name == "tiny autoencoder" and backbone.embed is BLOCKS.embed
 
@@ -75,6 +75,6 @@ def test_the_extra_s_network_computes_what_its_package_s_weights_say() -> None:
     x = block(block(x, "_blocks.0"), "_blocks.1", 2)
     x = x + block(x, "_blocks.2")
     backbone = find_backbone(BLOCKS.embed, "tiny")
-    assert backbone.name == IMAGENET
+    assert backbone.name == imagenet.NAME
     torch.testing.assert_close(backbone.embed(image), x, rtol=1e-4, atol=1e-4)
     assert x.shape == (2, 24, 16, 16)
