@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .prediction import next_within
 from .reference import WEAKEST, Known, Reference
 from .region_view import ChangedRegion, RegionView
 from .scores import (
@@ -103,13 +104,16 @@ def _tone(reference: Reference, view: RegionView, changed: ChangedRegion | None)
 
 
 def _tone_limit(reference: Reference, known: Known) -> float:
-    """Half of the range of real defects, and as much as tones of nothing at all vary; where all of them are
-    darker than their ground, or all brighter, less than would make one the other.
+    """Half of the range of real defects, and as much as tones of nothing at all vary, or as other real ones
+    may lie beyond the few; where all of them are darker than their ground, or all brighter, less than would
+    make one the other.
     """
     nothing = [tone(v.pixels, v.mask) for v in known.spots]
-    beyond = np.ptp(reference.tones) / 2 + float(np.std(nothing))
-    one_sign = min(reference.tones) > 0 or max(reference.tones) < 0
-    return float(min(beyond, np.abs(reference.tones).min()) if one_sign else beyond)
+    tones = np.array(reference.tones)
+    few = max(next_within(tones) - tones.max(), tones.min() + next_within(-tones))
+    beyond = max(np.ptp(tones) / 2 + np.std(nothing), few)
+    one_sign = tones.min() > 0 or tones.max() < 0
+    return float(min(beyond, np.abs(tones).min()) if one_sign else beyond)
 
 
 def _shape(reference: Reference, view: RegionView, changed: ChangedRegion | None) -> float | None:
@@ -138,13 +142,15 @@ def _plausibility(reference: Reference, view: RegionView, changed: ChangedRegion
 
 
 def _plausibility_limit(reference: Reference, known: Known) -> float:
-    """Of real defects to those of other pairs, or halfway to what nothing at all is away from them."""
+    """Of real defects to those of other pairs, as far as others may be from the few, or halfway to what
+    nothing at all is away from them.
+    """
     nearest = [
         reference.distances(f, i).min() for i, pair in enumerate(reference.real_features) for f in pair
     ]
     worst = float(np.quantile(nearest, 1 - WEAKEST))
     typical = float(np.median([reference.distances(f).min() for f in reference.spot_features]))
-    return max(worst, (worst + typical) / 2)
+    return max(worst, (worst + typical) / 2, float(next_within(nearest)))
 
 
 def _duplicate(reference: Reference, view: RegionView, changed: ChangedRegion | None) -> float | None:

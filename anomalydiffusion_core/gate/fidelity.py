@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt
 
-from .scores import EIGHT, change
+from .scores import EIGHT, VISIBLE, change
 
-VISIBLE = 5.0  # grey levels, 2 % of the range: less is hardly seen
 BOUNDARY = 0.02  # width of a boundary, as a share of the picture's diagonal, as published
 CLOSING = 1  # pixels: gaps that texture leaves in what changed
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from .features import Backbone
+from .prediction import next_within
 from .region_view import RegionView
 from .scores import Look, look_of, seam, tone
 from .shape import shape_of
@@ -107,7 +108,9 @@ class Reference:
 
 
 def _most_seam(known: Known) -> float:
-    """The strongest real seam, and as much beyond it as seams of nothing at all vary."""
+    """The strongest real seam, and as much beyond it as seams of nothing at all vary, or as other real ones
+    may lie.
+    """
     real, nothing = ([seam(v.pixels, v.mask) for v in views] for views in (known.regions, known.spots))
     spread = np.quantile(nothing, 1 - WEAKEST) - np.median(nothing)
-    return float(np.quantile(real, 1 - WEAKEST) + spread)
+    return max(float(np.quantile(real, 1 - WEAKEST) + spread), float(next_within(real)))

@@ -19,8 +19,8 @@ class RegionView:
 
 @dataclass(frozen=True)
 class ChangedRegion:
-    """A generated region: on its `view`, and in its window (h,w) `before`, `after`, `mask`; `noise` of the
-    autoencoder there, in grey levels. An `own_mask` is one that the user drew.
+    """A generated region: on its `view`, and in its window (h,w) `before`, `after`, `mask`; `noise` is what a
+    change must exceed to show, in grey levels (`scores.visible`). An `own_mask` is one that the user drew.
     """
 
     view: RegionView

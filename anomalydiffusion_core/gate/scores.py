@@ -13,6 +13,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 from scipy.ndimage import label as label_parts
 
+VISIBLE = 5.0  # grey levels, 2 % of the range: less is hardly seen
 NOISE_QUANTILE = 0.95
 RING = 0.5  # width of a region's surroundings, in multiples of the region's mean width
 LEAST_RING = 4  # pixels
@@ -24,6 +25,13 @@ EIGHT = np.ones((3, 3))
 def change(normal: np.ndarray, generated: np.ndarray) -> np.ndarray:
     """Largest absolute difference over the channels, (H,W) float32 in grey levels 0-255."""
     return np.abs(normal.astype(np.float32) - generated.astype(np.float32)).max(-1)
+
+
+def visible(noise: float) -> float:
+    """Grey levels that a change must exceed to show: the autoencoder's `noise`, or `VISIBLE` where that is
+    less, since of small changes the photo keeps its detail (`blending.restore_detail`).
+    """
+    return min(noise, VISIBLE)
 
 
 def fill(normal: np.ndarray, generated: np.ndarray, mask: np.ndarray, noise: float) -> float:

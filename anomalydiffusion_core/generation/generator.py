@@ -19,6 +19,7 @@ from ..dataset.photos import Photo
 from ..gate.checks import Scores
 from ..gate.features import find_backbone
 from ..gate.region_view import ChangedRegion, shown_share
+from ..gate.scores import visible
 from ..masks.invention import NO_OBJECT, TriesExhausted
 from ..masks.sources import GIVEN, MaskSource
 from ..method.embeddings import Learned
@@ -275,7 +276,7 @@ class PairGenerator:
                 job.photo.levels(),
                 after,
                 mask,
-                region.noise,
+                visible(region.noise),
                 own_mask=job.defect_type in given,
             )
             changed.append((job.defect_type, one))

@@ -16,9 +16,9 @@ from ..dataset.augmentation import resize_mask
 from ..dataset.photos import Photo, photo_of
 from ..dataset.windows import Region, Window, regions_of
 from ..gate.region_view import RegionView
-from ..gate.scores import NOISE_QUANTILE, change, labelled_fills, seam
+from ..gate.scores import NOISE_QUANTILE, change, labelled_fills, seam, visible
 from ..method.attention_maps import AttentionMaps, heat_over_photo
-from ..method.blending import latent_mask, restore_detail
+from ..method.blending import latent_mask, restore_detail, soft_mask
 from ..method.conditioning import anomaly_context, empty_context
 from ..method.embeddings import Learned
 from ..method.inpainting import Inpainting
@@ -28,6 +28,7 @@ from ..method.sampling import Decode, SamplingConfig, SamplingRequest, inpaint
 from .pasting import RealDefect, contrast_kept, pasted
 
 LEAST_SHOWN = 0.8  # of a mask's area: parts that do not show are left out of it while so much stays
+MOST_GAIN = 1.25  # by which a pasted defect is strengthened for what its feather takes
 LEAST_SOFTER = 0.95  # a wider feather must weaken the outline to this, else it only wears the defect off
 
 
@@ -51,13 +52,32 @@ class RegionJob:
 class DecodedRegion:
     """A window with the defect in it: `values` (side,side,3) float in [0,255], and the `noise` of the
     autoencoder there, in grey levels. `heat` (R,S,S,3) uint8 shows what the tokens looked at, where it was
-    recorded.
+    recorded. `from_defect`: it started from a real one, whose contrast it is to keep.
     """
 
     region: Region
     values: np.ndarray
     noise: float
     heat: np.ndarray | None = None
+    from_defect: bool = False
+
+    def faded_in(self, before: Photo, feather: float) -> np.ndarray:
+        """The values (side,side,3) to lay into its window's photo with this feather. A defect that started
+        from a real one is strengthened by what the feather takes from its mean contrast, at most by
+        `MOST_GAIN`: a real one fades out beside its mask, where nothing may change here.
+        """
+        if not self.from_defect:
+            return self.values
+        mask = self.region.mask
+        photo = before.levels().astype(np.float32)
+        change = (self.values - photo)[mask].mean(-1)
+        left = (soft_mask(mask, feather)[mask] * change).mean()
+        gain = np.clip(change.mean() / left, 1, MOST_GAIN) if left else 1.0
+        return photo + np.float32(gain) * (self.values - photo)
+
+    def laid_into(self, before: Photo, feather: float) -> Photo:
+        """Its window's photo with it."""
+        return before.pasted(self.faded_in(before, feather), self.region.mask, feather=feather)
 
 
 @dataclass(frozen=True)
@@ -175,7 +195,8 @@ def _restored(
     # a difference of images: no offset
     detail = to_pixels(start_detail, side) - 127.5
     noise = autoencoder_noise(photo, before)
-    return DecodedRegion(job.region, restored(photo, before, after, noise, detail), noise)
+    values = restored(photo, before, after, noise, detail)
+    return DecodedRegion(job.region, values, noise, from_defect=job.defect is not None)
 
 
 def in_window(photo: Photo, window: Window) -> Photo:
@@ -206,7 +227,8 @@ def stitched(photo: Photo, decoded: DecodedRegion, feather: float) -> Photo:
     """The photo with a region laid into it; outside the region's mask nothing changes."""
     window = decoded.region.window
     within = window.within(photo.size)
-    return photo.pasted(decoded.values[within], decoded.region.mask[within], window.box(photo.size), feather)
+    values = decoded.faded_in(in_window(photo, window), feather)
+    return photo.pasted(values[within], decoded.region.mask[within], window.box(photo.size), feather)
 
 
 def shown_parts(photo: Photo, decoded: DecodedRegion, feather: float, least_fill: float) -> DecodedRegion:
@@ -214,8 +236,8 @@ def shown_parts(photo: Photo, decoded: DecodedRegion, feather: float, least_fill
     window's photo: the mask follows what is seen. As it is, where more than specks would go.
     """
     mask = decoded.region.mask
-    after = photo.pasted(decoded.values, mask, feather=feather)
-    parts, fills = labelled_fills(photo.levels(), after.levels(), mask, decoded.noise)
+    after = decoded.laid_into(photo, feather)
+    parts, fills = labelled_fills(photo.levels(), after.levels(), mask, visible(decoded.noise))
     shown = np.isin(parts, [number for number, fill in enumerate(fills, start=1) if fill >= least_fill])
     if shown.sum() < LEAST_SHOWN * mask.sum():
         return decoded
@@ -247,7 +269,7 @@ def softened(
 
 def _seam(before: Photo, decoded: DecodedRegion, feather: float, size: int) -> float:
     """The seam of a region that is laid into its window's photo."""
-    after = before.pasted(decoded.values, decoded.region.mask, feather=feather)
+    after = decoded.laid_into(before, feather)
     view = on_canvas(after.levels(), decoded.region.mask, size)
     return seam(view.pixels, view.mask)
 

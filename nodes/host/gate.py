@@ -22,6 +22,7 @@ from ...anomalydiffusion_core.gate.gate import Gate, GateConfig
 from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture
 from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, grounds, measured, reasons
 from ...anomalydiffusion_core.gate.region_view import ChangedRegion, shown_share
+from ...anomalydiffusion_core.gate.scores import visible
 from ...anomalydiffusion_core.generation.calibration import calibrated_gate
 from ...anomalydiffusion_core.generation.config import GenerationConfig
 from ...anomalydiffusion_core.generation.drafting import Drafter
@@ -172,7 +173,7 @@ def changed_regions(
     """The regions of a pair in their windows."""
     for region in regions_of(mask, size):
         good, changed = region.window.cut(before), region.window.cut(after)
-        noise = autoencoder_noise(good, _reconstruction(good, vae, size))
+        noise = visible(autoencoder_noise(good, _reconstruction(good, vae, size)))
         yield ChangedRegion(on_canvas(changed, region.mask, size), good, changed, region.mask, noise)
 
 

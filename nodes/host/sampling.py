@@ -269,21 +269,22 @@ def paste_back(
     ):
         noise = autoencoder_noise(photo, before)
         values = restored(photo, before, after, noise, detail)
-        results.append(_laid(photo, values, mask, noise, outlines))
+        regions = [
+            DecodedRegion(region, region.window.cut(values), noise, from_defect=defects is not None)
+            for region in regions_of(mask, outlines.size)
+        ]
+        results.append(_laid(photo, regions, outlines))
     pasted = torch.from_numpy(np.stack(results)).float() / 255
     # photos from elsewhere need not lie on whole grey levels: outside, they stay what they were
     return torch.where(torch.from_numpy(marked)[..., None], pasted, photos.image.cpu())
 
 
-def _laid(
-    photo: np.ndarray, values: np.ndarray, mask: np.ndarray, noise: float, outlines: Outlines
-) -> np.ndarray:
-    """Photo (H,W,3) uint8 with values (H,W,3) float laid into it, region by region."""
+def _laid(photo: np.ndarray, regions: list[DecodedRegion], outlines: Outlines) -> np.ndarray:
+    """Photo (H,W,3) uint8 with its regions laid into it."""
     result, softest = Photo(photo, gray=False), GenerationConfig.softest
-    for region in regions_of(mask, outlines.size):
-        decoded = DecodedRegion(region, region.window.cut(values), noise)
+    for region in regions:
         result, _ = softened(
-            result, decoded, outlines.feather, softest, usual_seam=outlines.usual_seam, size=outlines.size
+            result, region, outlines.feather, softest, usual_seam=outlines.usual_seam, size=outlines.size
         )
     return result.pixels
 

@@ -8,6 +8,8 @@ from small_gates import POOLING, gate_of, marked, spots, stain, surface
 
 from anomalydiffusion_core.gate.checks import CHECKS, ENOUGH, Scores
 from anomalydiffusion_core.gate.gate import Gate, GateConfig
+from anomalydiffusion_core.gate.prediction import next_within
+from anomalydiffusion_core.gate.reference import Known
 from anomalydiffusion_core.gate.region_view import ChangedRegion, RegionView
 from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings, tone
 
@@ -24,7 +26,8 @@ def test_limits_lie_between_what_real_defects_score_and_what_nothing_does() -> N
     )
     seams = [[seam(c.pixels, c.mask) for c in part] for part in (real, nothing)]
     spread = np.quantile(seams[1], 0.9) - np.median(seams[1])
-    assert gate.limits["seam"] == gate.usual_seam == pytest.approx(np.quantile(seams[0], 0.9) + spread)
+    largest = max(np.quantile(seams[0], 0.9) + spread, next_within(seams[0]))
+    assert gate.limits["seam"] == gate.usual_seam == pytest.approx(largest)
     looks = [look_of(c.pixels, c.mask) for c in real]
     nearest = min(look_distance(a, b) for i, a in enumerate(looks) for b in looks[:i])
     assert gate.limits["duplicate"] == pytest.approx(nearest / 2)
@@ -42,9 +45,18 @@ def test_the_farthest_plausible_defect_is_measured_from_pair_to_pair() -> None:
 
     own = [nearest(f, real[:i] + real[i + 1 :]) for i, f in enumerate(real)]
     worst, typical = np.quantile(own, 0.9), np.median([nearest(f, real) for f in nothing])
-    assert typical > worst
+    assert typical > worst and (worst + typical) / 2 > next_within(own)
     assert gate.limits["plausibility"] == pytest.approx((worst + typical) / 2)
     assert gate.score_seen(spots(1)[0])["plausibility"] == pytest.approx(nearest(nothing[0], real))
+
+
+def test_real_pairs_to_come_may_lie_farther_apart_than_the_few() -> None:
+    gate = gate_of(5)
+    distances, spots = [4.0, 5, 6, 9, 5], [1.0] * 5
+    gate.distances = lambda features, without=None: np.array(  # type: ignore[method-assign]
+        [spots[0] if without is None else distances[without]]
+    )
+    assert CHECKS["plausibility"].limit(gate, Known([], [])) == pytest.approx(next_within(distances))
 
 
 def test_few_real_pairs_do_not_say_how_much_they_differ() -> None:
@@ -137,8 +149,9 @@ def wrong(gate: Gate, difference: float) -> bool:
 
 def test_a_defect_is_as_much_darker_or_brighter_than_its_ground_as_real_ones() -> None:
     gate = of_tones(-54, -60, -64)
-    assert gate.limits["tone"] == pytest.approx(5)  # half of the range
-    assert [wrong(gate, tone) for tone in (-70, -69, -60, -54, -49, -48)] == [True, *[False] * 4, True]
+    few = 1.886 * 5.033 * np.sqrt(4 / 3)  # around the mean, -59.33, by the prediction limit
+    assert gate.limits["tone"] == pytest.approx(few - (64 - 59.333), abs=0.01)
+    assert [wrong(gate, tone) for tone in (-71, -70, -60, -54, -49, -47)] == [True, *[False] * 4, True]
     assert wrong(gate, 60)
 
 
@@ -147,8 +160,9 @@ def test_what_is_darker_in_all_real_pairs_is_never_accepted_brighter() -> None:
     assert gate.limits["tone"] == pytest.approx(4)  # half of the range, 43, would reach far above zero
     assert not wrong(gate, -1) and wrong(gate, 1)
     either = of_tones(-40, 20, 30)
-    assert either.limits["tone"] == pytest.approx(35) and not wrong(either, 60) and wrong(either, 70)
-    assert of_tones(-54, -60, -64, ground=[-6.0, 6.0]).limits["tone"] == pytest.approx(5 + 6)
+    assert either.limits["tone"] == pytest.approx(next_within([-40.0, 20, 30]) - 30)
+    assert not wrong(either, 85) and wrong(either, 87)
+    assert of_tones(-54, -60, -64, ground=[-6.0, 6.0]).limits["tone"] == pytest.approx(5 + 6)  # half, and 6
 
 
 def test_tone_is_read_against_what_lies_around() -> None:

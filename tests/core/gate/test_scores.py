@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from anomalydiffusion_core.gate.scores import (
     LOOK,
+    VISIBLE,
     Look,
     component_fills,
     contrast,
@@ -19,6 +20,7 @@ from anomalydiffusion_core.gate.scores import (
     look_of,
     seam,
     surroundings,
+    visible,
 )
 from anomalydiffusion_core.method.blending import paste
 
@@ -179,3 +181,7 @@ def test_the_wider_the_feather_of_a_pasted_square_the_weaker_its_seam() -> None:
     seams = [seam(paste(photo, stain, mask, feather), mask) for feather in (0, 1, 2, 4, 8)]
     assert all(wider < harder for harder, wider in zip(seams, seams[1:], strict=False)), seams
     assert seams[0] > 2 * seam(photo, mask)
+
+
+def test_of_large_autoencoder_noise_what_can_be_seen_shows() -> None:
+    assert [visible(noise) for noise in (1.0, 4.9, 13.0)] == [1.0, 4.9, VISIBLE]

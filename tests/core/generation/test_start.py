@@ -11,7 +11,7 @@ import pytest
 from mask_sources import given
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import photo_of, short_hash
+from anomalydiffusion_core.dataset.photos import Photo, photo_of, short_hash
 from anomalydiffusion_core.dataset.windows import Region, Window
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import component_fills, tone
@@ -20,7 +20,14 @@ from anomalydiffusion_core.generation.config import GenerationConfig, Start
 from anomalydiffusion_core.generation.drafting import TryNumber
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation.pasting import pasted
-from anomalydiffusion_core.generation.regions import DecodedRegion, shown_parts, to_image, to_pixels
+from anomalydiffusion_core.generation.regions import (
+    MOST_GAIN,
+    DecodedRegion,
+    shown_parts,
+    stitched,
+    to_image,
+    to_pixels,
+)
 from anomalydiffusion_core.generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
@@ -220,3 +227,31 @@ def test_a_pair_s_mask_is_what_shows_and_nothing_else_changed(
         assert min(component_fills(pair.photo.pixels, pair.pixels, pair.mask, pair.noise)) > 0.3
     unchecked = generator_of(fake_base, learned, dataset, CONFIG)
     assert all(pair.mask[speck].all() for pair in unchecked.try_indices(STAIN, range(3), given(masks)))
+
+
+def faded(difference: float, *, from_defect: bool) -> tuple[Photo, DecodedRegion]:
+    """A plain photo, and a region of 8 x 8 pixels that differs from it by so much."""
+    mask = box(20, 20, 8, 8)
+    photo = photo_of(np.full((64, 64, 3), 120, np.uint8))
+    values = np.full((64, 64, 3), 120 + difference, np.float32)
+    return photo, DecodedRegion(Region(Window(0, 0, 64), mask), values, noise=1.0, from_defect=from_defect)
+
+
+@pytest.mark.parametrize("difference", [-40.0, 40.0])
+def test_what_a_feather_takes_from_a_pasted_defect_s_contrast_is_given_back_inside(difference: float) -> None:
+    def change(feather: float, *, from_defect: bool) -> float:
+        photo, region = faded(difference, from_defect=from_defect)
+        after = stitched(photo, region, feather).levels().astype(float)
+        assert not (after != photo.levels())[~region.region.mask].any()
+        return float((after - photo.levels())[region.region.mask].mean())
+
+    # the outermost 28 of 64 pixels at half of it
+    assert change(1.0, from_defect=False) == pytest.approx(difference * (1 - 14 / 64), abs=0.5)
+    assert change(1.0, from_defect=True) == pytest.approx(difference * MOST_GAIN * (1 - 14 / 64), abs=0.5)
+    assert change(0.5, from_defect=True) == pytest.approx(difference, abs=0.5)
+    assert change(0.0, from_defect=True) == pytest.approx(difference, abs=0.5)
+
+
+def test_a_pasted_defect_that_is_its_ground_s_gray_is_laid_in_as_it_is() -> None:
+    photo, region = faded(0.0, from_defect=True)
+    assert np.array_equal(stitched(photo, region, 1.0).pixels, photo.pixels)

@@ -109,7 +109,7 @@ def test_figures_follow_from_the_manifest_and_the_pixels(generated: Path, tmp_pa
         "<b>2</b>pixels changed",
         "12.5%",
         "0.50",
-        "4.0 grey levels",
+        "(4.0 in the mean)",
         "of the family fake",
         "0123456789abcdef</code>",
     ):
