@@ -106,14 +106,14 @@ def _tone(reference: Reference, view: RegionView, changed: ChangedRegion | None)
 def _tone_limit(reference: Reference, known: Known) -> float:
     """Half of the range of real defects, and as much as tones of nothing at all vary, or as other real ones
     may lie beyond the few; where all of them are darker than their ground, or all brighter, less than would
-    make one the other.
+    make one the other by more than tones of nothing vary.
     """
     nothing = [tone(v.pixels, v.mask) for v in known.spots]
     tones = np.array(reference.tones)
     few = max(next_within(tones) - tones.max(), tones.min() + next_within(-tones))
     beyond = max(np.ptp(tones) / 2 + np.std(nothing), few)
     one_sign = tones.min() > 0 or tones.max() < 0
-    return float(min(beyond, np.abs(tones).min()) if one_sign else beyond)
+    return float(min(beyond, np.abs(tones).min() + np.std(nothing)) if one_sign else beyond)
 
 
 def _shape(reference: Reference, view: RegionView, changed: ChangedRegion | None) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-COVERED = 0.9  # of pairs to come
+COVERED = 0.95  # of pairs to come
 FEWEST = 3  # values, to say how much they vary
 
 
