@@ -108,6 +108,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def pairs_in_words(count: int) -> str:
+    """Such as '1 pair' or '20 pairs'."""
+    return f"{count} {'pair' if count == 1 else 'pairs'}"
+
+
 def check_new(path: Path) -> None:
     """Raises ValueError when `path` exists or cannot be made, so that it is known before the work begins."""
     if path.exists():

@@ -9,7 +9,7 @@ import typer
 
 from ..export.formats import FORMATS, export_dataset
 from ..export.pair_list import read_pair_list
-from .console import check_writable, progress, run_command, say
+from .console import check_writable, pairs_in_words, progress, run_command, say
 from .options import Json, Reject
 
 
@@ -29,7 +29,7 @@ def export(
         with progress() as on_stage:
             without = read_pair_list(reject) if reject else []
             pairs = export_dataset(generated, format_name, out, on_stage, without=without)
-        say(f"Exported: {out} ({pairs} pairs as {format_name})")
+        say(f"Exported: {out} ({pairs_in_words(pairs)} as {format_name})")
         return {"out": str(out), "format": format_name, "pairs": pairs}
 
     raise typer.Exit(run_command(command, json))

@@ -16,7 +16,7 @@ from ..masks.placement import PlacementMode
 from ..masks.sources import SOURCES, USUAL
 from ..method.reweighting import AARConfig, meanings, modes_of_pixels
 from ..method.sampling import SCHEDULERS, SamplingConfig, check_scheduler
-from .console import check_writable, progress, run_command, say, steps_shown
+from .console import check_writable, pairs_in_words, progress, run_command, say, steps_shown
 from .invocation import same_command, say_next
 from .options import (
     ATTENTION,
@@ -313,11 +313,15 @@ def _check_sources(
 
 def _announce(outcome: GenerationOutcome, out: Path, artifact: Path) -> dict[str, Any]:
     """Says what was made and what is next; returns the summary for --json."""
-    say(f"Dataset: {out} ({len(outcome.rows)} pairs, mean fill {outcome.mean_fill:.2f})")
+    if outcome.rows:
+        say(f"Dataset: {out} ({pairs_in_words(len(outcome.rows))}, mean fill {outcome.mean_fill:.2f})")
+    if others := outcome.others(out):
+        say(others)
     for name, diversity in outcome.diversity.items():
         if words := str(diversity):
             say(f"{name}: {words}")
-    say_next("Next, look at them", "report", out, "--artifact", artifact)
+    if outcome.rows:
+        say_next("Next, look at them", "report", out, "--artifact", artifact)
     return {
         "out": str(out),
         "pairs": len(outcome.rows),

@@ -63,7 +63,7 @@ Reject = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(min=0, help="The same seed gives the same result.", rich_help_panel=SCRIPTS),
+    typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same result.", rich_help_panel=SCRIPTS),
 ]
 
 

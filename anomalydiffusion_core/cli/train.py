@@ -21,7 +21,15 @@ from ..training.config import (
     TrainingConfig,
 )
 from ..training.processes import Processes, launched
-from .console import check_new, check_writable, interrupted_between, progress, run_command, say
+from .console import (
+    check_new,
+    check_writable,
+    interrupted_between,
+    pairs_in_words,
+    progress,
+    run_command,
+    say,
+)
 from .invocation import free_name, same_command, say_next
 from .options import (
     BASE_AND_DEVICE,
@@ -68,7 +76,10 @@ def train(
     size: Annotated[
         int,
         typer.Option(
-            min=64, help="The training views are as many pixels high and wide.", rich_help_panel=DATA
+            min=64,
+            max=2048,
+            help="The training views are as many pixels high and wide.",
+            rich_help_panel=DATA,
         ),
     ] = TrainingConfig.image_size,
     share: Annotated[
@@ -100,7 +111,9 @@ def train(
     ] = MaskEmbeddingConfig.steps,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Stop each of the trainings after so many minutes.", rich_help_panel=LEARNING),
+        typer.Option(
+            min=0.01, help="Stop each of the trainings after so many minutes.", rich_help_panel=LEARNING
+        ),
     ] = DefectConfig.minutes,
     batch: Annotated[
         int,
@@ -336,7 +349,8 @@ def _train(
         log = processes.together(lambda: TensorBoardLog(shown, job.base) if shown else None)
         training, measuring = processes.together(job.split)
         for name, pairs in training.items():
-            say(f"{name}: {len(pairs)} pairs train, {len(measuring.get(name, [])) or 'none'} only measure")
+            measure = len(measuring.get(name, []))
+            say(f"{name}: {pairs_in_words(len(pairs))} to train on, {measure or 'none'} only to measure")
         with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
             outcome = job.run(TrainingRun(on_stage, files.checkpoints, log, processes))
         if log:

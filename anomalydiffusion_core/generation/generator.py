@@ -16,7 +16,7 @@ import numpy as np
 
 from ..dataset.layout import Pair
 from ..dataset.photos import Photo
-from ..gate.checks import Scores
+from ..gate.checks import CHECKS, Scores
 from ..gate.features import find_backbone
 from ..gate.region_view import ChangedRegion, shown_share
 from ..gate.scores import visible
@@ -111,10 +111,15 @@ class _Tries:
         self.next = TryNumber(self.next.index + given_up, self.next.mask + 1)
 
     def shortfall(self, defect_type: str, done: int, count: int) -> str:
+        """What kept the pairs from being made, and what to change for the most frequent reason."""
         reasons = ", ".join(f"{n} {problem}" for problem, n in self.problems.most_common())
+        most = next(iter(self.problems.most_common(1)), ("", 0))[0]
+        by_check = {check.problem: (name, check.remedy) for name, check in CHECKS.items()}
+        name, remedy = by_check.get(most, ("", "Give other masks, or allow more tries."))
+        eyes = f" Where such pairs look right to you, leave the check {name} out." if name else ""
         return (
-            f"Only {done} of {count} pairs of {defect_type} were accepted in {self.spent} tries ({reasons}): "
-            "train longer, raise the AAR strength or the tries, give other masks, or leave checks out."
+            f"Only {done} of {count} pairs of {defect_type} were accepted in {self.spent} tries ({reasons}). "
+            f"{remedy}{eyes}"
         )
 
 

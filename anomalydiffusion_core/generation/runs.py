@@ -14,7 +14,7 @@ import numpy as np
 from ..bases.tiny_decoder import load_tiny_decoder
 from ..dataset.layout import Category, Dataset, Pair, check_outside, normals_folder
 from ..dataset.photos import Photo, read_mask, read_photo, short_hash
-from ..export.mvtec import MVTecWriter, written_masks
+from ..export.mvtec import MVTecWriter, read_manifest, written_masks
 from ..gate.checks import CHECKS
 from ..gate.reasons import grounds, unasked
 from ..gate.reference import Diversity
@@ -65,6 +65,16 @@ class GenerationOutcome:
     shortfalls: dict[str, str] = field(default_factory=dict)
     grounds: dict[str, list[str]] = field(default_factory=dict)
     diversity: dict[str, Diversity] = field(default_factory=dict)
+
+    def others(self, root: Path) -> str:
+        """That the dataset in `root` holds pairs beside this run's, in words; empty where it holds none."""
+        rest = len(read_manifest(root)) - len(self.rows)
+        return (
+            f"The folder holds {rest} more {'pairs' if rest > 1 else 'pair'}, of other settings, photos or "
+            f"types, which {'do' if rest > 1 else 'does'} not count: take another folder to keep them apart."
+            if rest > 0
+            else ""
+        )
 
     @property
     def mean_fill(self) -> float:

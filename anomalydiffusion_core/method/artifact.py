@@ -120,6 +120,8 @@ def load_artifact(path: Path, base: Fingerprint | None = None) -> Learned:
 
     Other weights of the same family only give a warning.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the file that 'train' wrote.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

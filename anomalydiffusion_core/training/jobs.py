@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from ..dataset.layout import Dataset, Pair, split_pairs
 from ..dataset.photos import short_hash
 from ..dataset.views import RefreshedPool, ViewPool, make_mask_views, make_views
-from ..masks.foreground import object_finder
+from ..masks.foreground import FindObject, object_finder
 from ..masks.invention import mask_picture_size
 from ..masks.placement import placements_of
 from ..method.artifact import check_base, learned_hash
@@ -83,7 +84,17 @@ class TrainingJob:
         outcome.learned.training["normals"] = training_record(self.config.adaptation, stage.monitor.history)
         return outcome
 
+    @cached_property
+    def _finders(self) -> dict[str, FindObject]:
+        """How objects are found on the photos of each category, from its normal ones."""
+        return {
+            name: object_finder(category.normals or [pair.image for pair in category.pairs])
+            for name, category in self.dataset.categories.items()
+        }
+
     def _learn(self, run: TrainingRun) -> TrainingOutcome:
+        if self.config.masks:
+            _ = self._finders  # a normal photo that cannot be read is told before the long work
         origin = self.origin(run.processes)
         outcome = self.train_defects(run.stage("anomaly", origin))
         try:
@@ -175,12 +186,8 @@ class TrainingJob:
         end = stage.train(task, config)
         task.into(learned)
         _remember(learned, training)
-        finders = {
-            name: object_finder(category.normals or [pair.image for pair in category.pairs])
-            for name, category in self.dataset.categories.items()
-        }
         learned.mask_placements |= {
-            name: placements_of(pairs, finders[pairs[0].category]) for name, pairs in training.items()
+            name: placements_of(pairs, self._finders[pairs[0].category]) for name, pairs in training.items()
         }
         record = training_record(config, stage.monitor.history, stage.processes.count)
         _record(learned, "mask", record, training if known else ())

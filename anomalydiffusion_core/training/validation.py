@@ -68,7 +68,7 @@ def in_words(improvement: Improvement | None, trained: int, measured: int) -> st
         f"{trained} {'pairs' if trained > 1 else 'pair'} to train on, {measured or 'none'} to measure on."
     )
     if improvement is None:
-        reason = "The training was cut off before that, so" if measured else "So"
+        reason = "The training was interrupted before it measured, so" if measured else "So"
         return f"{counts} {reason} nothing says whether the training helped: judge it by what it makes."
     change = (
         f"on {'these' if measured > 1 else 'that one'}, the loss went from {improvement.before:.4f} to "

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...anomalydiffusion_core.dataset.layout import Category, Dataset, find_dataset
 from ...anomalydiffusion_core.dataset.photos import png_bytes, read_photo, write_new
-from ...anomalydiffusion_core.export.mvtec import read_manifest, written_masks
+from ...anomalydiffusion_core.export.mvtec import written_masks
 from ...anomalydiffusion_core.gate.lettering import Paragraph, written
 from ...anomalydiffusion_core.gate.pair_picture import WIDTH, pair_picture, stacked
 from ...anomalydiffusion_core.gate.reasons import Reason, advice, counted, measured, reasons
@@ -254,17 +254,13 @@ class RunShown:
         )
         lines += outcome.shortfalls.values()
         lines += [f"{name}: {words}" for name, one in outcome.diversity.items() if (words := str(one))]
-        rest = len(read_manifest(root)) - len(outcome.rows)
-        if rest:
-            lines.append(
-                f"The folder holds {rest} more pairs, of other settings, photos or types, which do not "
-                "count: take another folder to keep them apart."
-            )
+        lines += [others] if (others := outcome.others(root)) else []
         if self.refused:
             lines += [f"Refused: {counted(self.refused)}.", *advice(self.refused)]
         for name, asked in outcome.grounds.items():
             lines += [f"Checks of {name}:", *asked]
-        return "\n".join([*lines, f"Dataset: {root}"])
+        written = f"Dataset: {root}" if outcome.rows else f"Nothing was written into {root}."
+        return "\n".join([*lines, written])
 
 
 def duration(seconds: float) -> str:

@@ -210,7 +210,10 @@ def test_a_shortfall_is_told_and_what_was_made_is_counted(
     assert told["shortfalls"][MIXED] == told["shortfall"] and told["shortfall"] in result.stderr
 
 
-def test_rejected_pairs_are_kept_where_asked(base: Any, trained: Path, dataset: Path, tmp_path: Path) -> None:
+def test_rejected_pairs_are_kept_where_asked(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomalydiffusion_core.generation.generator.visible", lambda noise: noise)
     for number, path in enumerate(sorted((dataset / "thing/train/good").iterdir())):
         path.unlink()  # so noisy that not every change shows
         grain = np.random.default_rng(number).integers(0, 256, (64, 64, 3))

@@ -30,6 +30,16 @@ def test_the_command_trains_as_long_by_default_as_the_library_and_the_demo() -> 
     assert options["mask_steps"].default == config.masks.steps == DEMO.masks.steps == 300
 
 
+def test_a_broken_normal_photo_is_told_before_the_long_work(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = sorted((dataset / "thing/train/good").iterdir())[-1]
+    photo.write_bytes(photo.read_bytes()[:200])
+    monkeypatch.setattr(base, "predict_noise", None)  # no step is made
+    refused(train_quickly(dataset, tmp_path / "new.safetensors", "--mask-steps", 1), photo.name)
+    refused(train_quickly(dataset, tmp_path / "new.safetensors", "--size", 100_000), "--size")
+
+
 def test_an_interrupted_training_goes_on_where_it_was(
     base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from commands import generate_quickly, refused, run, train_quickly
 
 from anomalydiffusion_core.dataset.photos import short_hash
+from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
 
 QUICK = ("--steps", 3, "--mask-steps", 2, "--size", 64)
@@ -33,8 +35,8 @@ def test_a_training_says_how_many_pairs_train_and_the_next_command_generates(
     done = run("train", dataset, "--out", tmp_path / "my a.safetensors", *QUICK, "--json", summary)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "thing/scratch: 3 pairs train, 1 only measure"
-    assert lines[1] == "thing/stain: 3 pairs train, none only measure"
+    assert lines[0] == "thing/scratch: 3 pairs to train on, 1 only to measure"
+    assert lines[1] == "thing/stain: 3 pairs to train on, none only to measure"
     assert "6 pairs to train on, 1 to measure on. One pair says little about whether" in done.stdout
     told = json.loads(summary.read_text())
     assert told["training_pairs"] == {"thing/scratch": 3, "thing/stain": 3}
@@ -137,3 +139,17 @@ def test_masks_are_counted_to_the_asked_number(base: Any, trained: Path, tmp_pat
         line.split("] ")[1].split("  ")[0] for line in done.stdout.splitlines() if line.startswith("[")
     ]
     assert counted and all(line.endswith(("0/1", "1/1")) for line in counted), counted
+
+
+def test_pairs_of_other_settings_in_the_folder_are_told_and_where_none_was_made_none_are_shown(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    alone = generate_quickly(trained, dataset, out, "--checks", "", "--count", 1)
+    assert alone.exit_code == 0 and "more pair" not in alone.stdout
+    beside = generate_quickly(trained, dataset, out, "--checks", "", "--count", 1, "--seed", 1)
+    assert "The folder holds 2 more pairs, of other settings, photos or types" in beside.stdout
+    monkeypatch.setattr(PairGenerator, "judged", lambda self, pair: replace(pair, problems=("unfilled",)))
+    none = generate_quickly(trained, dataset, tmp_path / "none", "--count", 1, "--tries", 1)
+    assert none.exit_code == 2 and not (tmp_path / "none").exists()
+    assert "Dataset:" not in none.stdout and "Next" not in none.stdout

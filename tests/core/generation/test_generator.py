@@ -16,6 +16,7 @@ from PIL import Image
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import short_hash
+from anomalydiffusion_core.gate.checks import CHECKS
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.drafting import TryNumber
@@ -204,7 +205,7 @@ def test_when_tries_run_out_the_pairs_accepted_so_far_stay(
     strict = replace(soft, gate=GateConfig(("fill",), threshold), tries_per_pair=1)
     outcome = run(fake_base, artifact, dataset, 6, tmp_path / "out", strict)
     assert outcome.shortfalls["thing/scratch"].startswith(
-        f"Only {len(good)} of 6 pairs of thing/scratch were accepted in 6 tries ({6 - len(good)} unfilled): "
+        f"Only {len(good)} of 6 pairs of thing/scratch were accepted in 6 tries ({6 - len(good)} unfilled). "
     )
     rows = manifest(tmp_path / "out")
     assert [row["index"] for row in rows if row["defect"] == "scratch"] == good
@@ -222,6 +223,18 @@ def test_masks_that_are_never_usable_end_in_an_error_that_says_so(
     empty = {"thing/scratch": given([np.zeros((64, 64), bool)])}
     with pytest.raises(TriesExhausted, match=r"Only 0 of 2 pairs of thing/scratch .*\d+ empty"):
         list(generator.accepted("thing/scratch", empty, 2))
+
+
+def test_a_shortfall_says_what_to_change_for_the_most_frequent_reason_and_which_check_it_was(
+    fake_base: LatentDiffusion, artifact: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PairGenerator, "judged", lambda self, pair: replace(pair, problems=("implausible",)))
+    outcome = run(fake_base, artifact, dataset, 1, tmp_path / "out", replace(CONFIG, tries_per_pair=2))
+    assert outcome.shortfalls["thing/scratch"] == (
+        "Only 0 of 1 pairs of thing/scratch were accepted in 2 tries (2 implausible). "
+        f"{CHECKS['plausibility'].remedy} Where such pairs look right to you, leave the check plausibility "
+        "out."
+    )
 
 
 def test_masks_are_moved_onto_the_object_where_most_photos_show_one(

@@ -194,7 +194,7 @@ def test_when_all_are_rejected_the_shortfall_names_every_check_and_the_rejected_
     )
     assert outcome.rows == []
     assert outcome.shortfalls[KIND].startswith(
-        f"Only 0 of 2 pairs of {KIND} were accepted in 6 tries (6 unfilled): "
+        f"Only 0 of 2 pairs of {KIND} were accepted in 6 tries (6 unfilled). "
     )
     rows = [json.loads(line) for line in (out / "rejected/manifest.jsonl").read_text().splitlines()]
     assert [row["rejected"] for row in rows] == ["unfilled"] * 6

@@ -123,7 +123,7 @@ def test_a_budget_is_spent_to_the_try_and_unusable_masks_cost_none(
     assert [pair.number.index for pair in rejected] == [0, 1, 2, 3, 4, 5]
     assert [pair.number.mask for pair in rejected] == [0, 2, 4, 6, 8, 10]
     assert reports[-1] == (0, 6) and len(reports) == 6 // min(batch, 2)
-    assert "were accepted in 6 tries (6 unfilled, 5 empty): " in str(shortfall.value)
+    assert "were accepted in 6 tries (6 unfilled, 5 empty). " in str(shortfall.value)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])

@@ -41,6 +41,6 @@ def test_one_pair_is_not_told_as_proof_and_none_as_no_measurement() -> None:
         "what it makes."
     )
     assert in_words(None, 8, 4) == (
-        "8 pairs to train on, 4 to measure on. The training was cut off before that, so nothing says "
-        "whether the training helped: judge it by what it makes."
+        "8 pairs to train on, 4 to measure on. The training was interrupted before it measured, so nothing "
+        "says whether the training helped: judge it by what it makes."
     )
