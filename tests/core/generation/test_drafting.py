@@ -15,6 +15,7 @@ from anomalydiffusion_core.generation import drafting
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.drafting import Drafter, TryNumber, Unusable
 from anomalydiffusion_core.generation.generator import PairGenerator
+from anomalydiffusion_core.masks.sources import PROCEDURAL, SourcedMask
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
@@ -54,6 +55,12 @@ def test_a_draft_carries_the_regions_of_each_defect(learned: Learned, normal: Pa
     assert windows == [(0, 0), (122, 122)]
 
 
+def test_the_user_s_own_masks_may_be_as_small_as_they_like(learned: Learned, normal: Path) -> None:
+    hairline = box(80, 20, 2)
+    draft = drafter(learned, normal).draft(SCRATCH, TryNumber(), {SCRATCH: given([hairline])})
+    assert np.array_equal(draft.defects[0].mask, hairline)
+
+
 def test_regions_are_found_once_for_a_pair(
     fake_base: LatentDiffusion, learned: Learned, normal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +80,7 @@ def test_regions_are_found_once_for_a_pair(
     ("masks", "word"),
     [
         ({SCRATCH: given([np.zeros((200, 200), bool)])}, "empty"),
-        ({SCRATCH: given([box(80, 20, 2)])}, "tiny"),
+        ({SCRATCH: lambda _: SourcedMask(box(80, 20, 2), PROCEDURAL, placed=True)}, "tiny"),
         ({SCRATCH: given([box(80, 20, 9)]), STAIN: given([box(84, 24, 9)])}, "overlapping"),
         ({SCRATCH: given([box(40, 40, 120)])}, "too large for the model's canvas"),
     ],
