@@ -83,7 +83,7 @@ def _your_photos() -> list[Step]:
             "1 · Your photos",
             {
                 "base": Node("ADiff_LoadTinyBase"),
-                "photos": Node("ADiff_LoadDataset", {"normal_count": 0}, picture=CARD),
+                "photos": Node("ADiff_LoadDataset", {"normal_count": 0}, picture=CARD + 45),  # seven lines
             },
             note="1. **source**: folder; and **folder**: yours\n2. **checkpoint**: Stable Diffusion\n"
             "3. **count**: pairs of each defect",
