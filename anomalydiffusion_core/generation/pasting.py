@@ -2,7 +2,8 @@
 defect looks, and seam, light and texture become the photo's own (SDEdit, Meng et al., 2022).
 
 A mask need not have the real defect's shape. Each of its pixels takes the difference to the ground from the
-real pixel that lies alike: as far along and across the defect's principal axes, and as deep inside it.
+place in the real photo that lies alike: as far along and across the defect's principal axes, and as deep
+inside it. Places are interpolated, not colours, so that grain and edges stay as sharp as they were.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import map_coordinates
 from scipy.spatial import KDTree
 from torch import Tensor
 
 from ..gate.region_view import RegionView
-from ..gate.scores import surroundings
+from ..gate.scores import filled_in, surroundings
 from ..gate.shape import distance_inside, shape_distance, shape_of
 from ..masks.object_frame import Frame, frame_of
 
-NEIGHBOURS = 9  # real pixels that a pixel is interpolated from, the farthest with no weight
+NEIGHBOURS = 9  # real pixels that a place is interpolated from, the farthest with no weight
 PLACE = 9  # pixels of the canvas, odd: over how many the contrast of a change is compared
 LIKELY = 0.5  # of a type's real defects, those whose shape is most like a mask's: one of these fills it
 FEWEST = 3  # such defects, else each mask would always get the same one
@@ -28,13 +30,15 @@ FEWEST = 3  # such defects, else each mask would always get the same one
 
 @dataclass(frozen=True)
 class RealDefect:
-    """A real defect's N pixels: where they lie in its frame (N,2), how deep inside it (N,), 1 at the deepest,
-    and how they differ from the ground around it (N,3), in grey levels. `photo` is the short hash of its
-    photo, `shape` that of its mask (`gate.shape`).
+    """A real defect's N pixels: their `places` (N,2), row and column, where these lie in its frame (N,2), and
+    how deep inside it (N,), 1 at the deepest; and the `difference` (S,S,3) to the ground around it, in grey
+    levels, outside the mask that of the nearest pixel inside. `photo` is the short hash of its photo, `shape`
+    that of its mask (`gate.shape`).
     """
 
     photo: str
     shape: np.ndarray
+    places: np.ndarray
     coordinates: np.ndarray
     depth: np.ndarray
     difference: np.ndarray
@@ -43,9 +47,9 @@ class RealDefect:
     def of(cls, view: RegionView, photo: str) -> RealDefect:
         """What is marked in a view, of which something must be."""
         frame = frame_of(view.mask)
-        difference = view.pixels[view.mask] - _ground(view.pixels, view.mask)
-        coordinates = _coordinates(view.mask, frame)
-        return cls(photo, shape_of(view.mask), coordinates, _depth(view.mask), difference.astype(np.float32))
+        difference = (filled_in(view.pixels, ~view.mask) - _ground(view.pixels, view.mask)).astype(np.float32)
+        coordinates, places = _coordinates(view.mask, frame), np.argwhere(view.mask)
+        return cls(photo, shape_of(view.mask), places, coordinates, _depth(view.mask), difference)
 
 
 def choose_defect(defects: list[RealDefect], mask: np.ndarray, generator: torch.Generator) -> int:
@@ -69,10 +73,16 @@ def pasted(
     count = min(NEIGHBOURS, len(known))
     distances, nearest = KDTree(known).query(query, k=count)
     weights = _weights(np.asarray(distances).reshape(-1, count))
-    difference = (weights[..., None] * defect.difference[nearest.reshape(-1, count)]).sum(1)
+    places = (weights[..., None] * defect.places[nearest.reshape(-1, count)]).sum(1)
     laid = pixels.astype(np.float32).copy()
-    laid[mask] = _ground(pixels, mask) + difference
+    laid[mask] = _ground(pixels, mask) + _sampled(defect.difference, places)
     return laid.clip(0, 255)
+
+
+def _sampled(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A picture (S,S,3) at places (N,2) between its pixels, (N,3)."""
+    channels = np.moveaxis(picture, -1, 0)
+    return np.stack([map_coordinates(channel, places.T, order=1, mode="nearest") for channel in channels], 1)
 
 
 def _weights(distances: np.ndarray) -> np.ndarray:

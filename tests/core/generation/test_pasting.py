@@ -152,3 +152,14 @@ def test_a_thin_line_gets_its_whole_contrast_and_nothing_changes_beside_it() -> 
     photo = torch.zeros(1, 3, 32, 32)
     kept = contrast_kept(photo, photo, photo - 0.5 * mask, photo, mask, share=1)
     torch.testing.assert_close(kept, photo - 0.5 * mask)
+
+
+def test_grain_stays_as_sharp_in_a_bent_mask() -> None:
+    """Means of several pixels would smear it: places are interpolated, not colours."""
+    rows, columns = np.indices((SIZE, SIZE))
+    mask = bar(20, 20, 30, 50)
+    grain = np.where((rows // 3 + columns // 3) % 2, -70.0, -30.0)
+    defect = RealDefect.of(view(mask, grain[mask][:, None]), "photo")
+    bent = np.hypot((rows - 50) / 1.0, (columns - 48) / 1.7) < 18
+    laid = (pasted(plain(150), bent, defect, generator())[..., 0] - 150)[bent]
+    assert laid.std() > 0.8 * grain[mask].std() and laid.mean() == pytest.approx(-50, abs=2)

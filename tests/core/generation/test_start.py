@@ -86,12 +86,8 @@ def test_a_pasted_defect_keeps_the_detail_that_the_autoencoder_cannot_hold(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path
 ) -> None:
     generator = generator_of(fake_base, learned, dataset, CONFIG)
-    fine = [
-        replace(
-            one, difference=np.float32(90 + 30 * (-1.0) ** np.arange(len(one.depth)))[:, None].repeat(3, 1)
-        )
-        for one in generator.drafter.real_defects(STAIN)
-    ]
+    stripes = np.float32(90 + 30 * (-1.0) ** np.arange(64))[None, :, None].repeat(64, 0).repeat(3, 2)
+    fine = [replace(one, difference=stripes) for one in generator.drafter.real_defects(STAIN)]
     generator.drafter.real_defects = lambda name: fine
     (pair,) = generator.try_indices(STAIN, range(1), given([MASKS[1]]))
     chance = image_generator(CONFIG.seed, 0, f"{STAIN} region 0")
