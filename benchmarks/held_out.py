@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
@@ -61,7 +62,7 @@ def _shown(
     return results
 
 
-def _of(pairs: list[Pair], defect: str) -> list[Pair]:
+def _of(pairs: Iterable[Pair], defect: str) -> list[Pair]:
     return [pair for pair in pairs if pair.defect == defect]
 
 

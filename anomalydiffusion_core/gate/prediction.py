@@ -11,7 +11,7 @@ COVERED = 0.95  # of pairs to come
 FEWEST = 3  # values, to say how much they vary
 
 
-def next_within(values: Sequence[np.ndarray] | Sequence[float]) -> np.ndarray:
+def next_within(values: Sequence[np.ndarray] | Sequence[float] | np.ndarray) -> np.ndarray:
     """What the next of some values (N,) or (N,D) will not exceed in `COVERED` of cases, one by one: Student's
     prediction limit for normal values; of fewer than `FEWEST` the largest.
     """

@@ -85,7 +85,7 @@ class TrainingJob:
         return outcome
 
     @cached_property
-    def _finders(self) -> dict[str, FindObject]:
+    def _finders(self) -> dict[str, FindObject | None]:
         """How objects are found on the photos of each category, from its normal ones."""
         return {
             name: object_finder(category.normals or [pair.image for pair in category.pairs])
