@@ -70,7 +70,7 @@ class ComfyUIPage:
         """
         names = self.server.get("/workflow_templates")[PACK]
         self.page.get_by_role("button", name="Templates").first.click()
-        self.page.get_by_role("button", name=PACK).click()
+        self.page.get_by_text(PACK, exact=True).first.click()
         self.page.wait_for_function("names => adiff.shows(names)", arg=names)
         shown = self.page.evaluate("adiff.cards()")
         self.page.wait_for_function("adiff.closeNotes()", polling=200)
