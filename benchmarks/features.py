@@ -20,13 +20,12 @@ from sklearn.metrics import roc_auc_score
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Pair, find_dataset
-from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.gate import imagenet
 from anomalydiffusion_core.gate.gate import Gate
 from anomalydiffusion_core.gate.region_view import RegionView
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
-from anomalydiffusion_core.generation.regions import regions_on_canvas
+from anomalydiffusion_core.generation.regions import pair_on_canvas
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
@@ -57,16 +56,11 @@ def _told_apart(base: LatentDiffusion, category: Category, arguments: argparse.N
     learned = Learned(base.fingerprint, arguments.size, PHOTO_TEMPLATES)
     generator = PairGenerator(base, learned, list(category.normals), GenerationConfig(), real=of_type)
     views = {
-        name: [view for pair in pairs for view in _views(pair, arguments.size)]
+        name: [view for pair in pairs for view in pair_on_canvas(pair, arguments.size)]
         for name, pairs in of_type.items()
     }
     types, nothing = zip(*(_of_type(generator.gate(name), name, views) for name in of_type), strict=True)
     return {"types": round(float(np.mean(types)), 3), "nothing": round(float(np.mean(nothing)), 3)}
-
-
-def _views(pair: Pair, size: int) -> list[RegionView]:
-    photo, mask = read_pair(pair)
-    return regions_on_canvas(photo, mask[0].numpy() > 0, size)
 
 
 def _of_type(gate: Gate, name: str, views: dict[str, list[RegionView]]) -> tuple[float, float]:

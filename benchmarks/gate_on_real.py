@@ -17,12 +17,11 @@ from pathlib import Path
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Dataset, Pair, find_dataset, split_pairs
-from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.gate.checks import Scores
 from anomalydiffusion_core.gate.gate import Gate
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
-from anomalydiffusion_core.generation.regions import regions_on_canvas
+from anomalydiffusion_core.generation.regions import pair_on_canvas
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
@@ -67,8 +66,7 @@ def _passed(gate: Gate, pairs: list[Pair]) -> dict[str, object]:
     stopped: Counter[str] = Counter()
     passed = 0
     for pair in pairs:
-        photo, mask = read_pair(pair)
-        views = regions_on_canvas(photo, mask[0].numpy() > 0, SIZE)
+        views = pair_on_canvas(pair, SIZE)
         problems = gate.problems(Scores.worst([gate.score_seen(view) for view in views]))
         stopped.update(problems)
         passed += not problems

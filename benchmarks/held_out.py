@@ -18,13 +18,11 @@ from pathlib import Path
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import Category, Pair, find_dataset
-from anomalydiffusion_core.dataset.views import read_pair
 from anomalydiffusion_core.evaluation.split import split_category
 from anomalydiffusion_core.gate.checks import CHECKS, failed
-from anomalydiffusion_core.gate.region_view import RegionView
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
-from anomalydiffusion_core.generation.regions import regions_on_canvas
+from anomalydiffusion_core.generation.regions import pair_on_canvas
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.templates import PHOTO_TEMPLATES
@@ -55,7 +53,7 @@ def _shown(
     results = {}
     for name in split.defects:
         gate, counts = generator.gate(f"{category.name}/{name}"), Counter(real=0, passed=0)
-        for view in (view for pair in _of(split.test_pairs, name) for view in _views(pair, size)):
+        for view in (view for pair in _of(split.test_pairs, name) for view in pair_on_canvas(pair, size)):
             stopped = failed(gate.score_seen(view), gate.limits, CHECKS)
             counts.update(stopped, real=1, passed=not stopped)
         results[name] = dict(counts)
@@ -64,11 +62,6 @@ def _shown(
 
 def _of(pairs: Iterable[Pair], defect: str) -> list[Pair]:
     return [pair for pair in pairs if pair.defect == defect]
-
-
-def _views(pair: Pair, size: int) -> list[RegionView]:
-    photo, mask = read_pair(pair)
-    return regions_on_canvas(photo, mask[0].numpy() > 0, size)
 
 
 if __name__ == "__main__":

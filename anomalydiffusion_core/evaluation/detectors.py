@@ -60,9 +60,8 @@ def new_detector(name: str) -> Any:
         ) from None
     try:
         with _quiet():
-            own = _patchcore_options() if name == PATCHCORE_LITE0 else {}
-            name = "patchcore" if name == PATCHCORE_LITE0 else name
-            return get_model(name, evaluator=False, visualizer=False, **own)
+            method, own = ("patchcore", _patchcore_options()) if name == PATCHCORE_LITE0 else (name, {})
+            return get_model(method, evaluator=False, visualizer=False, **own)
     except UnknownModelError:
         known = ", ".join(sorted(list_models()))
         raise ValueError(f"anomalib has no detector {name!r}: it has {known}, {PATCHCORE_LITE0}.") from None

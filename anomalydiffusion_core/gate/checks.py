@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .prediction import next_within
+from .prediction import ENOUGH, beyond_range, next_within
 from .reference import WEAKEST, Known, Reference
 from .region_view import ChangedRegion, RegionView
 from .scores import (
@@ -27,8 +27,6 @@ from .scores import (
     tone,
 )
 from .shape import beyond, shape_of
-
-ENOUGH = 3  # real pairs, to say how much those of a type differ
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,7 @@ def _tone_limit(reference: Reference, known: Known) -> float:
     """
     nothing = [tone(v.pixels, v.mask) for v in known.spots]
     tones = np.array(reference.tones)
-    few = max(next_within(tones) - tones.max(), tones.min() + next_within(-tones))
-    beyond = max(np.ptp(tones) / 2 + np.std(nothing), few)
+    beyond = max(np.ptp(tones) / 2 + np.std(nothing), beyond_range(tones))
     one_sign = tones.min() > 0 or tones.max() < 0
     return float(min(beyond, np.abs(tones).min() + np.std(nothing)) if one_sign else beyond)
 

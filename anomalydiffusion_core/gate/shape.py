@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, label
 from scipy.spatial import ConvexHull
 
-from .prediction import next_within
+from .prediction import beyond_range
 from .scores import EIGHT
 
 # Factors by which each may lie beyond the real ones, or half of their range, where that is more. With ten
@@ -40,9 +40,8 @@ def beyond(shape: np.ndarray, known: Sequence[np.ndarray]) -> float:
     """How far a shape lies outside the range of `known` ones, by the number that is farthest, relative to how
     far it may lie; 0 within the range.
     """
-    low, high, negative = np.min(known, 0), np.max(known, 0), [-one for one in known]
-    few = np.maximum(next_within(known) - high, low + next_within(negative))  # of few masks, the larger
-    allowed = np.maximum.reduce([_tolerances(), (high - low) / 2, few])
+    low, high = np.min(known, 0), np.max(known, 0)
+    allowed = np.maximum.reduce([_tolerances(), (high - low) / 2, beyond_range(known)])
     return float(max(0.0, (np.maximum(low - shape, shape - high) / allowed).max()))
 
 

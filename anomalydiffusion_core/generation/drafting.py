@@ -27,7 +27,7 @@ from ..method.embeddings import Learned, Placement
 from ..method.sampling import image_generator
 from .config import AUTO, MIXED, NOISE, NONE, PASTED, GenerationConfig
 from .pasting import RealDefect, choose_defect
-from .regions import mask_on_canvas, regions_on_canvas
+from .regions import mask_on_canvas, pair_on_canvas
 
 TOO_LARGE = "too large for the model's canvas"
 OVERLAPPING = "overlapping"
@@ -257,9 +257,7 @@ class Drafter:
 def real_defects(pairs: list[Pair], size: int) -> list[RealDefect]:
     """What shows on real pairs, region by region, on a canvas of `size` pixels."""
     return [
-        RealDefect.of(view, short_hash(pair.image))
-        for pair in pairs
-        for view in regions_on_canvas(*_marked(pair), size)
+        RealDefect.of(view, short_hash(pair.image)) for pair in pairs for view in pair_on_canvas(pair, size)
     ]
 
 

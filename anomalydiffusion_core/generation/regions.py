@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dataset.augmentation import resize_mask
+from ..dataset.layout import Pair
 from ..dataset.photos import Photo, photo_of
+from ..dataset.views import read_pair
 from ..dataset.windows import Region, Window, regions_of
 from ..gate.region_view import RegionView
 from ..gate.scores import NOISE_QUANTILE, change, labelled_fills, seam, visible
@@ -277,6 +279,12 @@ def _seam(before: Photo, decoded: DecodedRegion, feather: float, size: int) -> f
 def regions_on_canvas(photo: Photo, mask: np.ndarray, size: int) -> list[RegionView]:
     """The regions of a photo's mask (H,W) bool, each in its window at the canvas's size."""
     return [region_on_canvas(photo, region, size) for region in regions_of(mask, size)]
+
+
+def pair_on_canvas(pair: Pair, size: int) -> list[RegionView]:
+    """The regions of a pair's files alike."""
+    photo, mask = read_pair(pair)
+    return regions_on_canvas(photo, mask[0].numpy() > 0, size)
 
 
 def region_on_canvas(photo: Photo, region: Region, size: int) -> RegionView:
