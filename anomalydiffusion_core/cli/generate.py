@@ -101,7 +101,9 @@ def generate(
         Start,
         typer.Option(
             help="Lay a real training defect into the mask and denoise from there (pasted), denoise from "
-            "noise, or do either by chance (mixed).",
+            "noise, or do either by chance (mixed). With tuned, what 'train --tune' found takes the place "
+            "of these options and of --guidance, --aar and --aar-strength, but for types named in them; a "
+            "type that it did not try is pasted.",
             rich_help_panel=START,
         ),
     ] = GenerationConfig.start,
@@ -259,6 +261,7 @@ def generate(
         unwanted = read_pair_list(reject) if reject else []
         photos = find_dataset(dataset)
         loaded, learned = load_with_base(artifact, base, device)
+        _check_start(context, start, learned, defect_type)
         if not mask_folder or weights:
             _check_sources(artifact, learned, photos, defect_type or sorted(learned.anomaly), weights)
         config = GenerationConfig(
@@ -299,6 +302,25 @@ def generate(
 
     kept = f"the pairs made so far are kept in {out}. Go on with:\n  {same_command(context)}"
     raise typer.Exit(run_command(command, json, kept=kept))
+
+
+def _check_start(context: typer.Context, start: Start, learned: Learned, names: list[str] | None) -> None:
+    """Raises ValueError where an option would be of no effect, since tuned settings take its place."""
+    from ..generation.config import TUNED
+    from ..generation.runs import single_types
+
+    types = {single for name in names or learned.anomaly for single in single_types(name, learned)}
+    tuned = sorted(types & set(learned.tunings))
+    if start != TUNED or not tuned:
+        return
+    for name in ("denoise", "pasted_guidance", "guidance", "aar", "aar_strength"):
+        source, value = context.get_parameter_source(name), context.params[name]
+        of_types = isinstance(value, (list, tuple)) and all("=" in str(text) for text in value)
+        if source and source.name == "COMMANDLINE" and not of_types:
+            raise ValueError(
+                f"--{name.replace('_', '-')} would be of no effect on {', '.join(tuned)}, whose settings "
+                "were tuned: add --start pasted (or noise) to take yours."
+            )
 
 
 def _check_sources(

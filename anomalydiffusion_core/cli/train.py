@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..dataset.layout import LEAST_TRAINING, MOST_HELD_OUT, normals_folder
+from ..dataset.layout import LEAST_TRAINING, MOST_HELD_OUT
 from ..training.config import (
     CHECKPOINT_MINUTES,
     AdaptationConfig,
@@ -30,7 +29,7 @@ from .console import (
     run_command,
     say,
 )
-from .invocation import free_name, same_command, say_next
+from .invocation import same_command
 from .options import (
     BASE_AND_DEVICE,
     DATA,
@@ -47,11 +46,10 @@ from .options import (
     base_to_train_on,
     share_in,
 )
+from .trained import Trained
 
 if TYPE_CHECKING:
-    from ..training.files import TrainingFiles
     from ..training.jobs import TrainingJob
-    from ..training.stage import TrainingOutcome
 
 
 def train(
@@ -227,6 +225,14 @@ def train(
     base: Base = None,
     precision: Precision = "fp32",
     checkpointing: Checkpointing = DefectConfig.checkpointing,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            help="Then try some settings on each type of three training pairs or more, and keep in the "
+            "artifact which of them the gate accepts most pairs of; 'generate' takes these.",
+            rich_help_panel=WHAT,
+        ),
+    ] = True,
     compiled: Annotated[
         bool,
         typer.Option(
@@ -291,57 +297,20 @@ def train(
         return TrainingJob(loaded, few_shot, config, extends, start)
 
     processes = launched(device)
-    summary = partial(_train, prepare, Following(context, dataset, base, files), tensorboard, processes)
+    end = Trained(context, dataset, base, files, tune)
+    summary = partial(_train, prepare, end, tensorboard, processes)
     kept = f"nothing new was learned. Start again with:\n  {same_command(context)}"
     processes.end(run_command(summary, json, processes, kept=kept))
 
 
-@dataclass(frozen=True)
-class Following:
-    """What the commands after a training are made of."""
-
-    context: typer.Context
-    dataset: Path
-    base: str | None
-    files: TrainingFiles
-
-    def say(self, outcome: TrainingOutcome, job: TrainingJob, processes: Processes) -> None:
-        """Says how to go on: with a training that was cut off, else with generating; what went wrong says so
-        itself.
-        """
-        if outcome.end.interrupted:
-            again = same_command(self.context, "--resume")
-            again = again if processes.count == 1 else "the same launch, with --resume"
-            say(f"Interrupted; this is the best so far. Go on with:\n  {again}")
-        if not outcome.end.finished:
-            return
-        generated = free_name(self.files.artifact, "generated")
-        if self.dataset.resolve() in generated.resolve().parents:
-            generated = free_name(self.dataset.resolve(), "generated")
-        words: list[object] = ["generate", self.files.artifact, self.dataset, "--out", generated]
-        words += ["--count", 50, *(["--base", self.base] if self.base else [])]
-        if set(outcome.learned.anomaly) - set(job.dataset.by_type()):  # of another dataset, that was extended
-            words += [word for name in job.dataset.by_type() for word in ("--type", name)]
-        if not outcome.learned.mask:
-            words += ["--mask-sources", "real=1,procedural=1"]
-        lacking = [
-            str(normals_folder(self.dataset, name))
-            for name, category in job.dataset.categories.items()
-            if category.pairs and not category.normals
-        ]
-        if lacking:
-            say(f"Pairs are made on photos of good parts: put some into {' and '.join(lacking)}.")
-        say_next("Next, make pairs", *words)
-
-
 def _train(
-    prepare: Callable[[], TrainingJob], follow: Following, tensorboard: Path | None, processes: Processes
+    prepare: Callable[[], TrainingJob], end: Trained, tensorboard: Path | None, processes: Processes
 ) -> dict[str, Any]:
     """Runs the job with a progress bar, so that Ctrl-C ends it between two steps; returns the summary."""
     from ..training.stage import TrainingRun
     from ..training.tensorboard import TensorBoardLog
 
-    files = follow.files
+    files = end.files
     processes.first(lambda: check_writable(files.artifact))
     with processes.held(files.checkpoints.alone()):
         job = processes.together(prepare)
@@ -362,21 +331,9 @@ def _train(
         "artifact": str(files.artifact),
         "pairs": {name: len(pairs) for name, pairs in job.dataset.by_type().items()},
         "training_pairs": {name: len(pairs) for name, pairs in training.items()},
-        **_announce(files, outcome, job),
+        **end.announce(outcome, job),
     }
-    follow.say(outcome, job, processes)
-    return summary
-
-
-def _announce(files: TrainingFiles, outcome: TrainingOutcome, job: TrainingJob) -> dict[str, Any]:
-    """Says how a training ended; returns the same for the summary."""
-    say(f"Artifact: {files.artifact}")
-    summary: dict[str, Any] = {"interrupted": outcome.end.interrupted, "shortfall": outcome.end.problem}
-    if outcome.learned.adapter:
-        say(f"LoRA for ComfyUI: {files.lora}")
-        summary["lora"] = str(files.lora)
-    if outcome.learned.anomaly:
-        say(job.verdict(outcome))
-    if outcome.improvement:
-        summary["improvement"] = vars(outcome.improvement)
+    if outcome.end.finished and end.tune:
+        summary |= end.tuned(outcome.learned, job, processes)
+    end.say(outcome, job, processes)
     return summary

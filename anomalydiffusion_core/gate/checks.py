@@ -16,6 +16,7 @@ from .reference import WEAKEST, Known, Reference
 from .region_view import ChangedRegion, RegionView
 from .scores import (
     NOISE_QUANTILE,
+    VISIBLE,
     change,
     component_fills,
     contrast,
@@ -156,16 +157,20 @@ def _duplicate(reference: Reference, view: RegionView, changed: ChangedRegion | 
     return min((look_distance(look, other) for other in real + reference.earlier), default=None)
 
 
-def _duplicate_limit(reference: Reference, known: Known) -> float | None:
-    """Half the distance of the two most alike real pairs; None where there are no two."""
-    distances = [
-        look_distance(a, b)
-        for i, pair in enumerate(reference.looks)
-        for other in reference.looks[:i]
-        for a in pair
-        for b in other
+def _duplicate_limit(reference: Reference, known: Known) -> float:
+    """Half the distance of the two most alike real pairs, or of such as are to be expected among others; of
+    few real pairs, what is hardly seen.
+    """
+    nearest = [
+        min(look_distance(look, other) for j, pair in enumerate(reference.looks) if j != i for other in pair)
+        for i, looks in enumerate(reference.looks if len(reference.looks) > 1 else ())
+        for look in looks
     ]
-    return min(distances) / 2 if distances else None
+    if len(nearest) < ENOUGH:
+        return min([VISIBLE, *(distance / 2 for distance in nearest)])
+    # distances have no sign, so it is their logarithm that may be normal
+    expected = np.exp(-next_within(-np.log(np.maximum(nearest, 1e-3))))
+    return float(min(expected, *nearest)) / 2
 
 
 CHECKS: dict[str, Check] = {
@@ -218,7 +223,7 @@ CHECKS: dict[str, Check] = {
         _duplicate_limit,
         "too much like a real or an earlier defect: {score} grey levels apart, at least {limit} should be",
         "Give other masks and more normal photos, take another seed, or train fewer steps.",
-        needs=2,
+        needs=1,
     ),
     "tone": Check(
         "wrong tone",

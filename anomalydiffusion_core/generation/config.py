@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..gate.gate import GateConfig
 from ..masks.invention import MaskConfig
 from ..masks.placement import PlacementMode
-from ..method.sampling import SamplingConfig
+from ..method.embeddings import Tuning
+from ..method.sampling import NOISE, PASTED, SamplingConfig
 
 AUTO, NONE = "auto", "none"
-NOISE, PASTED, MIXED = "noise", "pasted", "mixed"
-Start = Literal["noise", "pasted", "mixed"]
+TUNED, MIXED = "tuned", "mixed"
+Start = Literal["tuned", "pasted", "noise", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class GenerationConfig:
     foreground: str = AUTO  # how objects are found: by their plain ground, `none`, or a segmentation model
     placement: PlacementMode = "learned"  # or `free`: anywhere on the object
     # what is denoised from: a real defect laid into the mask, pure noise, or either by chance; noise, where
-    # no real pair of a type is at hand
-    start: Start = PASTED
+    # no real pair of a type is at hand. `tuned`: as the type's `Tuning` says, sampling too, else `pasted`
+    start: Start = TUNED
     pasted_guidance: float = 1.0  # instead of the sampling's own, which exaggerates what is there already
     denoises: tuple[tuple[str, float], ...] = ()  # by category/defect, instead of the sampling's own
     aar_strengths: tuple[tuple[str, float], ...] = ()  # alike
@@ -39,9 +41,21 @@ class GenerationConfig:
     tries_per_pair: int = 8
     batch_size: int = 4
 
-    def sampling_of(self, defect_type: str) -> SamplingConfig:
-        """The sampling of one defect type, with its own `denoise` and strength of AAR."""
-        denoise = dict(self.denoises).get(defect_type, self.sampling.denoise)
-        strength = dict(self.aar_strengths).get(defect_type, self.sampling.aar.strength)
-        aar = replace(self.sampling.aar, strength=strength)
-        return replace(self.sampling, denoise=denoise, aar=aar)
+    def of_type(self, defect_type: str, tunings: Mapping[str, Tuning]) -> GenerationConfig:
+        """What one defect type's pairs are made with: its own `denoise` and strength of AAR, and, where the
+        start is `tuned`, what suits it.
+        """
+        config, tuning = self, tunings.get(defect_type)
+        if self.start == TUNED:
+            config = replace(self, start=PASTED) if tuning is None else self._tuned(tuning)
+        sampling = config.sampling
+        denoise = dict(self.denoises).get(defect_type, sampling.denoise)
+        strength = dict(self.aar_strengths).get(defect_type, sampling.aar.strength)
+        aar = replace(sampling.aar, strength=strength)
+        return replace(config, sampling=replace(sampling, denoise=denoise, aar=aar))
+
+    def _tuned(self, tuning: Tuning) -> GenerationConfig:
+        aar = replace(self.sampling.aar, mode=tuning.aar_mode, strength=tuning.aar_strength)
+        sampling = replace(self.sampling, guidance=tuning.guidance, denoise=tuning.denoise, aar=aar)
+        start = PASTED if tuning.start == PASTED else NOISE
+        return replace(self, start=start, sampling=sampling, pasted_guidance=tuning.guidance)

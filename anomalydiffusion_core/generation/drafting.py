@@ -24,8 +24,8 @@ from ..masks.placement import moved_onto
 from ..masks.segmented_foreground import segmented_foreground
 from ..masks.sources import GIVEN, REAL, MaskSource, SourcedMask, known_placements, onto_photo
 from ..method.embeddings import Learned, Placement
-from ..method.sampling import image_generator
-from .config import AUTO, MIXED, NOISE, NONE, PASTED, GenerationConfig
+from ..method.sampling import NOISE, PASTED, image_generator
+from .config import AUTO, MIXED, NONE, GenerationConfig
 from .pasting import RealDefect, choose_defect
 from .regions import mask_on_canvas, pair_on_canvas
 
@@ -116,6 +116,10 @@ class Drafter:
     def _find_foreground(self, number: int) -> np.ndarray | None:
         return self.find_object(self.photo(number).pixels) if self.find_object else None
 
+    def config_of(self, defect_type: str) -> GenerationConfig:
+        """The settings of one type's pairs."""
+        return self.config.of_type(defect_type, self.learned.tunings)
+
     def real_pairs(self, defect_type: str) -> Iterator[tuple[Photo, np.ndarray]]:
         """Photos and masks (H,W) bool of the type's training pairs."""
         yield from map(_marked, self._real.get(defect_type, []))
@@ -136,7 +140,9 @@ class Drafter:
             for spread in (config.vary_strength, config.vary_guidance)
         )
         normal = self._turn(defect_type, number.index)
-        paste, defects = self._pastes(list(masks), generator), list[DraftedDefect]()
+        # of several types, the first one's guidance
+        configs, defects = [self.config_of(name) for name in masks], list[DraftedDefect]()
+        paste = self._pastes(list(masks), [config.start for config in configs], generator)
         for name, source in masks.items():
             defect = self.defect(name, source(number.mask), self.normal(normal), generator)
             defect = replace(defect, pasted=self._chosen(defect, generator)) if paste else defect
@@ -149,15 +155,14 @@ class Drafter:
             template=self.learned.templates[template],
             defects=tuple(defects),
             strength=strength,
-            guidance=guidance * (config.pasted_guidance if paste else config.sampling.guidance),
+            guidance=guidance * (configs[0].pasted_guidance if paste else configs[0].sampling.guidance),
         )
 
-    def _pastes(self, defect_types: list[str], generator: torch.Generator) -> bool:
+    def _pastes(self, defect_types: list[str], starts: list[str], generator: torch.Generator) -> bool:
         """Whether a try starts from real defects; else from noise."""
-        start = self.config.start
-        if start == MIXED:
-            start = PASTED if float(torch.rand((), generator=generator)) < 0.5 else NOISE
-        return start == PASTED and all(self.real_defects(name) for name in defect_types)
+        if MIXED in starts:  # then all are
+            starts = [PASTED if float(torch.rand((), generator=generator)) < 0.5 else NOISE]
+        return {*starts} == {PASTED} and all(self.real_defects(name) for name in defect_types)
 
     def _chosen(self, defect: DraftedDefect, generator: torch.Generator) -> tuple[int, ...]:
         """The numbers of the real defects that a defect's regions start from."""

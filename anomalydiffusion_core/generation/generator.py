@@ -236,9 +236,8 @@ class PairGenerator:
     def make(self, defect_type: str, drafts: list[Draft], watch: Watch = Watch()) -> Iterator[GeneratedPair]:
         """Generates drafts together, and yields them stitched, one at a time, not judged yet."""
         jobs = [self._jobs(draft) for draft in drafts]
-        sampling = {
-            defect.defect_type: self.config.sampling_of(defect.defect_type) for defect in drafts[0].defects
-        }
+        types = [defect.defect_type for defect in drafts[0].defects]
+        sampling = {name: self.drafter.config_of(name).sampling for name in types}
         decoded = iter(self.maker.make(sum(jobs, []), sampling, watch))
         for draft, draft_jobs in zip(drafts, jobs, strict=True):
             yield self._stitched(defect_type, draft, draft_jobs, [next(decoded) for _ in draft_jobs])

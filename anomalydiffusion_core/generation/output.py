@@ -26,13 +26,13 @@ from ..method.artifact import learned_hash
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
 from ..method.progress import OnStage
-from .config import GenerationConfig
+from .config import TUNED, GenerationConfig
 from .drafting import TryNumber
 from .generator import GeneratedPair, PairGenerator
 
 # How pairs are made. Raise it with every change after which the same settings give other pixels, masks or
 # scores: a dataset that was begun before is then appended to by a run of its own, not continued.
-METHOD = "generation/5"
+METHOD = "generation/6"
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
 
 
@@ -63,8 +63,14 @@ class GenerationRun:
             "torch": torch.__version__,
             "mask_sources": self.mask_sources,
             "config": config,
+            **({"tunings": tunings} if (tunings := self._tunings()) else {}),
             **({"aar_decoder_sha256": file_hash(decoder_file(self.aar_decoder))} if self.aar_decoder else {}),
         }
+
+    def _tunings(self) -> dict[str, dict[str, object]]:
+        """Settings of tuned types, where the start is theirs."""
+        known = self.learned.tunings if self.config.start == TUNED else {}
+        return {name: asdict(tuning) for name, tuning in known.items()}
 
     def identity(self) -> str:
         """Hash (12 hex digits) of the settings: the same command again continues the same run."""

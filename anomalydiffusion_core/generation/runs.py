@@ -35,7 +35,7 @@ from ..masks.sources import (
 )
 from ..method.embeddings import Learned
 from ..method.progress import OnStage, OnStep
-from .config import NOISE
+from ..method.sampling import NOISE
 from .generator import GeneratedPair, PairGenerator
 from .output import GenerationRun, RunOutput, last_invention, tried_rows
 
@@ -157,7 +157,8 @@ def generate_dataset(
 def _lacking(generator: PairGenerator, defect_type: str) -> list[str]:
     """What cannot be done for want of real pairs of a type, in sentences."""
     lines = [f"{line} Look at the pairs." for line in unasked(generator.gate(defect_type))]
-    if generator.config.start != NOISE and not generator.drafter.real_defects(defect_type):
+    starts = generator.drafter.config_of(defect_type).start
+    if starts != NOISE and not generator.drafter.real_defects(defect_type):
         lines.append("defects start from noise, since none of its training pairs is in the dataset.")
     return lines
 

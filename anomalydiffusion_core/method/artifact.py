@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from .embeddings import Learned, Placement, Pose
+from .embeddings import Learned, Placement, Pose, Tuning
 from .latent_diffusion import Fingerprint
+from .reweighting import AARConfig
+from .sampling import NOISE, PASTED, SamplingConfig
 from .spatial_encoder import SpatialEncoder, SpatialEncoderConfig
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def save_artifact(learned: Learned, path: Path, dtype: torch.dtype = torch.float
             }
         ),
         "trained_on": json.dumps(learned.trained_on),
+        "tunings": json.dumps({name: asdict(tuning) for name, tuning in learned.tunings.items()}),
         "package_version": __version__,
     }
     if learned.adapter:
@@ -70,6 +73,7 @@ def learned_hash(learned: Learned) -> str:
     about = (
         learned.base.family, learned.image_size, learned.templates, learned.mask_areas, learned.trained_on,
         {name: list(map(asdict, placements)) for name, placements in learned.mask_placements.items()},
+        {name: asdict(tuning) for name, tuning in learned.tunings.items()},
     )  # fmt: skip
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(_tensors(learned).items()):
@@ -169,6 +173,9 @@ def _learned_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learn
             for name, placements in json.loads(metadata.get("mask_places", "{}")).items()
         },
         trained_on=json.loads(metadata.get("trained_on", "{}")),
+        tunings={
+            name: _tuning_from(tuning) for name, tuning in json.loads(metadata.get("tunings", "{}")).items()
+        },
     )
     for key, tensor in tensors.items():
         name_space, _, rest = key.partition("/")
@@ -198,6 +205,17 @@ def _placement_from(fields: dict[str, Any]) -> Placement:
         fields.get("on_object", 1.0),
         pose and Pose(tuple(pose["centre"]), pose["direction"], pose["length"]),
     )
+
+
+def _tuning_from(fields: dict[str, Any]) -> Tuning:
+    """Raises ValueError where settings are none that pairs can be made with."""
+    tuning = Tuning(**fields)
+    if tuning.start not in (PASTED, NOISE) or not 0 <= tuning.aar_strength < float("inf"):
+        raise ValueError(f"no pair starts from {tuning.start!r} at strength {tuning.aar_strength}")
+    SamplingConfig(
+        guidance=tuning.guidance, denoise=tuning.denoise, aar=AARConfig(tuning.aar_mode, tuning.aar_strength)
+    )
+    return tuning
 
 
 def check_type(defect_type: str) -> None:

@@ -39,6 +39,22 @@ class Placement:
     pose: Pose | None = None
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """The settings that suit a defect type: what denoising starts from (`pasted` or `noise`), the share of
+    the schedule a pasted defect is noised to, guidance, and attention re-weighting; and how many of how many
+    `tries` with them the gate `accepted`.
+    """
+
+    start: str
+    denoise: float
+    guidance: float
+    aar_mode: str
+    aar_strength: float
+    accepted: int = 0
+    tries: int = 0
+
+
 @dataclass
 class Learned:
     """Learned vectors by defect type (`category/defect`) and the shared spatial encoder."""
@@ -56,6 +72,7 @@ class Learned:
     mask_areas: dict[str, float] = field(default_factory=dict)  # smallest training mask, share of the photo
     mask_placements: dict[str, list[Placement]] = field(default_factory=dict)  # of the training masks
     trained_on: dict[str, list[str]] = field(default_factory=dict)  # short hashes of the training photos
+    tunings: dict[str, Tuning] = field(default_factory=dict)  # of the types whose settings were tried
     # low-rank update of the base that all was learned on: `<layer>.down` (r,in) and `<layer>.up` (out,r)
     adapter: dict[str, Tensor] = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from .latent_diffusion import Context, LatentDiffusion, NoiseSchedule
 from .progress import OnStep
 from .reweighting import AARConfig, AttentionWeights, Moment
 
+NOISE, PASTED = "noise", "pasted"  # what denoising starts from: nothing, or a real defect laid into the mask
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class and its settings
     "ddim": ("DDIMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),

@@ -20,7 +20,7 @@ HASHES = {
     "package_version": "anomalydiffusion",
 }
 FREE, PLAIN = "free", "none"
-STARTS = {"pasted": "Pairs", "mixed": "About half of the pairs"}  # that start from a real defect
+STARTS = {"tuned": "Pairs", "pasted": "Pairs", "mixed": "About half of the pairs"}  # from a real defect
 
 
 def settings_in_words(row: dict[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def settings_in_words(row: dict[str, Any]) -> list[str]:
     base, config = _text(row, "base_family"), row.get("config")
     sentences = [f"The base model is of the family {base}."] if base else []
     if isinstance(config, dict):
-        sentences += [*_sampling(config), *_masks(config, row), *_gate(config)]
+        sentences += [*_sampling(config), *_tunings(row), *_masks(config, row), *_gate(config)]
         seed = _number(config, "seed")
         sentences += [f"The seed is {seed}: the same command makes the same pairs."] if seed else []
     prompt = row.get("prompt")
@@ -93,6 +93,21 @@ def _sampling(config: dict[str, Any]) -> list[str]:
     for what, key in varied.items():
         if (spread := _number(config, key)) not in ("", "0"):
             sentences.append(f"The {what} varies by up to {spread} of itself from pair to pair.")
+    return sentences
+
+
+def _tunings(row: dict[str, Any]) -> list[str]:
+    """What the types were made with that were tuned."""
+    sentences = []
+    for name, tuning in _part(row, "tunings").items():
+        tuning = _as_dict(tuning)
+        pasted = _text(tuning, "start") == "pasted"
+        start = f"a real defect noised to {_number(tuning, 'denoise')}" if pasted else "noise"
+        sentences.append(
+            f"{name} was tuned: from {start}, guidance {_number(tuning, 'guidance')}, attention "
+            f"{_text(tuning, 'aar_mode')}, by which the gate accepted {_number(tuning, 'accepted')} of "
+            f"{_number(tuning, 'tries')} tries."
+        )
     return sentences
 
 

@@ -17,12 +17,15 @@ from safetensors.torch import load_file, save_file
 from anomalydiffusion_core import __version__
 from anomalydiffusion_core.method import artifact
 from anomalydiffusion_core.method.artifact import export_textual_inversion, load_artifact, save_artifact
-from anomalydiffusion_core.method.embeddings import Learned, Placement
+from anomalydiffusion_core.method.embeddings import Learned, Placement, Tuning
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint
+
+TUNING = Tuning("noise", 0.45, 2.0, "off", 0.5, 6, 8)
 
 
 @pytest.fixture
 def saved(learned: Learned, tmp_path: Path) -> Path:
+    learned.tunings["thing/stain"] = TUNING
     save_artifact(learned, tmp_path / "new" / "thing.safetensors")
     return tmp_path / "new" / "thing.safetensors"
 
@@ -74,6 +77,7 @@ def test_what_is_loaded_equals_what_was_saved(learned: Learned, saved: Path) -> 
         loaded.dataset_fingerprint == learned.dataset_fingerprint and loaded.mask_areas == learned.mask_areas
     )
     assert loaded.mask_placements == learned.mask_placements and loaded.trained_on == learned.trained_on
+    assert loaded.tunings == learned.tunings == {"thing/stain": TUNING}
     assert loaded.training["anomaly"]["loss"] == [3.0, 2.0, 1.0]  # type: ignore[index]
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 10:30, 20:50] = 1
@@ -156,7 +160,24 @@ def test_a_damaged_artifact_says_what_is_damaged(saved: Path, drop: str) -> None
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"training": "{"}, {"image_size": "wide"}, {"spatial_encoder": '{"clip_l": {}}'}]
+    "metadata",
+    [
+        {"training": "{"},
+        {"image_size": "wide"},
+        {"spatial_encoder": '{"clip_l": {}}'},
+        *(
+            {"tunings": json.dumps({"thing/stain": vars(TUNING) | wrong})}
+            for wrong in (
+                {"start": "../x"},
+                {"denoise": 0},
+                {"denoise": "much"},
+                {"guidance": float("nan")},
+                {"aar_mode": "none"},
+                {"aar_strength": "1"},
+                {"more": 1},
+            )
+        ),
+    ],
 )
 def test_damaged_metadata_is_told(saved: Path, metadata: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="is damaged"):
