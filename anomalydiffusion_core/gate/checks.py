@@ -159,15 +159,15 @@ def _duplicate(reference: Reference, view: RegionView, changed: ChangedRegion | 
 
 def _duplicate_limit(reference: Reference, known: Known) -> float:
     """Half the distance of the two most alike real pairs, or of such as are to be expected among others; of
-    few real pairs, what is hardly seen.
+    fewer than `ENOUGH`, no more than is hardly seen.
     """
     nearest = [
         min(look_distance(look, other) for j, pair in enumerate(reference.looks) if j != i for other in pair)
-        for i, looks in enumerate(reference.looks if len(reference.looks) > 1 else ())
+        for i, looks in enumerate(reference.looks)
         for look in looks
     ]
-    if len(nearest) < ENOUGH:
-        return min([VISIBLE, *(distance / 2 for distance in nearest)])
+    if len(reference.looks) < ENOUGH:
+        return min(VISIBLE, min(nearest) / 2)
     # distances have no sign, so it is their logarithm that may be normal
     expected = np.exp(-next_within(-np.log(np.maximum(nearest, 1e-3))))
     return float(min(expected, *nearest)) / 2
@@ -223,7 +223,7 @@ CHECKS: dict[str, Check] = {
         _duplicate_limit,
         "too much like a real or an earlier defect: {score} grey levels apart, at least {limit} should be",
         "Give other masks and more normal photos, take another seed, or train fewer steps.",
-        needs=1,
+        needs=2,
     ),
     "tone": Check(
         "wrong tone",

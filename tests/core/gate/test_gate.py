@@ -11,7 +11,15 @@ from anomalydiffusion_core.gate.gate import Gate, GateConfig
 from anomalydiffusion_core.gate.prediction import next_within
 from anomalydiffusion_core.gate.reference import Known
 from anomalydiffusion_core.gate.region_view import ChangedRegion, RegionView
-from anomalydiffusion_core.gate.scores import contrast, look_distance, look_of, seam, surroundings, tone
+from anomalydiffusion_core.gate.scores import (
+    VISIBLE,
+    contrast,
+    look_distance,
+    look_of,
+    seam,
+    surroundings,
+    tone,
+)
 
 
 def changed(view: RegionView, before: np.ndarray) -> ChangedRegion:
@@ -28,9 +36,6 @@ def test_limits_lie_between_what_real_defects_score_and_what_nothing_does() -> N
     spread = np.quantile(seams[1], 0.9) - np.median(seams[1])
     largest = max(np.quantile(seams[0], 0.9) + spread, next_within(seams[0]))
     assert gate.limits["seam"] == gate.usual_seam == pytest.approx(largest)
-    looks = [look_of(c.pixels, c.mask) for c in real]
-    nearest = min(look_distance(a, b) for i, a in enumerate(looks) for b in looks[:i])
-    assert gate.limits["duplicate"] == pytest.approx(nearest / 2)
 
 
 def test_the_farthest_plausible_defect_is_measured_from_pair_to_pair() -> None:
@@ -57,6 +62,18 @@ def test_real_pairs_to_come_may_lie_farther_apart_than_the_few() -> None:
         [spots[0] if without is None else distances[without]]
     )
     assert CHECKS["plausibility"].limit(gate, Known([], [])) == pytest.approx(next_within(distances))
+
+
+def test_pairs_may_be_as_alike_as_two_real_ones_to_come_of_few_not_more_than_is_seen() -> None:
+    looks = [look_of(c.pixels, c.mask) for c in map(stain, range(5))]
+    nearest = [min(look_distance(a, b) for b in looks if b is not a) for a in looks]
+    rarest = np.exp(-next_within(-np.log(nearest)))
+    assert 0.2 * min(nearest) < rarest < min(nearest)
+    assert gate_of(5).limits["duplicate"] == pytest.approx(rarest / 2)
+    assert min(nearest[:2]) / 2 > VISIBLE and gate_of(2).limits["duplicate"] == VISIBLE
+    twice = [[stain(0)], [stain(0)], [stain(1)], [stain(2)]]
+    assert Gate(twice, spots(), POOLING, GateConfig()).limits["duplicate"] == 0
+    assert Gate(twice[:2], spots(), POOLING, GateConfig()).limits["duplicate"] == 0
 
 
 def test_few_real_pairs_do_not_say_how_much_they_differ() -> None:
