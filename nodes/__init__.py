@@ -18,12 +18,14 @@ from .report import OpenReport
 from .sampling import AttentionReweighting, KSampler
 from .search import searchable
 from .training import TrainAnomaly, TrainMasks
+from .tuning import TuneSettings
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadTinyBase,
     LoadDataset,
     TrainAnomaly,
     TrainMasks,
+    TuneSettings,
     SaveEmbeddings,
     LoadEmbeddings,
     GenerateMasks,

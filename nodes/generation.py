@@ -73,7 +73,7 @@ class GeneratePairs(io.ComfyNode):
         cls, model: ModelPatcher, clip: CLIP, vae: VAE, embeddings: Learned, *, count: int, defect_type: str,
         folder: str, seed: int, steps: int, cfg: float, mode: str, strength: float, checks: str, tries: int,
         batch_size: int, dataset: Dataset | None = None, images: Tensor | None = None,
-        masks: Tensor | None = None, mask_sources: str = "", start: str = "pasted", denoise: float = 0.3,
+        masks: Tensor | None = None, mask_sources: str = "", start: str = "tuned", denoise: float = 0.3,
         pasted_cfg: float = 1.0,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.gate.gate import GateConfig
@@ -199,8 +199,9 @@ def _start_inputs() -> list[io.Input]:
             options=list(get_args(Start)),
             default=GenerationConfig.start,
             tooltip="pasted: a real training defect is laid into the mask, and denoised from there; noise: "
-            "from noise; mixed: either by chance. Where the dataset has none of the pairs that trained, it "
-            "is noise.",
+            "from noise; mixed: either by chance; tuned: as Tune Settings found for the type, with its "
+            "denoise, cfg, mode and strength in place of those here, else pasted. Where the dataset has none "
+            "of the pairs that trained, it is noise.",
         ),
         io.Float.Input(
             "denoise",

@@ -13,6 +13,7 @@ ALIASES = {
     "ADiff_LoadDataset": ["defect photos", "inspection", "mvtec", "image folder"],
     "ADiff_TrainAnomaly": TRAINING,
     "ADiff_TrainMasks": [*TRAINING, "mask"],
+    "ADiff_TuneSettings": [*TRAINING, "denoise", "calibrate"],
     "ADiff_SaveEmbeddings": ["defect", "textual inversion", "save training"],
     "ADiff_LoadEmbeddings": ["defect", "textual inversion", "load training"],
     "ADiff_GenerateMasks": MASKS,

@@ -75,13 +75,14 @@ class Trained:
         """Finds the settings of the types that were learned, and keeps them in the artifact; returns them for
         the summary. Each of several processes tries the same.
         """
+        from ..generation.runs import RunWatch
         from ..generation.tuning import in_words, tune
         from ..method.artifact import save_artifact
 
         new, interrupted = list(job.split()[0]), False
         try:
             with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
-                tune(job.base, learned, job.dataset, new, on_stage)
+                tune(job.base, learned, job.dataset, new, RunWatch(on_stage))
         except KeyboardInterrupt:
             interrupted = True
             say(

@@ -4,7 +4,7 @@ training pairs alone, says how many are good enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,11 +15,10 @@ from ..masks.invention import TriesExhausted
 from ..masks.sources import REAL, MaskRequest, mask_source
 from ..method.embeddings import Learned, Tuning
 from ..method.latent_diffusion import LatentDiffusion
-from ..method.progress import OnStage
 from ..method.sampling import NOISE, PASTED
 from .config import TUNED, GenerationConfig
 from .generator import PairGenerator
-from .runs import training_pairs
+from .runs import RunWatch, training_pairs
 
 TRIES = 8  # with each setting
 WITHIN = 1  # of them: settings that so few tell apart count as equal
@@ -32,19 +31,34 @@ OTHER_MODES = "off", "adaptive"
 Accepted = Callable[[Tuning], Tuning]  # the same, with how many of its tries the gate accepted
 
 
+def tunable(learned: Learned, dataset: Dataset, defect_types: Iterable[str]) -> dict[str, list[Pair]]:
+    """The training pairs of those types that have `ENOUGH` of them, and normal photos, in the dataset."""
+    found = {}
+    for name in defect_types:
+        category = dataset.categories.get(name.partition("/")[0])
+        pairs = training_pairs(category, learned, name) if category and category.normals else []
+        if len(pairs) >= ENOUGH:
+            found[name] = pairs
+    return found
+
+
 def tune(
-    base: LatentDiffusion, learned: Learned, dataset: Dataset, defect_types: list[str], on_stage: OnStage
+    base: LatentDiffusion,
+    learned: Learned,
+    dataset: Dataset,
+    defect_types: Iterable[str],
+    watch: RunWatch = RunWatch(),
+    *,
+    tries: int = TRIES,
 ) -> None:
-    """Finds the settings of those types that have `ENOUGH` training pairs and normal photos in the dataset,
-    and notes them in `learned`, type by type.
+    """Finds the settings of those types that are `tunable`, with so many tries of each, and notes them in
+    `learned`, type by type. Of `watch`, stages and steps are told.
 
     Judged is by the gate, with masks of the training pairs, so nothing but these pairs is looked at.
     """
-    for name in defect_types:
-        category = dataset.categories[name.partition("/")[0]]
-        pairs = training_pairs(category, learned, name)
-        if len(pairs) >= ENOUGH and category.normals:
-            learned.tunings[name] = best_tuning(_judge(base, learned, category, pairs, on_stage))
+    for name, pairs in tunable(learned, dataset, defect_types).items():
+        category = dataset.categories[pairs[0].category]
+        learned.tunings[name] = best_tuning(_judge(base, learned, category, pairs, watch, tries))
 
 
 def best_tuning(accepted: Accepted) -> Tuning:
@@ -70,7 +84,8 @@ def _judge(
     learned: Learned,
     category: Category,
     pairs: list[Pair],
-    on_stage: OnStage,
+    watch: RunWatch,
+    tries: int,
 ) -> Accepted:
     """Tries settings of one type, that of its training pairs, on the category's normal photos."""
     trial, name = learned.copied(), pairs[0].defect_type
@@ -82,14 +97,14 @@ def _judge(
 
     def accepted(tuning: Tuning) -> Tuning:
         nonlocal done
-        on_stage(f"{name} settings", done, settings, in_words(tuning))
+        watch.on_stage(f"{name} settings", done, settings, in_words(tuning))
         trial.tunings[name], count = tuning, 0
         with suppress(TriesExhausted):
-            for _ in generator.accepted(name, masks, TRIES):
+            for _ in generator.accepted(name, masks, tries, on_step=watch.on_step):
                 count += 1
         done += 1
-        tuning = replace(tuning, accepted=count, tries=TRIES)
-        on_stage(f"{name} settings", done, settings, in_words(tuning))
+        tuning = replace(tuning, accepted=count, tries=tries)
+        watch.on_stage(f"{name} settings", done, settings, in_words(tuning))
         return tuning
 
     return accepted

@@ -100,7 +100,8 @@ def _tunings(row: dict[str, Any]) -> list[str]:
     """What the types were made with that were tuned."""
     sentences = []
     for name, tuning in _part(row, "tunings").items():
-        tuning = _as_dict(tuning)
+        if not isinstance(tuning, dict):
+            continue
         pasted = _text(tuning, "start") == "pasted"
         start = f"a real defect noised to {_number(tuning, 'denoise')}" if pasted else "noise"
         sentences.append(

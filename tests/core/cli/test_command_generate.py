@@ -22,6 +22,7 @@ from anomalydiffusion_core.export.mvtec import read_manifest
 from anomalydiffusion_core.gate.checks import CHECKS, Check
 from anomalydiffusion_core.masks.sources import SOURCES, MaskRequest, MaskSource, Source, SourcedMask
 from anomalydiffusion_core.method.artifact import load_artifact, save_artifact
+from anomalydiffusion_core.method.embeddings import Tuning
 from anomalydiffusion_core.method.latent_diffusion import Fingerprint
 
 MIXED = "thing/scratch+stain"
@@ -35,6 +36,36 @@ def apart(tmp_path: Path) -> Path:
         mask[20:32, column : column + 14] = 255
         write_png(Image.fromarray(mask), tmp_path / "apart" / defect / "0_mask.png")
     return tmp_path / "apart"
+
+
+def test_tuned_settings_are_taken_told_and_not_silently_overruled(
+    base: Any, trained: Path, dataset: Path, tmp_path: Path
+) -> None:
+    learned = load_artifact(trained)
+    learned.tunings["thing/stain"] = Tuning("noise", 0.3, 2.0, "off", 1.0, 7, 8)
+    save_artifact(learned, trained)
+    quick, out = ("--checks", "", "--count", 1), tmp_path / "out"
+    assert generate_quickly(trained, dataset, out, *quick).exit_code == 0
+    rows = {row["defect"]: row for row in read_manifest(out)}
+    assert rows["stain"]["guidance"] == 2.0 and rows["scratch"]["guidance"] == 2.5  # nothing to paste: noise
+    assert rows["stain"]["tunings"] == {"thing/stain": vars(learned.tunings["thing/stain"])}
+    for option in (("--denoise", 0.5), ("--guidance", 3), ("--aar", "off"), ("--aar-strength", 2)):
+        refused(
+            generate_quickly(trained, dataset, out, *quick, *option),
+            f"{option[0]} would be of no effect on thing/stain",
+            "--start pasted",
+        )
+    of_types = ("--denoise", "thing/stain=0.5", "--aar-strength", "thing/scratch=2")
+    for more in (
+        of_types,
+        ("--guidance", 3, "--type", "thing/scratch"),
+        ("--guidance", 3, "--start", "noise"),
+    ):
+        result = generate_quickly(trained, dataset, tmp_path / "more", *quick, *more)
+        assert result.exit_code == 0, result.output
+    assert not any(
+        "tunings" in row for row in read_manifest(tmp_path / "more") if row["config"]["start"] == "noise"
+    )
 
 
 def test_generation_refuses_what_does_not_fit(

@@ -17,7 +17,10 @@ from commands import refused, train_quickly
 from safetensors import safe_open
 
 from anomalydiffusion_core.cli.train import train
+from anomalydiffusion_core.generation import tuning
+from anomalydiffusion_core.generation.runs import RunWatch
 from anomalydiffusion_core.method.artifact import learned_hash, load_artifact
+from anomalydiffusion_core.method.embeddings import Learned, Tuning
 from anomalydiffusion_core.training import stage as training_run
 from anomalydiffusion_core.training.checkpoint import Checkpoints
 from anomalydiffusion_core.training.config import DEMO, TrainingConfig
@@ -28,6 +31,46 @@ def test_the_command_trains_as_long_by_default_as_the_library_and_the_demo() -> 
     assert options["steps"].default == config.defects.steps == DEMO.defects.steps == 500
     assert config.masks and DEMO.masks
     assert options["mask_steps"].default == config.masks.steps == DEMO.masks.steps == 300
+
+
+def test_the_settings_of_types_with_three_training_pairs_are_tried_and_kept(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, found = list[list[str]](), Tuning("pasted", 0.45, 2.0, "off", 1.0, 7, 8)
+
+    def tune(of: Any, learned: Learned, data: Any, types: list[str], watch: Any) -> None:
+        assert of is base and data.root == dataset
+        asked.append(types)
+        learned.tunings["thing/stain"] = found
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    out, summary = tmp_path / "new.safetensors", tmp_path / "summary.json"
+    result = train_quickly(dataset, out, "--json", summary)
+    assert result.exit_code == 0 and asked == [["thing/scratch", "thing/stain"]]
+    assert load_artifact(out).tunings == {"thing/stain": found}
+    assert json.loads(summary.read_text())["tunings"] == {"thing/stain": vars(found)}
+    assert (
+        "thing/stain is made from a real defect noised to 0.45, guidance 2, attention off (7 of 8 accepted)"
+        in result.output
+    )
+    assert train_quickly(dataset, tmp_path / "usual.safetensors", "--no-tune").exit_code == 0
+    assert len(asked) == 1 and not load_artifact(tmp_path / "usual.safetensors").tunings
+
+
+def test_trying_settings_that_is_cut_off_leaves_the_artifact_whole(
+    base: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(of: Any, learned: Learned, data: Any, types: list[str], watch: RunWatch) -> None:
+        learned.tunings["thing/stain"] = Tuning("noise", 0.3, 2.5, "off", 1.0, 7, 8)
+        signal.raise_signal(signal.SIGINT)
+        watch.on_stage("thing/scratch settings", 0, 8, "")
+        raise AssertionError("goes on after Ctrl-C")
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    result = train_quickly(dataset, tmp_path / "new.safetensors")
+    assert result.exit_code == 130 and "the artifact is whole" in result.output
+    assert list(load_artifact(tmp_path / "new.safetensors").tunings) == ["thing/stain"]
+    assert not (tmp_path / "new.training").exists()
 
 
 def test_a_broken_normal_photo_is_told_before_the_long_work(

@@ -11,9 +11,9 @@ import pytest
 
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import short_hash
-from anomalydiffusion_core.generation import tuning as tuning_module
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
+from anomalydiffusion_core.generation.runs import RunWatch
 from anomalydiffusion_core.generation.tuning import DENOISES, TRIES, best_tuning, tune
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.method.embeddings import Learned, Tuning
@@ -89,7 +89,7 @@ def test_settings_are_tried_on_the_training_pairs_of_types_that_have_three(
 ) -> None:
     tried, stages = list[GenerationConfig](), list[tuple[str, int, int]]()
 
-    def accepted(generator: PairGenerator, name: str, masks: Any, count: int) -> Iterator[int]:
+    def accepted(generator: PairGenerator, name: str, masks: Any, count: int, on_step: Any) -> Iterator[int]:
         config = generator.drafter.config_of(name)
         tried.append(config)
         assert name == STAIN and set(masks) == {STAIN} and count == TRIES
@@ -100,7 +100,7 @@ def test_settings_are_tried_on_the_training_pairs_of_types_that_have_three(
             yield number
 
     monkeypatch.setattr(PairGenerator, "accepted", accepted)
-    tune(fake_base, learned, few_shot, [SCRATCH, STAIN], lambda *stage: stages.append(stage[:3]))
+    tune(fake_base, learned, few_shot, [SCRATCH, STAIN], RunWatch(lambda *stage: stages.append(stage[:3])))
     assert learned.tunings == {STAIN: Tuning("pasted", 0.45, 1.0, "released", 1.0, 7, TRIES)}
     assert [config.sampling.denoise for config in tried[:5]] == [*DENOISES, 0.3]
     assert [config.start for config in tried] == ["pasted"] * 4 + ["noise"] + ["pasted"] * 3
@@ -110,7 +110,7 @@ def test_settings_are_tried_on_the_training_pairs_of_types_that_have_three(
 
 
 def test_no_setting_is_lost_where_the_work_is_cut_off(
-    fake_base: LatentDiffusion, learned: Learned, few_shot: Dataset, monkeypatch: pytest.MonkeyPatch
+    fake_base: LatentDiffusion, learned: Learned, few_shot: Dataset
 ) -> None:
     learned.trained_on[SCRATCH] = [short_hash(pair.image) for pair in few_shot.by_type()[SCRATCH]]
 
@@ -118,9 +118,8 @@ def test_no_setting_is_lost_where_the_work_is_cut_off(
         if stage.startswith(STAIN):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning_module, "TRIES", 1)
     with pytest.raises(KeyboardInterrupt):
-        tune(fake_base, learned, few_shot, [SCRATCH, STAIN], on_stage)
+        tune(fake_base, learned, few_shot, [SCRATCH, STAIN], RunWatch(on_stage), tries=1)
     assert list(learned.tunings) == [SCRATCH] and learned.tunings[SCRATCH].tries == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.generation.config import GenerationConfig
+from anomalydiffusion_core.method.embeddings import Tuning
 from anomalydiffusion_core.method.reweighting import AARConfig
 from anomalydiffusion_core.method.sampling import SamplingConfig
 from anomalydiffusion_core.report.settings import pair_in_words, raw_settings, settings_in_words
@@ -47,6 +48,17 @@ def test_what_pairs_start_from_is_told(start: Any, who: str) -> None:
     assert f"{who} start from a real training defect, laid into the mask and noised to 0.35 of the" in text
     assert "with guidance 1.25; others from noise." in text
     assert "real training defect" not in " ".join(settings_in_words(row(replace(config, start="noise"))))
+
+
+def test_what_was_tuned_is_told_type_by_type_and_what_is_no_tuning_is_left_out() -> None:
+    tunings = {"a/cut": vars(Tuning("pasted", 0.45, 1.0, "off", 1.0, 7, 8)), "a/dent": 3}
+    text = " ".join(settings_in_words(row(GenerationConfig()) | {"tunings": tunings}))
+    assert "Pairs start from a real training defect" in text
+    assert (
+        "a/cut was tuned: from a real defect noised to 0.45, guidance 1, attention off, by which the gate"
+        in text
+    )
+    assert "accepted 7 of 8 tries" in text and "a/dent" not in text
 
 
 def test_what_is_off_is_told_so() -> None:
