@@ -190,6 +190,15 @@ def generate(
             rich_help_panel=SAMPLING,
         ),
     ] = GenerationConfig.vary_guidance,
+    vary_contrast: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Scale the difference of a pasted defect to its ground by 1 give or take up to this.",
+            rich_help_panel=START,
+        ),
+    ] = GenerationConfig.vary_contrast,
     batch: Annotated[
         int, typer.Option(min=1, help="Make so many regions at a time.", rich_help_panel=SAMPLING)
     ] = GenerationConfig.batch_size,
@@ -276,6 +285,7 @@ def generate(
             aar_strengths=strengths,
             vary_strength=vary_strength,
             vary_guidance=vary_guidance,
+            vary_contrast=vary_contrast,
             attention_maps=attention_maps,
             tries_per_pair=tries,
             batch_size=batch,

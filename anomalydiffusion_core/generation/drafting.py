@@ -67,6 +67,7 @@ class Draft:
     defects: tuple[DraftedDefect, ...]
     strength: float  # of the anomaly embedding
     guidance: float
+    contrast: float  # of a pasted defect
 
 
 class Unusable(Exception):
@@ -135,9 +136,9 @@ class Drafter:
         """
         config, generator = self.config, image_generator(self.config.seed, number.mask, defect_type)
         template = int(torch.randint(len(self.learned.templates), (), generator=generator))
-        strength, guidance = (
+        strength, guidance, contrast = (
             1 + spread * (2 * float(torch.rand((), generator=generator)) - 1)
-            for spread in (config.vary_strength, config.vary_guidance)
+            for spread in (config.vary_strength, config.vary_guidance, config.vary_contrast)
         )
         normal = self._turn(defect_type, number.index)
         # of several types, the first one's guidance
@@ -156,6 +157,7 @@ class Drafter:
             defects=tuple(defects),
             strength=strength,
             guidance=guidance * (configs[0].pasted_guidance if paste else configs[0].sampling.guidance),
+            contrast=contrast,
         )
 
     def _pastes(self, defect_types: list[str], starts: list[str], generator: torch.Generator) -> bool:

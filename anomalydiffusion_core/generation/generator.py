@@ -58,6 +58,7 @@ class GeneratedPair:
     template: str
     strength: float  # of the anomaly embedding
     guidance: float
+    contrast: float  # of a pasted defect, by that of the real one
     photo: Photo  # before
     result: Photo
     mask: np.ndarray
@@ -253,6 +254,7 @@ class PairGenerator:
                 generator=image_generator(seed, draft.number.index, f"{defect.defect_type} region {number}"),
                 strength=draft.strength,
                 guidance=draft.guidance,
+                contrast=draft.contrast,
                 defect=self.drafter.real_defects(defect.defect_type)[pasted] if pasted is not None else None,
             )
             for defect in draft.defects
@@ -292,6 +294,7 @@ class PairGenerator:
             template=draft.template,
             strength=draft.strength,
             guidance=draft.guidance,
+            contrast=draft.contrast,
             photo=photo,
             result=result,
             mask=np.any([defect.mask for defect in defects], 0),

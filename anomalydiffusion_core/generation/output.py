@@ -153,6 +153,7 @@ class RunOutput:
             "pasted_from": {x.defect_type: self.generator.pasted_from(x) for x in pair.defects if x.pasted},
             "strength": round(pair.strength, 4),
             "guidance": round(pair.guidance, 4),
+            "contrast": round(pair.contrast, 4),
             "feather": pair.feather,
             "fill": round(pair.fill, 4),
             "noise": round(pair.noise, 3),

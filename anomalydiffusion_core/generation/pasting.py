@@ -61,10 +61,14 @@ def choose_defect(defects: list[RealDefect], mask: np.ndarray, generator: torch.
 
 
 def pasted(
-    pixels: np.ndarray, mask: np.ndarray, defect: RealDefect, generator: torch.Generator
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    defect: RealDefect,
+    generator: torch.Generator,
+    contrast: float = 1.0,
 ) -> np.ndarray:
-    """A photo's pixels (S,S,3) in [0,255] with the defect in mask (S,S) bool, float32: as much darker or
-    brighter than the ground as it was in its own photo, whatever ground that was.
+    """A photo's pixels (S,S,3) in [0,255] with the defect in mask (S,S) bool, float32: `contrast` times as
+    much darker or brighter than the ground as it was in its own photo, whatever ground that was.
     """
     there = frame_of(mask).resolved(generator)  # ends that the form does not tell apart, either way
     reach = there.half.mean()
@@ -75,7 +79,7 @@ def pasted(
     weights = _weights(np.asarray(distances).reshape(-1, count))
     places = (weights[..., None] * defect.places[nearest.reshape(-1, count)]).sum(1)
     laid = pixels.astype(np.float32).copy()
-    laid[mask] = _ground(pixels, mask) + _sampled(defect.difference, places)
+    laid[mask] = _ground(pixels, mask) + np.float32(contrast) * _sampled(defect.difference, places)
     return laid.clip(0, 255)
 
 

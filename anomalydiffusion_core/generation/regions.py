@@ -48,6 +48,7 @@ class RegionJob:
     strength: float = 1.0  # of the anomaly embedding
     guidance: float = 1.0
     defect: RealDefect | None = None
+    contrast: float = 1.0  # of that
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def _starts(jobs: list[RegionJob], images: Tensor, masks: Tensor) -> Tensor | No
         if job.defect is None:
             return None
         pixels = to_pixels(image, (image.shape[-2], image.shape[-1]))
-        starts.append(to_image(pasted(pixels, mask[0].numpy() > 0, job.defect, job.generator), len(pixels)))
+        laid = pasted(pixels, mask[0].numpy() > 0, job.defect, job.generator, job.contrast)
+        starts.append(to_image(laid, len(pixels)))
     return torch.stack(starts).to(images)
 
 

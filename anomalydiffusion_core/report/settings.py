@@ -89,7 +89,11 @@ def _sampling(config: dict[str, Any]) -> list[str]:
             f"Attention was re-weighted by mode {mode}{meaning} at strength {strength}, from "
             f"{_number(aar, 'start')} to {_number(aar, 'end')} of the steps."
         )
-    varied = {"embedding's strength": "vary_strength", "guidance": "vary_guidance"}
+    varied = {
+        "embedding's strength": "vary_strength",
+        "guidance": "vary_guidance",
+        "pasted defect's contrast": "vary_contrast",
+    }
     for what, key in varied.items():
         if (spread := _number(config, key)) not in ("", "0"):
             sentences.append(f"The {what} varies by up to {spread} of itself from pair to pair.")

@@ -44,6 +44,8 @@ def test_contrast_to_the_ground_keeps_its_sign_and_size(difference: float, groun
     for mask in (bar(50, 10, 20, 20), bar(5, 60, 40, 6), bar(40, 0, 3, 96)):
         laid = pasted(plain(ground), mask, defect, generator())
         np.testing.assert_allclose(laid[mask], ground + difference, atol=0.01)
+        weaker = pasted(plain(ground), mask, defect, generator(), 0.5)
+        np.testing.assert_allclose(weaker[mask], ground + difference / 2, atol=0.01)
         assert np.array_equal(laid[~mask], plain(ground)[~mask])
 
 

@@ -113,6 +113,20 @@ def test_the_more_is_denoised_the_less_of_the_real_defect_is_left(
     assert np.array_equal(own.pixels, of_all(0.5).pixels), "each type has its own"
 
 
+def test_the_contrast_of_pasted_defects_varies_where_asked(
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
+) -> None:
+    plain = made(fake_base, learned, dataset, CONFIG, 6)
+    varied = made(fake_base, learned, dataset, replace(CONFIG, vary_contrast=0.4), 6)
+    assert {pair.contrast for pair in plain} == {1.0} and len({pair.contrast for pair in varied}) == 6
+    tones = [tone(pair.pixels, pair.mask) for pair in varied]
+    usual = [tone(pair.pixels, pair.mask) for pair in plain]
+    expected = [pair.contrast * value for pair, value in zip(varied, usual, strict=True)]
+    # a channel that would be darker than black stays black, and a step of the fake base moves some levels
+    assert tones == pytest.approx(expected, abs=10)
+    assert np.ptp(expected) > 15 and np.corrcoef(tones, expected)[0, 1] > 0.8
+
+
 @pytest.mark.parametrize(("start", "shares"), [("pasted", (1, 1)), ("noise", (0, 0)), ("mixed", (0.3, 0.7))])
 def test_each_try_starts_as_it_is_said(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path, start: Start, shares: tuple[float, float]
