@@ -134,10 +134,18 @@ def _train() -> list[Step]:
             },
         ),
         Step(
-            "4 · Keep",
+            "4 · Settings",
+            {
+                "tuned": Node(
+                    "ADiff_TuneSettings", {**data, "embeddings": Out("masks", "embeddings")}, picture=PICTURE
+                )
+            },
+        ),
+        Step(
+            "5 · Keep",
             {
                 "saved": Node(
-                    "ADiff_SaveEmbeddings", {"embeddings": Out("masks", "embeddings")}, picture=PICTURE
+                    "ADiff_SaveEmbeddings", {"embeddings": Out("tuned", "embeddings")}, picture=PICTURE
                 )
             },
         ),

@@ -20,6 +20,7 @@ from anomalydiffusion_core.method.artifact import load_artifact
 SHORT: dict[str, dict[str, Any]] = {  # widgets of every node of a type, so that a run takes seconds
     "ADiff_TrainAnomaly": {"steps": 4, "batch_size": 2, "preview_every": 4, "size": 64},
     "ADiff_TrainMasks": {"steps": 2, "batch_size": 2, "preview_every": 2},
+    "ADiff_TuneSettings": {"tries": 1},
     "ADiff_GenerateMasks": {"count": 2, "steps": 6},
     "ADiff_MixMasks": {"count": 2, "real": 0},  # the embeddings' type is none of the photos'
     "ADiff_KSampler": {"steps": 4},

@@ -124,7 +124,7 @@ def test_asked_for_more_the_graph_goes_on_without_a_new_training(
 
 
 def test_trained_embeddings_are_saved_and_masks_invented_from_the_demo_s(server: Any) -> None:
-    succeeded(server.run(server.workflow("2_train", *SHORT_TRAINING)))
+    succeeded(server.run(server.workflow("2_train", *SHORT_TRAINING, "ADiff_TuneSettings.tries=1")))
     entry = succeeded(server.run(server.workflow("3_masks", *FEW_MASKS, "ADiff_MixMasks.count=8")))
     masks = saved_pictures(server, entry)
     assert len(masks) == 8  # as many as photos
