@@ -189,6 +189,8 @@ def _networks(
 
 def _summary(comparison: Comparison, config: ComparisonConfig, out: Path) -> dict[str, Any]:
     """Writes the tables, and says the means of the contenders that have every category."""
+    from ..evaluation.contenders import REAL
+    from ..evaluation.error_left import error_left
     from ..evaluation.tables import in_all_categories, macro, write_tables
 
     paths, results = write_tables(comparison, config, out), comparison.results
@@ -196,5 +198,9 @@ def _summary(comparison: Comparison, config: ComparisonConfig, out: Path) -> dic
     for name, metrics in means.items():
         figures = ", ".join(f"{key} {100 * figure.mean:.1f}" for key, figure in metrics.items())
         say(f"{name}: {figures}")
+    categories = list(dict.fromkeys(result.category for result in results))
+    for name in means:
+        if name != REAL and (left := error_left(results, name, REAL, categories)):
+            say(f"{name} leaves {left} of the error of the {REAL}")
     say(f"Tables: {paths['html']}")
     return {**paths, "means": {n: {k: asdict(f) for k, f in m.items()} for n, m in means.items()}}

@@ -26,10 +26,12 @@ from .contenders import (
 )
 from .dataset_quality import DatasetQuality, dataset_quality
 from .detectors import calibrated_f1, detect, new_detector
+from .error_left import MEASURED
 from .found import FoundDefect, found_defects
 from .generation_metrics import PublishedNetworks, published_networks
 from .localization import (
-    bootstrap,
+    drawn_photos,
+    intervals_of,
     measure_by_defect,
     precision_curve,
     read_test_photos,
@@ -130,6 +132,7 @@ def _result(trial: Trial, run: ComparisonRun) -> ContenderResult:
     else:
         predictions, calibrated = _localised(trial, run), {}
     found = _found(predictions, trial, run.results / f"{identity}.png") if trial.seed == 0 else []
+    draws = drawn_photos(predictions, trial.test, config.resamples)
     result = ContenderResult(
         identity,
         trial.contender.name,
@@ -138,10 +141,11 @@ def _result(trial: Trial, run: ComparisonRun) -> ContenderResult:
         config.protocol,
         len(trial.contender.training_pairs(trial.split, config)),
         measure_by_defect(predictions, trial.test),
-        bootstrap(predictions, trial.test, config.resamples),
+        intervals_of(draws),
         precision_curve(predictions.maps, trial.test),
         calibrated=calibrated,
         found=found,
+        draws=[round(metrics[MEASURED], 5) for metrics in draws if MEASURED in metrics],
     )
     write_result(result, path)
     return result

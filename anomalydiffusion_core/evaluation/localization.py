@@ -109,11 +109,9 @@ def precision_curve(maps: Tensor, test: TestPhotos) -> list[float]:
     return [round(float(value), 4) for value in precision[at.clip(max=len(precision) - 1)]]
 
 
-def bootstrap(
-    predictions: Predictions, test: TestPhotos, resamples: int, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of every metric over test photos drawn with replacement, defective and normal ones
-    apart, so that there are always some of both.
+def drawn_photos(predictions: Predictions, test: TestPhotos, resamples: int, seed: int = 0) -> list[Metrics]:
+    """The metrics on test photos drawn with replacement, again and again; defective and normal ones apart, so
+    that there are always some of both. Equal seeds draw equal photos.
     """
     random = np.random.default_rng(seed)
     resampled = ResampledPixels(list(predictions.maps.numpy()), list(test.masks))
@@ -125,6 +123,11 @@ def bootstrap(
         rows = [int(i) for group in groups for i in random.choice(group, len(group))]
         pixels, regions = resampled.ranked(np.bincount(rows, minlength=len(scores)))
         draws.append(Rankings(pixels, regions, rank_photos(scores[rows], anomalous[rows])).metrics())
+    return draws
+
+
+def intervals_of(draws: list[Metrics]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of every metric over draws of test photos."""
     values = np.array([list(metrics.values()) for metrics in draws])
     low, high = np.quantile(values, [0.025, 0.975], axis=0)
     return {key: (float(a), float(b)) for key, a, b in zip(draws[0], low, high, strict=True)}

@@ -45,6 +45,8 @@ class ContenderResult:
     calibrated: dict[str, tuple[float, float]] = field(default_factory=dict)
     # on every test photo, those with a close-up first; of the first seed, and of none that was kept before
     found: list[FoundDefect] = field(default_factory=list)
+    # pixel AP on each draw of test photos, the same for all contenders; none, of one that was kept before
+    draws: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

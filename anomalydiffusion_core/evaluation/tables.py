@@ -19,6 +19,7 @@ from ..report.shown_pair import TILE, jpeg
 from .classifier import Classification
 from .comparison import Comparison
 from .config import ComparisonConfig
+from .error_left import ErrorLeft, error_left
 from .found import close_ups, tally
 from .metrics import METRICS
 from .results import ContenderResult
@@ -105,6 +106,13 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
         "config": asdict(config),
         "rows": rows,
         "runs": [asdict(result) for result in comparison.results],
+        "errors_left": [
+            {"contender": name, "than": than, "category": category, **asdict(left)}
+            for category, rows in errors_left(comparison.results)
+            for name, cells in rows
+            for than, left in cells
+            if left
+        ],
         "quality": [
             {"contender": contender, "category": category, **asdict(quality)}
             for (contender, category), quality in comparison.quality.items()
@@ -122,6 +130,28 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
     for ending, parts in files.items():
         replace_file(out / f"evaluation.{ending}", parts)
     return {ending: str(out / f"evaluation.{ending}") for ending in files}
+
+
+def errors_left(
+    results: list[ContenderResult],
+) -> list[tuple[str, list[tuple[str, list[tuple[str, ErrorLeft | None]]]]]]:
+    """By category, and for all where there are several: of each contender what it leaves of the error of each
+    other one; None of itself. Left out where there is one contender alone.
+    """
+    categories = list(dict.fromkeys(result.category for result in results))
+    groups = [(MEAN, categories)] if len(categories) > 1 else []
+    tables = []
+    for title, chosen in [*groups, *((category, [category]) for category in categories)]:
+        names = in_all_categories([result for result in results if result.category in chosen])
+        rows = [
+            (
+                name,
+                [(than, error_left(results, name, than, chosen) if than != name else None) for than in names],
+            )
+            for name in names
+        ]
+        tables += [(title, rows)] if len(names) > 1 else []
+    return tables
 
 
 def _rows(results: list[ContenderResult]) -> list[dict[str, Any]]:
@@ -149,6 +179,7 @@ def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> Iterat
             ("protocol", config.protocol),
         ],
         tables=_tables(results, categories),
+        errors_left=errors_left(results),
         calibrations=_calibrations(results),
         classifications=[
             (contender, category, told_apart)

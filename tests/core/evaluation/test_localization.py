@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.evaluation.localization import bootstrap, measure, read_test_photos
+from anomalydiffusion_core.evaluation.localization import (
+    drawn_photos,
+    intervals_of,
+    measure,
+    read_test_photos,
+)
 from anomalydiffusion_core.evaluation.localizer import Predictions, image_scores
 from anomalydiffusion_core.evaluation.split import split_category
 
@@ -22,7 +27,7 @@ def test_perfect_maps_measure_as_perfect_and_intervals_hold_the_figure(real: Pat
     noise = torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0))
     maps = 0.5 * truth + noise
     found = Predictions(maps, image_scores(maps))
-    figures, intervals = measure(found, test, range(6)), bootstrap(found, test, resamples=40)
+    figures, intervals = measure(found, test, range(6)), intervals_of(drawn_photos(found, test, resamples=40))
     assert intervals["pixel_ap"][0] <= figures["pixel_ap"] <= intervals["pixel_ap"][1]
     assert intervals["pixel_ap"][0] < intervals["pixel_ap"][1]
-    assert bootstrap(found, test, resamples=40) == intervals
+    assert intervals_of(drawn_photos(found, test, resamples=40)) == intervals
