@@ -145,8 +145,10 @@ class Drafter:
         configs, defects = [self.config_of(name) for name in masks], list[DraftedDefect]()
         paste = self._pastes(list(masks), [config.start for config in configs], generator)
         for name, source in masks.items():
-            defect = self.defect(name, source(number.mask), self.normal(normal), generator)
-            defect = replace(defect, pasted=self._chosen(defect, generator)) if paste else defect
+            sourced = source(number.mask)
+            defect = self.defect(name, sourced, self.normal(normal), generator)
+            if paste:
+                defect = replace(defect, pasted=self._chosen(defect, sourced.real, generator))
             if any((defect.mask & other.mask).any() for other in defects):
                 raise Unusable(OVERLAPPING)
             defects.append(defect)
@@ -166,11 +168,17 @@ class Drafter:
             starts = [PASTED if float(torch.rand((), generator=generator)) < 0.5 else NOISE]
         return {*starts} == {PASTED} and all(self.real_defects(name) for name in defect_types)
 
-    def _chosen(self, defect: DraftedDefect, generator: torch.Generator) -> tuple[int, ...]:
-        """The numbers of the real defects that a defect's regions start from."""
-        real, size = self.real_defects(defect.defect_type), self.learned.image_size
+    def _chosen(
+        self, defect: DraftedDefect, masked_by: int | None, generator: torch.Generator
+    ) -> tuple[int, ...]:
+        """The numbers of the real defects that a defect's regions start from; `masked_by` is the number of
+        the training pair whose mask it is.
+        """
+        name, size = defect.defect_type, self.learned.image_size
+        own = None if masked_by is None else short_hash(self._real[name][masked_by].image)
         masks = [mask_on_canvas(region.mask, size) for region in defect.regions]
-        return tuple(choose_defect(real, mask, generator) for mask in masks)
+        real = self.real_defects(name)
+        return tuple(choose_defect(real, mask, generator, masked_by=own) for mask in masks)
 
     def _real_defects(self, defect_type: str) -> list[RealDefect]:
         return real_defects(self._real.get(defect_type, []), self.learned.image_size)

@@ -52,10 +52,17 @@ class RealDefect:
         return cls(photo, shape_of(view.mask), places, coordinates, _depth(view.mask), difference)
 
 
-def choose_defect(defects: list[RealDefect], mask: np.ndarray, generator: torch.Generator) -> int:
-    """The number of a real defect for mask (h,w) bool, at random among those whose shape is most like it."""
+def choose_defect(
+    defects: list[RealDefect], mask: np.ndarray, generator: torch.Generator, *, masked_by: str | None = None
+) -> int:
+    """The number of a real defect for mask (h,w) bool, at random among those whose shape is most like it; of
+    another photo than that whose mask it is (`masked_by`, its short hash), where there is one, lest it fills
+    its own form again.
+    """
     shape = shape_of(mask)
-    ranked = sorted(range(len(defects)), key=lambda number: shape_distance(defects[number].shape, shape))
+    others = [number for number, defect in enumerate(defects) if defect.photo != masked_by]
+    numbers = others or range(len(defects))
+    ranked = sorted(numbers, key=lambda number: shape_distance(defects[number].shape, shape))
     likely = ranked[: max(FEWEST, int(np.ceil(LIKELY * len(ranked))))]
     return likely[int(torch.randint(len(likely), (), generator=generator))]
 

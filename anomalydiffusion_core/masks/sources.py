@@ -34,6 +34,7 @@ class SourcedMask:
     source: str  # a name of SOURCES
     placed: bool = False  # to be used where it is, unless that is beside the object
     invention: tuple[int, int] | None = None  # of an invented one: its number, and that of the try
+    real: int | None = None  # of a real one: its number among the training masks
 
 
 MaskSource = Callable[[int], SourcedMask]  # number -> mask, the same whatever was asked before
@@ -128,18 +129,20 @@ def real_masks(request: MaskRequest) -> MaskSource:
     """The training masks in turn, flipped, turned and bent; laying them varies their size. One that runs into
     the photo's edge stays there, about where it was: elsewhere it would be no mask of its type.
     """
-    masks = [mask for mask in request.real() if mask.any()]
+    masks = [(number, mask) for number, mask in enumerate(request.real()) if mask.any()]
     if not masks:
         raise Lacking("no training masks are at hand: give the dataset")
 
     def source(number: int) -> SourcedMask:
         generator = image_generator(request.seed, number, f"{request.defect_type} real masks")
         upright, straight, turn = torch.rand(3, generator=generator).tolist()
-        mask = masks[number % len(masks)][:: 1 if upright < 0.5 else -1, :: 1 if straight < 0.5 else -1]
+        real, mask = masks[number % len(masks)]
+        mask = mask[:: 1 if upright < 0.5 else -1, :: 1 if straight < 0.5 else -1]
         mask = np.ascontiguousarray(mask)
         if touched_sides(mask):
-            return SourcedMask(warped(mask, generator), REAL, placed=True)
-        return SourcedMask(bent(turned(mask, MAX_ROTATION * (2 * turn - 1), 1), generator), REAL)
+            return SourcedMask(warped(mask, generator), REAL, placed=True, real=real)
+        shape = bent(turned(mask, MAX_ROTATION * (2 * turn - 1), 1), generator)
+        return SourcedMask(shape, REAL, real=real)
 
     return source
 

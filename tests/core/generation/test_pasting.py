@@ -121,6 +121,17 @@ def test_a_mask_is_filled_by_one_of_the_real_defects_most_like_it() -> None:
     assert choose_defect(defects[:1], bar(10, 10, 4, 60), generator()) == 0
 
 
+def test_a_real_mask_is_filled_by_another_photo_s_defect_where_there_is_one() -> None:
+    forms, photos = [bar(30, 5, 4, 60), bar(10, 5, 5, 55), bar(40, 5, 6, 50)], ["a", "a", "b"]
+    defects = [RealDefect.of(view(form, -50), photo) for form, photo in zip(forms, photos, strict=True)]
+
+    def chosen(some: list[RealDefect], masked_by: str | None) -> set[int]:
+        return {choose_defect(some, forms[0], generator(seed), masked_by=masked_by) for seed in range(20)}
+
+    assert chosen(defects, "a") == {2} and chosen(defects, "b") == {0, 1}
+    assert chosen(defects, None) == {0, 1, 2} and chosen(defects[:2], "a") == {0, 1}
+
+
 def images(*levels: float) -> torch.Tensor:
     """One image for each level, 0 but for a square of that level."""
     stack = torch.zeros(len(levels), 3, 32, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 from mask_sources import given
 
 from anomalydiffusion_core.dataset.layout import find_dataset
-from anomalydiffusion_core.dataset.photos import Photo, photo_of, short_hash
+from anomalydiffusion_core.dataset.photos import Photo, photo_of, read_mask, short_hash
 from anomalydiffusion_core.dataset.windows import Region, Window
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import component_fills, tone
 from anomalydiffusion_core.generation import generator as generator_module
 from anomalydiffusion_core.generation.config import GenerationConfig, Start
-from anomalydiffusion_core.generation.drafting import TryNumber
+from anomalydiffusion_core.generation.drafting import TryNumber, Unusable
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
 from anomalydiffusion_core.generation.pasting import pasted
 from anomalydiffusion_core.generation.regions import (
@@ -29,6 +30,7 @@ from anomalydiffusion_core.generation.regions import (
     to_pixels,
 )
 from anomalydiffusion_core.generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
+from anomalydiffusion_core.masks.sources import MaskRequest, real_masks
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.reweighting import AARConfig
@@ -127,6 +129,21 @@ def test_the_contrast_of_pasted_defects_varies_where_asked(
     assert np.ptp(expected) > 15 and np.corrcoef(tones, expected)[0, 1] > 0.8
 
 
+def test_a_real_mask_is_not_filled_by_its_own_defect(
+    fake_base: LatentDiffusion, learned: Learned, dataset: Path
+) -> None:
+    drafter = generator_of(fake_base, learned, dataset, CONFIG).drafter
+    pairs = find_dataset(dataset).by_type()[STAIN]
+    photos = [short_hash(pair.image) for pair in pairs]
+    source = real_masks(MaskRequest(STAIN, real=lambda: [read_mask(pair.mask) for pair in pairs]))
+    for index in range(12):
+        assert source(index).real == index % 3
+        with suppress(Unusable):
+            (defect,) = drafter.draft(STAIN, TryNumber(index, index), {STAIN: source}).defects
+            used = {drafter.real_defects(STAIN)[number].photo for number in defect.pasted}
+            assert used and used <= set(photos) - {photos[index % 3]}
+
+
 @pytest.mark.parametrize(("start", "shares"), [("pasted", (1, 1)), ("noise", (0, 0)), ("mixed", (0.3, 0.7))])
 def test_each_try_starts_as_it_is_said(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path, start: Start, shares: tuple[float, float]
@@ -148,7 +165,9 @@ def test_a_pair_is_the_same_whatever_the_batch(
         made(fake_base, learned, dataset, replace(mixed, batch_size=size), 8) for size in (1, 8)
     )
     for one, other in zip(singles, batch, strict=True):
-        assert np.array_equal(one.pixels, other.pixels)
+        # sums of other sizes differ in the last bit of a float, which rounding may show as a grey level
+        differences = np.abs(one.pixels.astype(int) - other.pixels)
+        assert differences.max() <= 1 and (differences > 0).mean() < 1e-3
 
 
 def run_of(
