@@ -52,25 +52,29 @@ def tune(
     tries: int = TRIES,
 ) -> None:
     """Finds the settings of those types that are `tunable`, with so many tries of each, and notes them in
-    `learned`, type by type. Of `watch`, stages and steps are told.
+    `learned`, type by type, unless hardly a try was accepted. Of `watch`, stages and steps are told.
 
     Judged is by the gate, with masks of the training pairs, so nothing but these pairs is looked at.
     """
     for name, pairs in tunable(learned, dataset, defect_types).items():
         category = dataset.categories[pairs[0].category]
-        learned.tunings[name] = best_tuning(_judge(base, learned, category, pairs, watch, tries))
+        learned.tunings.pop(name, None)  # of before
+        if best := best_tuning(_judge(base, learned, category, pairs, watch, tries)):
+            learned.tunings[name] = best
 
 
-def best_tuning(accepted: Accepted) -> Tuning:
+def best_tuning(accepted: Accepted) -> Tuning | None:
     """The newest start of those that are accepted as often as any, for what starts near a real defect is
     little more than that again; then guidance and attention, each as usual unless another is accepted more
-    often.
+    often. None where hardly a try is accepted, which tells nothing.
     """
     aar = USUAL.sampling.aar
     pasted = [Tuning(PASTED, share, USUAL.pasted_guidance, aar.mode, aar.strength) for share in DENOISES]
     noise = Tuning(NOISE, USUAL.sampling.denoise, USUAL.sampling.guidance, aar.mode, aar.strength)
     starts = [accepted(tuning) for tuning in (*pasted, noise)]
     most = max(tuning.accepted for tuning in starts)
+    if most <= WITHIN:
+        return None
     best = [tuning for tuning in starts if tuning.accepted >= most - WITHIN][-1]
     others = [{"guidance": OTHER_GUIDANCE[best.start]}, *({"aar_mode": mode} for mode in OTHER_MODES)]
     for changed in others:

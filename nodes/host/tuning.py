@@ -38,10 +38,10 @@ def tuned(
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     tune(base, learned, dataset, types, RunWatch(on_stage, on_step), tries=tries)
-    kept = [f"{name}: {in_words(learned.tunings[name])}" for name in known]
-    kept += [
-        f"{name}: as usual; the dataset has fewer than three of its training pairs, or no normal photos"
-        for name in types
-        if name not in known
-    ]
+    kept = []
+    for name in types:
+        few = "fewer than three of its training pairs, or no normal photos, are in the dataset"
+        why = "hardly a try was accepted" if name in known else few
+        found = learned.tunings.get(name)
+        kept.append(f"{name}: {in_words(found) if found else f'as usual, since {why}'}")
     return learned, [*kept, *(["Tried:", *tried] if tried else [])]

@@ -11,6 +11,7 @@ import pytest
 
 from anomalydiffusion_core.dataset.layout import Dataset, find_dataset
 from anomalydiffusion_core.dataset.photos import short_hash
+from anomalydiffusion_core.generation import tuning as tuning_module
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.generator import PairGenerator
 from anomalydiffusion_core.generation.runs import RunWatch
@@ -53,9 +54,13 @@ def test_the_newest_start_is_kept_that_is_accepted_as_often_as_any(
     accepts: dict[tuple[str, float], int], start: str, denoise: float
 ) -> None:
     best = best_tuning(judge(accepts))
-    assert (best.start, best.denoise, best.aar_mode) == (start, denoise, "released")
+    assert best and (best.start, best.denoise, best.aar_mode) == (start, denoise, "released")
     assert best.guidance == (1.0 if start == "pasted" else 2.5)
     assert (best.accepted, best.tries) == (accepts[start, denoise], 8)
+
+
+def test_where_hardly_a_try_is_accepted_nothing_is_kept() -> None:
+    assert best_tuning(judge({("pasted", share): 1 for share in DENOISES} | {("noise", 0.3): 0})) is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_guidance_and_attention_stay_as_usual_unless_others_are_accepted_more_of
     others: dict[str, int], guidance: float, mode: str
 ) -> None:
     best = best_tuning(judge(PASTED | {("noise", 0.3): 0}, **others))
-    assert (best.guidance, best.aar_mode) == (guidance, mode)
+    assert best and (best.guidance, best.aar_mode) == (guidance, mode)
 
 
 @pytest.fixture
@@ -110,7 +115,7 @@ def test_settings_are_tried_on_the_training_pairs_of_types_that_have_three(
 
 
 def test_no_setting_is_lost_where_the_work_is_cut_off(
-    fake_base: LatentDiffusion, learned: Learned, few_shot: Dataset
+    fake_base: LatentDiffusion, learned: Learned, few_shot: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned.trained_on[SCRATCH] = [short_hash(pair.image) for pair in few_shot.by_type()[SCRATCH]]
 
@@ -118,6 +123,10 @@ def test_no_setting_is_lost_where_the_work_is_cut_off(
         if stage.startswith(STAIN):
             raise KeyboardInterrupt
 
+    def best(judged: Any) -> Tuning:
+        return judged(NEW)
+
+    monkeypatch.setattr(tuning_module, "best_tuning", best)
     with pytest.raises(KeyboardInterrupt):
         tune(fake_base, learned, few_shot, [SCRATCH, STAIN], RunWatch(on_stage), tries=1)
     assert list(learned.tunings) == [SCRATCH] and learned.tunings[SCRATCH].tries == 1
