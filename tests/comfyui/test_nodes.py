@@ -20,7 +20,7 @@ Run = Callable[..., tuple]
 
 
 def test_every_node_explains_itself_and_every_input(run: Run) -> None:
-    assert len(run.nodes) == 25  # type: ignore[attr-defined]
+    assert len(run.nodes) == 26  # type: ignore[attr-defined]
     for node_id, node in run.nodes.items():  # type: ignore[attr-defined]
         schema = node.GET_SCHEMA()
         assert node_id.startswith("ADiff_") and schema.category.startswith("AnomalyDiffusion/")
