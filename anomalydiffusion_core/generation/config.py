@@ -37,7 +37,7 @@ class GenerationConfig:
     aar_strengths: tuple[tuple[str, float], ...] = ()  # alike
     vary_strength: float = 0.0  # the anomaly embedding is scaled by 1 give or take up to this
     vary_guidance: float = 0.0  # so is the guidance
-    vary_contrast: float = 0.0  # and the difference of a pasted defect to its ground
+    vary_contrast: float = 0.3  # and the difference of a pasted defect to its ground
     attention_maps: int = 0  # accepted pairs of each type with a picture of what the tokens looked at
     tries_per_pair: int = 8
     batch_size: int = 4

@@ -38,7 +38,7 @@ from anomalydiffusion_core.method.sampling import SamplingConfig, image_generato
 
 STAIN, SCRATCH = "thing/stain", "thing/scratch"
 LITTLE = SamplingConfig(steps=100, guidance=2.5, denoise=0.01, aar=AARConfig("off"))
-CONFIG = GenerationConfig(LITTLE, gate=GateConfig(()), foreground="none", feather=0)
+CONFIG = GenerationConfig(LITTLE, gate=GateConfig(()), foreground="none", feather=0, vary_contrast=0)
 
 
 def box(top: int, left: int, height: int, width: int) -> np.ndarray:

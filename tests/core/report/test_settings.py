@@ -38,7 +38,8 @@ def test_a_run_is_told_in_sentences() -> None:
         "The seed is 7",
     ):
         assert words in text
-    assert "0123456789abcdef" not in text and "contrast" not in text and "varies" not in text
+    assert "0123456789abcdef" not in text and "strength varies" not in text
+    assert "The pasted defect's contrast varies by up to 0.3 of itself" in text
 
 
 @pytest.mark.parametrize(("start", "who"), [("pasted", "Pairs"), ("mixed", "About half of the pairs")])
