@@ -73,7 +73,7 @@ class Trained:
 
     def tuned(self, learned: Learned, job: TrainingJob, processes: Processes) -> dict[str, Any]:
         """Finds the settings of the types that were learned, and keeps them in the artifact; returns them for
-        the summary. Each of several processes tries the same.
+        the summary. Each of several processes tries the same, and waits for none.
         """
         from ..generation.runs import RunWatch
         from ..generation.tuning import in_words, tune
@@ -81,7 +81,7 @@ class Trained:
 
         new, interrupted = list(job.split()[0]), False
         try:
-            with progress() as on_stage, interrupted_between(on_stage, processes) as on_stage:
+            with progress() as on_stage, interrupted_between(on_stage) as on_stage:
                 tune(job.base, learned, job.dataset, new, RunWatch(on_stage))
         except KeyboardInterrupt:
             interrupted = True
