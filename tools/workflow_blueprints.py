@@ -153,7 +153,7 @@ def _outer(name: str, identity: str, subgraph: Json, widgets: list[tuple[str, st
 CROPPED = Out("crops", "crop masks")
 BLUEPRINTS = {
     "Train and Generate Pairs": Blueprint(
-        "Learns the defects of a few-shot dataset and their masks, saves what was learned, and puts such "
+        "Learns the defects of a few-shot dataset, their masks and settings, saves them, and puts such "
         "defects into its normal photos until the asked number of pairs is accepted.",
         [
             Step("1 · Learn the defects", {"defects": Node("ADiff_TrainAnomaly")}),
@@ -162,20 +162,24 @@ BLUEPRINTS = {
                 {"masks": Node("ADiff_TrainMasks", {"embeddings": Out("defects", "embeddings")})},
             ),
             Step(
-                "3 · Keep, make pairs",
+                "3 · Find settings",
+                {"tuned": Node("ADiff_TuneSettings", {"embeddings": Out("masks", "embeddings")})},
+            ),
+            Step(
+                "4 · Keep, make pairs",
                 {
-                    "saved": Node("ADiff_SaveEmbeddings", {"embeddings": Out("masks", "embeddings")}),
-                    "pairs": Node("ADiff_GeneratePairs", {"embeddings": Out("masks", "embeddings")}),
+                    "saved": Node("ADiff_SaveEmbeddings", {"embeddings": Out("tuned", "embeddings")}),
+                    "pairs": Node("ADiff_GeneratePairs", {"embeddings": Out("tuned", "embeddings")}),
                 },
             ),
         ],
         {
-            name: [(node, name) for node in ("defects", "masks", "pairs")]
+            name: [(node, name) for node in ("defects", "masks", "tuned", "pairs")]
             for name in ("model", "clip", "vae", "dataset")
         },
         {
             "dataset": Out("pairs", "dataset"),
-            "embeddings": Out("masks", "embeddings"),
+            "embeddings": Out("tuned", "embeddings"),
             "report": Out("pairs", "report"),
         },
         [("pairs", "count"), ("pairs", "folder"), ("defects", "steps"), ("masks", "steps")],

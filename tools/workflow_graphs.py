@@ -77,7 +77,7 @@ def _kept(photos: Out, folder: str, number: int) -> list[Step]:
 
 def _your_photos() -> list[Step]:
     data = {**BASE, "dataset": Out("photos", "dataset")}
-    learned = {"embeddings": Out("masks", "embeddings")}
+    learned, tuned = ({"embeddings": Out(node, "embeddings")} for node in ("masks", "tuned"))
     return [
         Step(
             "1 · Your photos",
@@ -101,10 +101,17 @@ def _your_photos() -> list[Step]:
             },
             width=280,
         ),
-        Step("4 · Keep", {"saved": Node("ADiff_SaveEmbeddings", learned, picture=PICTURE)}, width=230),
+        Step(
+            "4 · Find settings, keep",
+            {
+                "tuned": Node("ADiff_TuneSettings", {**data, **learned}, picture=PICTURE),
+                "saved": Node("ADiff_SaveEmbeddings", tuned, picture=CARD),
+            },
+            width=280,
+        ),
         Step(
             "5 · Make pairs",
-            {"pairs": Node("ADiff_GeneratePairs", {**data, **learned, "count": 8}, picture=PAIRS)},
+            {"pairs": Node("ADiff_GeneratePairs", {**data, **tuned, "count": 8}, picture=PAIRS)},
             width=WIDE,
         ),
     ]

@@ -55,18 +55,20 @@ def test_a_blueprint_opens_as_one_node_and_runs_to_a_dataset(page: ComfyUIPage, 
     name = "Train and Generate Pairs"
     page.load(json.loads((SUBGRAPHS / f"{name}.json").read_text()))
     assert page.complaints() == [] and page.inside(name) == [
-        *("ADiff_TrainAnomaly", "ADiff_TrainMasks", "ADiff_SaveEmbeddings", "ADiff_GeneratePairs")
+        *("ADiff_TrainAnomaly", "ADiff_TrainMasks", "ADiff_TuneSettings"),
+        *("ADiff_SaveEmbeddings", "ADiff_GeneratePairs"),
     ]
     page.connect("ADiff_LoadTinyBase", name, {"MODEL": "model", "CLIP": "clip", "VAE": "vae"})
     page.connect("ADiff_LoadDataset", name, {"dataset": "dataset"})
     short = {"ADiff_TrainAnomaly": {"steps": 2}, "ADiff_TrainMasks": {"steps": 2}}
     short |= {
+        "ADiff_TuneSettings": {"tries": 1},
         "ADiff_GeneratePairs": {
             "steps": 4,
             "checks": "",
             "defect_type": "leather/ink",
             "mask_sources": "procedural=1",
-        }
+        },
     }
     page.set_inside(name, short)
     page.set(name, {"count": 1, "folder": "by_a_blueprint"})  # as shown outside

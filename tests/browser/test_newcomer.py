@@ -24,6 +24,7 @@ WORKFLOW, FOLDER = "1_your_photos", "my_photos"
 SHORT = {
     "ADiff_TrainAnomaly": {"steps": 4, "batch_size": 2, "preview_every": 4},
     "ADiff_TrainMasks": {"steps": 2, "batch_size": 2, "preview_every": 2},
+    "ADiff_TuneSettings": {"tries": 1},
     "ADiff_GeneratePairs": {"count": 1, "steps": 4, "checks": "", "mask_sources": "procedural=1"},
 }
 

@@ -17,6 +17,7 @@ TYPES = ["leather/burn", "leather/ink", "metal/rust", "metal/weld_spatter"]
 SHORT = {  # inputs of the workflow's nodes: few steps, no checks, and masks that need no training
     "ADiff_TrainAnomaly": {"steps": 4},
     "ADiff_TrainMasks": {"steps": 4},
+    "ADiff_TuneSettings": {"tries": 1},
     "ADiff_GeneratePairs": {"steps": 4, "checks": "", "mask_sources": "procedural=1"},
 }
 

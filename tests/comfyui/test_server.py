@@ -28,6 +28,7 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SHORT_TRAINING = [
     "ADiff_TrainAnomaly.steps=8", "ADiff_TrainAnomaly.batch_size=2", "ADiff_TrainAnomaly.preview_every=4",
     "ADiff_TrainMasks.steps=6", "ADiff_TrainMasks.batch_size=2", "ADiff_TrainMasks.preview_every=3",
+    "ADiff_TuneSettings.tries=1",
 ]  # fmt: skip
 FEW_PAIRS = [
     f"ADiff_GeneratePairs.{x}" for x in ("steps=8", "count=4", "checks=", "defect_type=leather/burn")
@@ -124,7 +125,7 @@ def test_asked_for_more_the_graph_goes_on_without_a_new_training(
 
 
 def test_trained_embeddings_are_saved_and_masks_invented_from_the_demo_s(server: Any) -> None:
-    succeeded(server.run(server.workflow("2_train", *SHORT_TRAINING, "ADiff_TuneSettings.tries=1")))
+    succeeded(server.run(server.workflow("2_train", *SHORT_TRAINING)))
     entry = succeeded(server.run(server.workflow("3_masks", *FEW_MASKS, "ADiff_MixMasks.count=8")))
     masks = saved_pictures(server, entry)
     assert len(masks) == 8  # as many as photos
