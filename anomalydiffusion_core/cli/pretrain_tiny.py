@@ -18,6 +18,13 @@ def pretrain_tiny(
         str, typer.Option(help="Follow this recipe: cpu takes two cores two hours, gpu 20 minutes in all.")
     ] = "cpu",
     resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
+    textures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make a share of the surfaces of photographs, too: a folder with one of pictures for each "
+            "material, which is named as captions are to call it."
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Train for so many minutes instead of the recipe's.")
     ] = None,
@@ -40,7 +47,7 @@ def pretrain_tiny(
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         chosen = RECIPES[recipe]
         chosen = dataclasses.replace(chosen, seed=seed, minutes=minutes or chosen.minutes)
-        path = pretrain(chosen, out, resume, device_of(device))
+        path = pretrain(chosen, out, resume, device_of(device), textures=textures)
         say(f"Base model: {path}")
         return {"base": str(path)}
 

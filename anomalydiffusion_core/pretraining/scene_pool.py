@@ -16,6 +16,7 @@ from torch import Tensor
 from ..bases.tiny import architecture as arch
 from ..bases.tiny.autoencoder import LappedAutoencoder
 from ..method.templates import MASK_TEMPLATES
+from ..procedural.photographed import Photographs
 from ..procedural.scenes import draw_scene
 
 log = logging.getLogger(__name__)
@@ -55,22 +56,24 @@ class Pool:
 
 
 class _Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
-    def __init__(self, seed: int, count: int, size: int) -> None:
-        self.seed, self.count, self.size = seed, count, size
+    def __init__(self, seed: int, count: int, size: int, photographs: Photographs | None) -> None:
+        self.seed, self.count, self.size, self.photographs = seed, count, size, photographs
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
-        scene = draw_scene(self.seed, index, self.size)
+        scene = draw_scene(self.seed, index, self.size, self.photographs)
         return torch.from_numpy(scene.image), torch.from_numpy(scene.mask), scene.caption
 
 
 def scene_batches(
-    seed: int, count: int, size: int, batch: int = 64
+    seed: int, count: int, size: int, batch: int = 64, *, photographs: Photographs | None = None
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """Images (B,3,n,n) in [-1,1], masks (B,1,n,n) bool and captions of the first `count` scenes."""
-    loader = torch.utils.data.DataLoader(_Scenes(seed, count, size), batch_size=batch, num_workers=WORKERS)
+    loader = torch.utils.data.DataLoader(
+        _Scenes(seed, count, size, photographs), batch_size=batch, num_workers=WORKERS
+    )
     for images, masks, captions in loader:
         # BHWC -> BCHW
         yield images.permute(0, 3, 1, 2).float() / 127.5 - 1, masks[:, None], list(captions)
@@ -116,9 +119,11 @@ class _PoolRows(torch.utils.data.Dataset[tuple[Tensor, ...]]):
         return latent.half(), touched, self.rows[torch.tensor(tokens)], torch.tensor(MASK_WORDS in caption)
 
 
-def make_pool(encoder: SceneEncoder, seed: int, count: int, size: int) -> Pool:
+def make_pool(
+    encoder: SceneEncoder, seed: int, count: int, size: int, photographs: Photographs | None = None
+) -> Pool:
     """Draws `count` scenes of `size` pixels and keeps their latents and captions."""
-    rows = _PoolRows(encoder, _Scenes(seed, count, size))
+    rows = _PoolRows(encoder, _Scenes(seed, count, size, photographs))
     parts = []
     for part in torch.utils.data.DataLoader(rows, batch_size=64, num_workers=WORKERS):
         parts.append([tensor.clone() for tensor in part])  # out of the workers' shared memory

@@ -7,6 +7,7 @@ minutes, and resume.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from ..bases.tiny import architecture as arch
 from ..bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
+from ..procedural.photographed import Photographs
 from ..procedural.scenes import caption_words
 from ..training.config import EncoderTrainingConfig, PlacesConfig, WordsConfig
 from .recipe import Recipe
@@ -34,20 +36,28 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(
-    recipe: Recipe, out: Path, resume: Path | None = None, device: str = "cpu", *, bf16: bool = True
+    recipe: Recipe,
+    out: Path,
+    resume: Path | None = None,
+    device: str = "cpu",
+    *,
+    textures: Path | None = None,
+    bf16: bool = True,
 ) -> Path:
     """Trains a base and writes `out/tiny_base.safetensors` (averaged weights, float16) with its loss curve,
     its spatial encoder, and a sample sheet.
 
-    With `resume`, all weights and the autoencoder are taken from that base file (its latent space stays).
+    Of `textures`, a folder of photographs (`procedural.photographed`), a share of the surfaces is made. With
+    `resume`, all weights and the autoencoder are taken from that base file (its latent space stays).
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = arch.load_tokenizer()
-    token_ids = caption_vocabulary(tokenizer, caption_words())
-    vae = arch.load_autoencoder(resume) if resume else _cached_autoencoder(recipe, out)
+    photographs = Photographs.of(textures) if textures else None
+    token_ids = caption_vocabulary(tokenizer, caption_words(photographs))
+    vae = arch.load_autoencoder(resume) if resume else _cached_autoencoder(recipe, out, photographs)
     scene_encoder = SceneEncoder(vae, tokenizer, token_ids)
-    pools = _cached_pools(recipe, out, scene_encoder)
+    pools = _cached_pools(recipe, out, scene_encoder, photographs)
     model = _new_model(token_ids, resume, device)
     trainer = Trainer(recipe, model.to(device), pools, token_ids, device=device, bf16=bf16)
     spatial_encoder = arch.read_weights(resume, "spatial_encoder") if resume else {}
@@ -120,15 +130,15 @@ def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _cached_autoencoder(recipe: Recipe, out: Path) -> LappedAutoencoder:
+def _cached_autoencoder(recipe: Recipe, out: Path, photographs: Photographs | None) -> LappedAutoencoder:
     vae = LappedAutoencoder(arch.LATENT_CHANNELS)
-    path = (
-        out / f"autoencoder_{recipe.seed}_{recipe.autoencoder_scenes}_{recipe.autoencoder_steps}.safetensors"
-    )
+    amount = f"{recipe.autoencoder_scenes}_{recipe.autoencoder_steps}{_marked(photographs)}"
+    path = out / f"autoencoder_{recipe.seed}_{amount}.safetensors"
     if path.exists():
         vae.load_state_dict(load_file(path))
         return vae
-    batches = list(scene_batches(recipe.seed + 1, recipe.autoencoder_scenes, 128))
+    count = recipe.autoencoder_scenes
+    batches = list(scene_batches(recipe.seed + 1, count, 128, photographs=photographs))
     generator = torch.Generator().manual_seed(recipe.seed)
     losses = train_autoencoder(vae, torch.cat([b[0] for b in batches]), recipe.autoencoder_steps, generator)
     log.info("autoencoder: %.2f dB", 10 * np.log10(4 / np.mean(losses[-50:])))
@@ -136,12 +146,22 @@ def _cached_autoencoder(recipe: Recipe, out: Path) -> LappedAutoencoder:
     return vae
 
 
-def _cached_pools(recipe: Recipe, out: Path, encoder: SceneEncoder) -> list[Pool]:
+def _marked(photographs: Photographs | None) -> str:
+    """What tells kept files of these photographs from others, by name."""
+    if photographs is None:
+        return ""
+    names = [f"{material}/{path.name}" for material, files in photographs.files.items() for path in files]
+    return "_" + hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+
+
+def _cached_pools(
+    recipe: Recipe, out: Path, encoder: SceneEncoder, photographs: Photographs | None
+) -> list[Pool]:
     pools, space = [], hash_weights(encoder.vae.state_dict())[:8]  # latents of another one are of no use
     for size, count in ((128, recipe.scenes), (256, recipe.large_scenes)):
-        path = out / f"pool_{size}_{recipe.seed}_{count}_{space}.safetensors"
+        path = out / f"pool_{size}_{recipe.seed}_{count}_{space}{_marked(photographs)}.safetensors"
         if not path.exists():
-            save_file(vars(make_pool(encoder, recipe.seed, count, size)), path)
+            save_file(vars(make_pool(encoder, recipe.seed, count, size, photographs)), path)
         pools.append(Pool(**load_file(path)))
     return pools
 

@@ -1,7 +1,8 @@
 """Captioned procedural inspection photos with exact defect masks: what the embedded base model learns from.
 
-A scene is fixed by (seed, index, size) alone. Its caption says material, defect, size and place in words, or
-the defect alone; a share of the scenes shows the mask itself as a black-and-white picture.
+A scene is fixed by (seed, index, size) alone, and by the photographs that it may be made of. Its caption says
+material, defect, size and place in words, or the defect alone; a share of the scenes shows the mask itself as
+a black-and-white picture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .defects import DEFECTS, Canvas, Spot, apply_defect
 from .materials import COLOURS, MATERIALS, Surface, colour
 from .noise import Rng, pixel_grid, spectral
 from .objects import OBJECTS
+from .photographed import Photographs
 
 ROWS = ("top", "upper", "middle", "lower", "bottom")
 COLUMNS = ("far left", "left", "center", "right", "far right")
@@ -25,6 +27,7 @@ OBJECT_MATERIALS = ("brushed metal", "cast metal", "painted metal", "printed pla
 GENERIC = "defect"
 
 TEXTURE_SHARE = 0.65
+PHOTOGRAPHED_SHARE = 0.6  # of surfaces, where there are photographs
 NORMAL_SHARE = 0.22
 TWO_DEFECTS_SHARE = 0.12
 MASK_PICTURE_SHARE = 0.13
@@ -44,7 +47,7 @@ class Scene:
     is_mask_picture: bool = False
 
 
-def caption_words() -> list[str]:
+def caption_words(photographs: Photographs | None = None) -> list[str]:
     """Phrases that hold every word a caption can have."""
     words = [
         *COLOURS,
@@ -57,7 +60,8 @@ def caption_words() -> list[str]:
         *PHOTO_TEMPLATES,
         *MASK_TEMPLATES,
     ]
-    return [*words, GENERIC, "flawless", "with a and at the"]
+    materials = photographs.files if photographs else ()
+    return [*words, *materials, GENERIC, "flawless", "with a and at the"]
 
 
 def place_in_words(mask: np.ndarray) -> str:
@@ -68,10 +72,12 @@ def place_in_words(mask: np.ndarray) -> str:
     return f"{ROWS[row]} {COLUMNS[column]}"
 
 
-def draw_scene(seed: int, index: int, size: int) -> Scene:
+def draw_scene(seed: int, index: int, size: int, photographs: Photographs | None = None) -> Scene:
     """Scene `index` of the endless, deterministic stream `seed`, `size` pixels square."""
     rng = np.random.default_rng((seed, index, size))
-    canvas, subject = _draw_part(rng, size) if rng.random() > TEXTURE_SHARE else _draw_texture(rng, size)
+    part = rng.random() > TEXTURE_SHARE
+    known = photographs if photographs and rng.random() < PHOTOGRAPHED_SHARE else None
+    canvas, subject = _draw_part(rng, size, known) if part else _draw_texture(rng, size, photographs=known)
     mask, words = _add_defects(rng, canvas)
     phrase = f"{subject} with {words}" if words else f"{rng.choice(['flawless ', ''])}{subject}"
     if words and rng.random() < MASK_PICTURE_SHARE:
@@ -82,7 +88,13 @@ def draw_scene(seed: int, index: int, size: int) -> Scene:
     return Scene(light_and_photograph(rng, canvas), mask, str(rng.choice(PHOTO_TEMPLATES)).format(phrase))
 
 
-def _draw_texture(rng: Rng, n: int, material: str | None = None) -> tuple[Canvas, str]:
+def _draw_texture(
+    rng: Rng, n: int, material: str | None = None, photographs: Photographs | None = None
+) -> tuple[Canvas, str]:
+    if photographs:
+        material = material or str(rng.choice(list(photographs.files)))
+        surface, tint = photographs.surface(rng, n, material)
+        return Canvas(surface, np.ones((n, n), np.float32)), f"{tint} {material}"
     material = material or str(rng.choice(list(MATERIALS)))
     draw, tints = MATERIALS[material]
     tint_name = str(rng.choice(tints))
@@ -91,10 +103,13 @@ def _draw_texture(rng: Rng, n: int, material: str | None = None) -> tuple[Canvas
     return Canvas(surface, np.ones((n, n), np.float32)), f"{tint_name} {material}"
 
 
-def _draw_part(rng: Rng, n: int) -> tuple[Canvas, str]:
+def _draw_part(rng: Rng, n: int, photographs: Photographs | None) -> tuple[Canvas, str]:
     name = str(rng.choice(list(OBJECTS)))
     material = "cast metal" if name in ("screw", "bolt") else str(rng.choice(OBJECT_MATERIALS))
-    canvas, words = _draw_texture(rng, n, material)
+    if photographs and photographs.rigid:
+        canvas, words = _draw_texture(rng, n, str(rng.choice(photographs.rigid)), photographs)
+    else:
+        canvas, words = _draw_texture(rng, n, material)
     part = OBJECTS[name](rng, n)
     canvas.surface.height = 0.4 * canvas.surface.height + part.height
     canvas.alpha = part.alpha
