@@ -64,18 +64,19 @@ def tune(
 
 
 def best_tuning(accepted: Accepted) -> Tuning | None:
-    """The newest start of those that are accepted as often as any, for what starts near a real defect is
-    little more than that again; then guidance and attention, each as usual unless another is accepted more
-    often. None where hardly a try is accepted, which tells nothing.
+    """The newest of the pasted starts that are accepted as often as any of them, for what starts near a real
+    defect is little more than that again. Noise, then guidance and attention: each as usual unless another is
+    accepted more often. None where hardly a try is accepted, which tells nothing.
     """
     aar = USUAL.sampling.aar
     pasted = [Tuning(PASTED, share, USUAL.pasted_guidance, aar.mode, aar.strength) for share in DENOISES]
     noise = Tuning(NOISE, USUAL.sampling.denoise, USUAL.sampling.guidance, aar.mode, aar.strength)
-    starts = [accepted(tuning) for tuning in (*pasted, noise)]
+    starts, from_noise = [accepted(tuning) for tuning in pasted], accepted(noise)
     most = max(tuning.accepted for tuning in starts)
-    if most <= WITHIN:
-        return None
     best = [tuning for tuning in starts if tuning.accepted >= most - WITHIN][-1]
+    best = from_noise if from_noise.accepted > most + WITHIN else best
+    if best.accepted <= WITHIN:
+        return None
     others = [{"guidance": OTHER_GUIDANCE[best.start]}, *({"aar_mode": mode} for mode in OTHER_MODES)]
     for changed in others:
         other = accepted(replace(best, **changed))

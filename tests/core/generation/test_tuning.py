@@ -43,14 +43,16 @@ PASTED = {("pasted", share): 5 for share in DENOISES}
 @pytest.mark.parametrize(
     ("accepts", "start", "denoise"),
     [
-        (PASTED | {("noise", 0.3): 5}, "noise", 0.3),
-        (PASTED | {("noise", 0.3): 4}, "noise", 0.3),  # one try tells nothing
-        (PASTED | {("noise", 0.3): 3}, "pasted", 0.6),
+        (PASTED | {("noise", 0.3): 0}, "pasted", 0.6),
+        (PASTED | {("noise", 0.3): 0, ("pasted", 0.6): 4}, "pasted", 0.6),  # one try tells nothing
+        (PASTED | {("noise", 0.3): 0, ("pasted", 0.6): 3}, "pasted", 0.45),
         (PASTED | {("noise", 0.3): 0, ("pasted", 0.2): 8, ("pasted", 0.3): 7}, "pasted", 0.3),
-        (PASTED | {("noise", 0.3): 0, ("pasted", 0.2): 8}, "pasted", 0.2),
+        (PASTED | {("noise", 0.3): 6}, "pasted", 0.6),
+        (PASTED | {("noise", 0.3): 7}, "noise", 0.3),
+        ({("pasted", share): 0 for share in DENOISES} | {("noise", 0.3): 2}, "noise", 0.3),
     ],
 )
-def test_the_newest_start_is_kept_that_is_accepted_as_often_as_any(
+def test_the_newest_pasted_start_is_kept_unless_noise_is_accepted_more_often(
     accepts: dict[tuple[str, float], int], start: str, denoise: float
 ) -> None:
     best = best_tuning(judge(accepts))
