@@ -62,6 +62,6 @@ class TuneSettings(io.ComfyNode):
         from .host.tuning import tuned
         from .pictures import card, shown
 
-        learned, lines = tuned(model, clip, vae, embeddings, dataset=dataset, tries=tries)
-        text = "\n".join(lines)
-        return io.NodeOutput(learned, text, ui=shown([card("Settings", lines)], text, cls))
+        learned, kept, tried = tuned(model, clip, vae, embeddings, dataset=dataset, tries=tries)
+        text = "\n".join([*kept, *(["Tried:", *tried] if tried else [])])
+        return io.NodeOutput(learned, text, ui=shown([card("Settings", kept)], text, cls))

@@ -64,17 +64,17 @@ def tune(
 
 
 def best_tuning(accepted: Accepted) -> Tuning | None:
-    """The newest of the pasted starts that are accepted as often as any of them, for what starts near a real
-    defect is little more than that again. Noise, then guidance and attention: each as usual unless another is
-    accepted more often. None where hardly a try is accepted, which tells nothing.
+    """The newest pasted start that hardly a try fails with, for what starts near a real defect is little more
+    than that again; where there is none, that accepted most often. Noise, then guidance and attention: each
+    as usual unless another is accepted more often. None where hardly a try is accepted, which tells nothing.
     """
     aar = USUAL.sampling.aar
     pasted = [Tuning(PASTED, share, USUAL.pasted_guidance, aar.mode, aar.strength) for share in DENOISES]
     noise = Tuning(NOISE, USUAL.sampling.denoise, USUAL.sampling.guidance, aar.mode, aar.strength)
     starts, from_noise = [accepted(tuning) for tuning in pasted], accepted(noise)
-    most = max(tuning.accepted for tuning in starts)
-    best = [tuning for tuning in starts if tuning.accepted >= most - WITHIN][-1]
-    best = from_noise if from_noise.accepted > most + WITHIN else best
+    best = max(starts, key=lambda tuning: (tuning.accepted, -abs(tuning.denoise - USUAL.sampling.denoise)))
+    best = from_noise if from_noise.accepted > best.accepted + WITHIN else best
+    best = next((tuning for tuning in reversed(starts) if tuning.accepted >= tuning.tries - WITHIN), best)
     if best.accepted <= WITHIN:
         return None
     others = [{"guidance": OTHER_GUIDANCE[best.start]}, *({"aar_mode": mode} for mode in OTHER_MODES)]

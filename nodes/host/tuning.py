@@ -17,9 +17,9 @@ from .pair_generation import SamplingModel
 
 def tuned(
     model: ModelPatcher, clip: CLIP, vae: VAE, learned: Learned, *, dataset: Dataset, tries: int
-) -> tuple[Learned, list[str]]:
-    """A copy of what was learned that holds the settings of the dataset's types, and what was tried and kept,
-    in lines. Raises ValueError where the embeddings are another base's.
+) -> tuple[Learned, list[str], list[str]]:
+    """A copy of what was learned that holds the settings of the dataset's types; and in lines what is kept,
+    and what was tried. Raises ValueError where the embeddings are another base's.
     """
     base, learned = load_for(learned, model, clip, vae, SamplingModel), learned.copied()
     base.size = learned.image_size
@@ -44,4 +44,4 @@ def tuned(
         why = "hardly a try was accepted" if name in known else few
         found = learned.tunings.get(name)
         kept.append(f"{name}: {in_words(found) if found else f'as usual, since {why}'}")
-    return learned, [*kept, *(["Tried:", *tried] if tried else [])]
+    return learned, kept, tried
