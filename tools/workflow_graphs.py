@@ -105,7 +105,7 @@ def _your_photos() -> list[Step]:
             "4 · Find settings, keep",
             {
                 "tuned": Node("ADiff_TuneSettings", {**data, **learned}, picture=PICTURE),
-                "saved": Node("ADiff_SaveEmbeddings", tuned, picture=CARD),
+                "saved": Node("ADiff_SaveEmbeddings", tuned, picture=CARD + 45),
             },
             width=280,
         ),
