@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +20,10 @@ from .invocation import same_command, say_next
 from .options import (
     ATTENTION,
     DATA,
+    FROM_0,
     GATE,
     MASKS,
+    OVER_0_TO_1,
     SAMPLING,
     START,
     Base,
@@ -32,6 +33,7 @@ from .options import (
     check_mask_embeddings,
     load_with_base,
     names_in,
+    number_by_type,
 )
 
 if TYPE_CHECKING:
@@ -253,14 +255,14 @@ def generate(
 ) -> None:
     """Puts learned defects on normal photos, inside masks; every pixel outside stays as it was."""
     from ..dataset.layout import find_dataset
-    from ..export.mvtec import REJECTED, MVTecWriter, check_output
+    from ..export.mvtec import check_output
     from ..export.pair_list import read_pair_list
     from ..generation.runs import GenerationRun, RunWatch, generate_all, masks_in_folder
     from ..masks.sources import parse_weights
 
     def command() -> dict[str, Any]:
-        strength, strengths = _by_type("--aar-strength", aar_strength or [], AARConfig.strength, FROM_0)
-        share, shares = _by_type("--denoise", denoise or [], SamplingConfig.denoise, OVER_0_TO_1)
+        strength, strengths = number_by_type("--aar-strength", aar_strength or [], AARConfig.strength, FROM_0)
+        share, shares = number_by_type("--denoise", denoise or [], SamplingConfig.denoise, OVER_0_TO_1)
         weights = parse_weights(mask_sources) if mask_sources else None
         gate = GateConfig(names_in(checks), smallest_fill)
         check_output(out)
@@ -270,9 +272,10 @@ def generate(
         unwanted = read_pair_list(reject) if reject else []
         photos = find_dataset(dataset)
         loaded, learned = load_with_base(artifact, base, device)
-        _check_start(context, start, learned, defect_type)
+        names = defect_type or sorted(learned.anomaly)
+        _check_start(context, start, learned, names)
         if not mask_folder or weights:
-            _check_sources(artifact, learned, photos, defect_type or sorted(learned.anomaly), weights)
+            _check_sources(artifact, learned, photos, names, weights)
         config = GenerationConfig(
             replace(sampling, aar=AARConfig(aar, strength, aar_maximum, start=aar_start, end=aar_end)),
             gate=gate,
@@ -294,7 +297,7 @@ def generate(
             learned, config, loaded, artifact, keep_rejected=keep_rejected, aar_decoder=aar_decoder
         )
         given = masks_in_folder(mask_folder, defect_type, learned) if mask_folder else None
-        moved = MVTecWriter(out).reject_by_hand(unwanted) if unwanted else 0
+        moved = _rejected_by_hand(unwanted, out) if reject else 0
         with progress() as on_stage:
             outcome = generate_all(
                 run,
@@ -306,20 +309,27 @@ def generate(
                 weights=weights,
                 watch=RunWatch(on_stage, steps_shown(on_stage), on_note=say),
             )
-        if reject:
-            say(f"Rejected by hand: {moved} pairs, now in {out / REJECTED}, with others in their place.")
         return _announce(outcome, out, artifact) | {"rejected_by_hand": moved}
 
     kept = f"the pairs made so far are kept in {out}. Go on with:\n  {same_command(context)}"
     raise typer.Exit(run_command(command, json, kept=kept))
 
 
-def _check_start(context: typer.Context, start: Start, learned: Learned, names: list[str] | None) -> None:
+def _rejected_by_hand(names: list[str], out: Path) -> int:
+    """Moves pairs out of the dataset, and says how many."""
+    from ..export.mvtec import REJECTED, MVTecWriter
+
+    moved = MVTecWriter(out).reject_by_hand(names) if names else 0
+    say(f"Rejected by hand: {moved} pairs, now in {out / REJECTED}; others take their place.")
+    return moved
+
+
+def _check_start(context: typer.Context, start: Start, learned: Learned, names: list[str]) -> None:
     """Raises ValueError where an option would be of no effect, since tuned settings take its place."""
     from ..generation.config import TUNED
     from ..generation.runs import single_types
 
-    types = {single for name in names or learned.anomaly for single in single_types(name, learned)}
+    types = {single for name in names for single in single_types(name, learned)}
     tuned = sorted(types & set(learned.tunings))
     if start != TUNED or not tuned:
         return
@@ -363,37 +373,3 @@ def _announce(outcome: GenerationOutcome, out: Path, artifact: Path) -> dict[str
         "shortfalls": outcome.shortfalls,
         "shortfall": " ".join(outcome.shortfalls.values()),
     }
-
-
-@dataclass(frozen=True)
-class Range:
-    """Which numbers an option takes, in words for people."""
-
-    words: str
-    holds: Callable[[float], bool]
-
-
-FROM_0 = Range("from 0 up", lambda value: 0 <= value < float("inf"))
-OVER_0_TO_1 = Range("over 0 and up to 1", lambda value: 0 < value <= 1)
-
-
-def _by_type(
-    option: str, texts: list[str], usual: float, allowed: Range
-) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """An option's number for all defect types, and those of single ones."""
-    of_all, of_types = usual, []
-    for text in texts:
-        name, equals, number = text.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = float("nan")
-        if not allowed.holds(value):
-            raise ValueError(
-                f"{option} {text!r} is no number {allowed.words}, nor category/defect=number: correct it."
-            )
-        if equals:
-            of_types.append((name, value))
-        else:
-            of_all = value
-    return of_all, tuple(of_types)

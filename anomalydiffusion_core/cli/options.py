@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -81,6 +83,40 @@ def share_in(text: str) -> float:
 def names_in(text: str) -> tuple[str, ...]:
     """The names in a list with commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option takes, in words for people."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+FROM_0 = Range("from 0 up", lambda value: 0 <= value < float("inf"))
+OVER_0_TO_1 = Range("over 0 and up to 1", lambda value: 0 < value <= 1)
+
+
+def number_by_type(
+    option: str, texts: list[str], usual: float, allowed: Range
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """An option's number for all defect types, and those of single ones."""
+    of_all, of_types = usual, []
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not allowed.holds(value):
+            raise ValueError(
+                f"{option} {text!r} is no number {allowed.words}, nor category/defect=number: correct it."
+            )
+        if equals:
+            of_types.append((name, value))
+        else:
+            of_all = value
+    return of_all, tuple(of_types)
 
 
 def device_of(name: str | None) -> str:
