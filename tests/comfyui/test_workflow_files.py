@@ -23,7 +23,7 @@ def test_declared_types_are_those_of_the_links(server: Any, name: str) -> None:
                 source = information[prompt[value[0]]["class_type"]]
                 # "*" takes anything: ComfyUI's own Preview as Text
                 assert declared[key][0] in (source["output"][value[1]], "*")
-    assert len([name for name in information if name.startswith("ADiff_")]) == 25
+    assert len([name for name in information if name.startswith("ADiff_")]) == 26
 
 
 def test_workflows_are_offered_with_their_pictures(server: Any) -> None:
