@@ -104,7 +104,7 @@ def _your_photos() -> list[Step]:
         Step(
             "4 · Find settings, keep",
             {
-                "tuned": Node("ADiff_TuneSettings", {**data, **learned}, picture=PICTURE),
+                "tuned": Node("ADiff_TuneSettings", {**data, **learned, "tries": 4}, picture=PICTURE),
                 "saved": Node("ADiff_SaveEmbeddings", tuned, picture=CARD + 45),
             },
             width=280,
