@@ -25,6 +25,8 @@ from .metrics import METRICS
 from .results import ContenderResult
 
 MEAN = "mean of categories"
+# of a category: each contender's name, and by the other's name what it leaves of that one's error
+ErrorsLeft = tuple[str, list[tuple[str, list[tuple[str, ErrorLeft | None]]]]]
 BY_DEFECT = "pixel_ap"  # the metric that each category shows defect by defect
 
 
@@ -100,7 +102,7 @@ def classification(results: list[ContenderResult], contender: str, category: str
 
 def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) -> dict[str, str]:
     """Writes evaluation.json, .csv and .html below `out`, replacing earlier ones; returns their paths."""
-    rows = _rows(comparison.results)
+    rows, left_of = _rows(comparison.results), errors_left(comparison.results)
     content = {
         "package_version": __version__,
         "config": asdict(config),
@@ -108,8 +110,8 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
         "runs": [asdict(result) for result in comparison.results],
         "errors_left": [
             {"contender": name, "than": than, "category": category, **asdict(left)}
-            for category, rows in errors_left(comparison.results)
-            for name, cells in rows
+            for category, contenders in left_of
+            for name, cells in contenders
             for than, left in cells
             if left
         ],
@@ -125,16 +127,14 @@ def write_tables(comparison: Comparison, config: ComparisonConfig, out: Path) ->
     files = {
         "json": [(json.dumps(content, indent=1) + "\n").encode()],
         "csv": [table.getvalue().encode()],
-        "html": _page(comparison, config, out),
+        "html": _page(comparison, config, out, left_of),
     }
     for ending, parts in files.items():
         replace_file(out / f"evaluation.{ending}", parts)
     return {ending: str(out / f"evaluation.{ending}") for ending in files}
 
 
-def errors_left(
-    results: list[ContenderResult],
-) -> list[tuple[str, list[tuple[str, list[tuple[str, ErrorLeft | None]]]]]]:
+def errors_left(results: list[ContenderResult]) -> list[ErrorsLeft]:
     """By category, and for all where there are several: of each contender what it leaves of the error of each
     other one; None of itself. Left out where there is one contender alone.
     """
@@ -163,7 +163,9 @@ def _rows(results: list[ContenderResult]) -> list[dict[str, Any]]:
     ]
 
 
-def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> Iterator[bytes]:
+def _page(
+    comparison: Comparison, config: ComparisonConfig, out: Path, left_of: list[ErrorsLeft]
+) -> Iterator[bytes]:
     results = comparison.results
     categories = list(dict.fromkeys(result.category for result in results))
     return render_page(
@@ -179,7 +181,7 @@ def _page(comparison: Comparison, config: ComparisonConfig, out: Path) -> Iterat
             ("protocol", config.protocol),
         ],
         tables=_tables(results, categories),
-        errors_left=errors_left(results),
+        errors_left=left_of,
         calibrations=_calibrations(results),
         classifications=[
             (contender, category, told_apart)

@@ -104,6 +104,7 @@ class Drafter:
         self.foreground = lru_cache(maxsize=1)(self._find_foreground)
         self.placements = lru_cache(maxsize=None)(self._known_placements)
         self.real_defects = lru_cache(maxsize=None)(self._real_defects)
+        self.real_photos = lru_cache(maxsize=None)(self._real_photos)
         self.edges = lru_cache(maxsize=None)(self._edges)
         self.find_object = _finder(config.foreground, normals, device)
 
@@ -175,13 +176,17 @@ class Drafter:
         the training pair whose mask it is.
         """
         name, size = defect.defect_type, self.learned.image_size
-        own = None if masked_by is None else short_hash(self._real[name][masked_by].image)
+        own = None if masked_by is None else self.real_photos(name)[masked_by]
         masks = [mask_on_canvas(region.mask, size) for region in defect.regions]
         real = self.real_defects(name)
         return tuple(choose_defect(real, mask, generator, masked_by=own) for mask in masks)
 
     def _real_defects(self, defect_type: str) -> list[RealDefect]:
         return real_defects(self._real.get(defect_type, []), self.learned.image_size)
+
+    def _real_photos(self, defect_type: str) -> list[str]:
+        """Short hashes of the photos of the type's training pairs."""
+        return [short_hash(pair.image) for pair in self._real.get(defect_type, [])]
 
     def _turn(self, defect_type: str, index: int) -> int:
         """Which normal photo is tried: every one once, in random order, before any comes again."""

@@ -174,7 +174,7 @@ def _learned_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Learn
         },
         trained_on=json.loads(metadata.get("trained_on", "{}")),
         tunings={
-            name: _tuning_from(tuning) for name, tuning in json.loads(metadata.get("tunings", "{}")).items()
+            name: tuning_from(tuning) for name, tuning in json.loads(metadata.get("tunings", "{}")).items()
         },
     )
     for key, tensor in tensors.items():
@@ -207,11 +207,13 @@ def _placement_from(fields: dict[str, Any]) -> Placement:
     )
 
 
-def _tuning_from(fields: dict[str, Any]) -> Tuning:
+def tuning_from(fields: dict[str, Any]) -> Tuning:
     """Raises ValueError where settings are none that pairs can be made with."""
     tuning = Tuning(**fields)
     if tuning.start not in (PASTED, NOISE) or not 0 <= tuning.aar_strength < float("inf"):
         raise ValueError(f"no pair starts from {tuning.start!r} at strength {tuning.aar_strength}")
+    if {type(tuning.accepted), type(tuning.tries)} != {int}:
+        raise ValueError(f"{tuning.accepted!r} of {tuning.tries!r} tries are no numbers")
     SamplingConfig(
         guidance=tuning.guidance, denoise=tuning.denoise, aar=AARConfig(tuning.aar_mode, tuning.aar_strength)
     )

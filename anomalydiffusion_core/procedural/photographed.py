@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from ..dataset.photos import IMAGE_SUFFIXES, list_images, read_photo
 from .materials import COLOURS, Surface
 from .noise import Rng
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 SMALLEST_CUT = 0.5  # of a picture's shorter side
 RELIEF = (0.0, 6.0)  # pixels of height between black and white
 SLOW = 0.08  # of the picture's side: shades that change over more are colour, not relief
@@ -34,16 +34,14 @@ class Photographs:
     def of(cls, folder: Path) -> Photographs:
         """Those of a folder; ValueError where it holds none."""
         found = {
-            material.name.replace("_", " "): tuple(
-                sorted(path for path in material.iterdir() if path.suffix.lower() in ENDINGS)
-            )
+            material.name.replace("_", " "): tuple(list_images(material))
             for material in (sorted(folder.iterdir()) if folder.is_dir() else ())
             if material.is_dir()
         }
         found = {material: files for material, files in found.items() if files}
         if not found:
             raise ValueError(
-                f"{folder} holds no pictures: give a folder with one of {', '.join(sorted(ENDINGS))} files "
+                f"{folder} holds no pictures: give a folder with one of {', '.join(IMAGE_SUFFIXES)} files "
                 "for each material."
             )
         return cls(found)
@@ -58,8 +56,8 @@ class Photographs:
         word.
         """
         files = self.files[material]
-        with Image.open(files[int(rng.integers(len(files)))]) as picture:
-            albedo = _cut(rng, picture.convert("RGB"), n)
+        photo = read_photo(files[int(rng.integers(len(files)))])
+        albedo = _cut(rng, Image.fromarray(np.ascontiguousarray(photo.pixels)), n)
         shade = albedo.mean(-1)
         relief = shade - gaussian_filter(shade, SLOW * n, mode="reflect")
         height = np.float32(rng.uniform(*RELIEF)) * relief

@@ -6,10 +6,13 @@ A row is data from a file: whatever is not what this package writes there is lef
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from ..gate.checks import CHECKS
+from ..generation.tuning import in_words
 from ..masks.sources import SOURCES
+from ..method.artifact import tuning_from
 from ..method.reweighting import MODES
 
 HASHES = {
@@ -104,14 +107,13 @@ def _tunings(row: dict[str, Any]) -> list[str]:
     """What the types were made with that were tuned."""
     sentences = []
     for name, tuning in _part(row, "tunings").items():
-        if not isinstance(tuning, dict):
+        try:
+            found = tuning_from(tuning)
+        except (TypeError, ValueError):
             continue
-        pasted = _text(tuning, "start") == "pasted"
-        start = f"a real defect noised to {_number(tuning, 'denoise')}" if pasted else "noise"
         sentences.append(
-            f"{name} was tuned: from {start}, guidance {_number(tuning, 'guidance')}, attention "
-            f"{_text(tuning, 'aar_mode')}, by which the gate accepted {_number(tuning, 'accepted')} of "
-            f"{_number(tuning, 'tries')} tries."
+            f"{name} was tuned: {in_words(replace(found, tries=0))}, by which the gate accepted "
+            f"{found.accepted} of {found.tries} tries."
         )
     return sentences
 
