@@ -15,7 +15,11 @@ from .options import Device, Json, Seed, device_of
 def pretrain_tiny(
     out: Annotated[Path, typer.Option(help="Work in this folder, and write tiny_base.safetensors there.")],
     recipe: Annotated[
-        str, typer.Option(help="Follow this recipe: cpu takes two cores two hours, gpu 20 minutes in all.")
+        str,
+        typer.Option(
+            help="Follow this recipe: cpu takes two cores two hours, gpu 20 minutes in all; further "
+            "goes on from trained weights on two cores, at a lower rate."
+        ),
     ] = "cpu",
     resume: Annotated[Path | None, typer.Option(help="Continue from this base file.")] = None,
     textures: Annotated[

@@ -1,4 +1,4 @@
-"""How long the embedded base is pre-trained and on how much: one recipe for 2 CPU cores, one for a GPU."""
+"""How long the embedded base is pre-trained and on how much: on 2 CPU cores, on a GPU, and further."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(),
+    "further": Recipe(minutes=90, learning_rate=2e-4, place_share=0.25),
     "gpu": Recipe(
         minutes=12,
         scenes=200_000,

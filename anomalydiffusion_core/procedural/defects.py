@@ -57,8 +57,9 @@ def scratch(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarra
         for i in range(count)
     ]
     line = stroke(canvas.n, paths, [rng.uniform(1.0, 1.6) + spot.reach / 28 for _ in paths])
+    burr = np.clip(gaussian_filter(line, 1.2) - line, 0, 1)
     _paint(canvas, 0.85 * line, tint)
-    _relieve(canvas, -0.8 * line)
+    _relieve(canvas, float(rng.uniform(0, 2)) * burr - 0.8 * line)
     return line
 
 
@@ -181,6 +182,64 @@ def fibre(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
     return np.maximum(line, smoothstep(shadow, 0.3, 0.6))
 
 
+def fold(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    """A ridge or a furrow, which light shows on one side and shadow on the other."""
+    path = wandering_path(rng, spot.centre, 2.4 * spot.reach, rng.uniform(0, np.pi), wander=0.12)
+    width = 1.5 + spot.reach * rng.uniform(0.1, 0.3)
+    ridge = gaussian_filter(stroke(canvas.n, [path], [width]), 0.3 * width)
+    _relieve(canvas, float(rng.choice([-1, 1]) * rng.uniform(0.6, 1.0)) * width * ridge)
+    _paint(canvas, 0.25 * ridge, canvas.surface.albedo * rng.uniform(0.6, 1.3))
+    return smoothstep(ridge, 0.05, 0.3)
+
+
+def solder(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    """A drop of metal: a dome with a highlight at one side."""
+    size = spot.reach * rng.uniform(0.5, 0.9)
+    drop = blob(
+        rng,
+        canvas.n,
+        spot.centre,
+        size,
+        roughness=0.15,
+        aspect=rng.uniform(1, 1.5),
+        angle=rng.uniform(0, np.pi),
+        edge=size * 0.7,
+    )
+    outline = smoothstep(drop, 0.1, 0.3)
+    shift, turn = 0.35 * size, rng.uniform(0, 2 * np.pi)
+    lit = (spot.centre[0] + shift * np.sin(turn), spot.centre[1] + shift * np.cos(turn))
+    highlight = blob(rng, canvas.n, lit, 0.25 * size + 0.5, edge=0.3 * size + 0.5)
+    _paint(canvas, 0.95 * outline, tint)
+    _paint(canvas, 0.9 * highlight * outline, 1.0)
+    canvas.surface.height = canvas.surface.height * (1 - outline) + size * np.sqrt(drop)
+    return outline
+
+
+def misprint(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    """Marks of ink in a row, as of a stamp."""
+    angle, marks = rng.uniform(0, 2 * np.pi), int(rng.integers(2, 6))
+    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    pitch, paths = 2 * spot.reach / marks, []
+    for mark in range(marks):
+        middle = np.array(spot.centre[::-1]) + (mark - (marks - 1) / 2) * pitch * along
+        corners = rng.uniform(-0.5, 0.5, (int(rng.integers(2, 5)), 2)) * pitch * np.array([0.7, 1.4])
+        paths.append([tuple(middle + x * along + y * across) for x, y in corners])
+    line = stroke(canvas.n, paths, [1 + spot.reach / 18] * marks)
+    _paint(canvas, rng.uniform(0.6, 0.95) * line, tint)
+    return line
+
+
+def thread(rng: Rng, canvas: Canvas, spot: Spot, tint: np.ndarray) -> np.ndarray:
+    """A loose or pulled thread: nearly straight, raised, with a shadow beside it."""
+    path = wandering_path(rng, spot.centre, 3 * spot.reach, rng.uniform(0, np.pi), wander=0.06)
+    line = stroke(canvas.n, [path], [1.2 + spot.reach / 20])
+    shadow = gaussian_filter(np.roll(line, (1, 1), (0, 1)), 0.8)
+    _paint(canvas, 0.4 * shadow, canvas.surface.albedo * 0.3)
+    _paint(canvas, 0.9 * line, tint)
+    _relieve(canvas, 1.5 * line)
+    return np.maximum(line, smoothstep(shadow, 0.3, 0.6))
+
+
 LIGHT_OR_DARK = ("white", "light grey", "black", "dark grey")
 VIVID = ("black", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
 DEFECTS: dict[str, tuple[Callable[[Rng, Canvas, Spot, np.ndarray], np.ndarray], tuple[str, ...]]] = {
@@ -192,6 +251,10 @@ DEFECTS: dict[str, tuple[Callable[[Rng, Canvas, Spot, np.ndarray], np.ndarray], 
     "contamination": (contamination, VIVID),
     "missing part": (missing_part, ()),
     "fibre": (fibre, VIVID),
+    "fold": (fold, ()),
+    "solder": (solder, ("light grey", "white")),
+    "misprint": (misprint, VIVID),
+    "thread": (thread, VIVID),
 }
 
 

@@ -30,11 +30,14 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 
 @dataclass
 class Surface:
-    """What light falls on: `albedo` (n, n, 3) in [0, 1], `height` (n, n) in pixels, `gloss` in [0, 1]."""
+    """What light falls on: `albedo` (n, n, 3) in [0, 1], `height` (n, n) in pixels, `gloss` in [0, 1]; of a
+    circuit board also `conductor` (n, n), 1 on copper.
+    """
 
     albedo: np.ndarray
     height: np.ndarray
     gloss: float
+    conductor: np.ndarray | None = None
 
 
 def colour(rng: Rng, name: str, jitter: float = 0.05) -> np.ndarray:
@@ -199,11 +202,11 @@ def circuit_board(rng: Rng, n: int, scale: float, tint: np.ndarray) -> Surface:
     if rng.random() < 0.4:  # an inspection image: black and white
         dark, light = np.float32(rng.uniform(0, 0.06)), np.float32(rng.uniform(0.94, 1.0))
         low, high = (dark, light) if rng.random() < 0.5 else (light, dark)
-        return Surface(np.repeat(low + (high - low) * trace, 3, axis=2), np.zeros((n, n), np.float32), 0.0)
+        albedo = np.repeat(low + (high - low) * trace, 3, axis=2)
+        return Surface(albedo, np.zeros((n, n), np.float32), 0.0, trace[..., 0])
     copper = np.clip(tint * 1.5 + 0.1, 0, 1) if rng.random() < 0.5 else colour(rng, "tan")
-    return Surface(
-        _tinted(tint, 0.03 * spectral(rng, n, 1.0)) * (1 - trace) + copper * trace, trace[..., 0], 0.4
-    )
+    albedo = _tinted(tint, 0.03 * spectral(rng, n, 1.0)) * (1 - trace) + copper * trace
+    return Surface(albedo, trace[..., 0], 0.4, trace[..., 0])
 
 
 def painted_metal(rng: Rng, n: int, scale: float, tint: np.ndarray) -> Surface:

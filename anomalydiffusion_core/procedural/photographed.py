@@ -51,6 +51,11 @@ class Photographs:
         """The materials that parts are made of."""
         return [material for material in self.files if material in RIGID]
 
+    def choose(self, rng: Rng) -> str:
+        """A material, those of many pictures more often: by the root of their number."""
+        weights = np.sqrt([len(files) for files in self.files.values()])
+        return str(rng.choice(list(self.files), p=weights / weights.sum()))
+
     def surface(self, rng: Rng, n: int, material: str) -> tuple[Surface, str]:
         """A cut of one of the material's pictures, turned and mirrored, n pixels square; and its colour in a
         word.

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..method.templates import MASK_TEMPLATES, PHOTO_TEMPLATES
+from .conductors import CONDUCTOR_DEFECTS, apply_conductor_defect
 from .defects import DEFECTS, Canvas, Spot, apply_defect
 from .materials import COLOURS, MATERIALS, Surface, colour
 from .noise import Rng, pixel_grid, spectral
@@ -28,6 +29,7 @@ GENERIC = "defect"
 
 TEXTURE_SHARE = 0.65
 PHOTOGRAPHED_SHARE = 0.6  # of surfaces, where there are photographs
+CONDUCTOR_SHARE = 0.6  # of defects on circuit boards
 NORMAL_SHARE = 0.22
 TWO_DEFECTS_SHARE = 0.12
 MASK_PICTURE_SHARE = 0.13
@@ -54,6 +56,7 @@ def caption_words(photographs: Photographs | None = None) -> list[str]:
         *MATERIALS,
         *OBJECTS,
         *DEFECTS,
+        *CONDUCTOR_DEFECTS,
         *SIZES,
         *ROWS,
         *COLUMNS,
@@ -92,7 +95,7 @@ def _draw_texture(
     rng: Rng, n: int, material: str | None = None, photographs: Photographs | None = None
 ) -> tuple[Canvas, str]:
     if photographs:
-        material = material or str(rng.choice(list(photographs.files)))
+        material = material or photographs.choose(rng)
         surface, tint = photographs.surface(rng, n, material)
         return Canvas(surface, np.ones((n, n), np.float32)), f"{tint} {material}"
     material = material or str(rng.choice(list(MATERIALS)))
@@ -123,16 +126,8 @@ def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
         return mask, ""
     words = []
     for _ in range(2 if rng.random() < TWO_DEFECTS_SHARE else 1):
-        family, size = str(rng.choice(list(DEFECTS))), str(rng.choice(list(SIZES)))
-        reach = n * rng.uniform(*SIZES[size])
-        ys, xs = np.nonzero(canvas.alpha > 0.5)
-        pixel = int(rng.integers(len(ys)))
-        margin = min(reach * 0.5, n * 0.1)
-        centre = (
-            float(np.clip(ys[pixel], margin, n - margin)),
-            float(np.clip(xs[pixel], margin, n - margin)),
-        )
-        region, name = apply_defect(rng, canvas, family, Spot(centre, reach))
+        size = str(rng.choice(list(SIZES)))
+        region, name = _draw_defect(rng, canvas, n * rng.uniform(*SIZES[size]))
         if region.sum() >= 8:
             mask |= region
             name = GENERIC if rng.random() < GENERIC_SHARE else name
@@ -140,7 +135,19 @@ def _add_defects(rng: Rng, canvas: Canvas) -> tuple[np.ndarray, str]:
     return mask, " and ".join(words)
 
 
-def light_and_photograph(rng: Rng, canvas: Canvas, grey_cameras: float = 0.12) -> np.ndarray:
+def _draw_defect(rng: Rng, canvas: Canvas, reach: float) -> tuple[np.ndarray, str]:
+    """A defect of any family somewhere on the part: its region (n, n) bool, and its words."""
+    copper = canvas.surface.conductor
+    if copper is not None and 0.01 < (copper > 0.5).mean() < 0.99 and rng.random() < CONDUCTOR_SHARE:
+        family = str(rng.choice(list(CONDUCTOR_DEFECTS)))
+        return apply_conductor_defect(rng, canvas.surface, family, reach), family
+    ys, xs = np.nonzero(canvas.alpha > 0.5)
+    pixel, margin = int(rng.integers(len(ys))), min(reach * 0.5, canvas.n * 0.1)
+    y, x = (float(np.clip(at[pixel], margin, canvas.n - margin)) for at in (ys, xs))
+    return apply_defect(rng, canvas, str(rng.choice(list(DEFECTS))), Spot((y, x), reach))
+
+
+def light_and_photograph(rng: Rng, canvas: Canvas, grey_cameras: float = 0.25) -> np.ndarray:
     """One random lamp and camera, a share of them without colour: (n, n, 3) uint8."""
     return _photograph(rng, _light(rng, canvas), grey_cameras)
 

@@ -53,6 +53,12 @@ def test_a_surface_has_the_picture_s_colour_and_relief_where_it_is_dark(
     assert height.shape == (size, size) and np.corrcoef(shade.ravel(), height.ravel())[0, 1] > 0.8
 
 
+def test_materials_of_many_pictures_come_more_often_by_the_root_of_their_number() -> None:
+    known = Photographs({"metal": (Path("1"),) * 9, "cork": (Path("1"),)})
+    rng = np.random.default_rng(0)
+    assert 0.7 < np.mean([known.choose(rng) == "metal" for _ in range(400)]) < 0.8
+
+
 def test_a_surface_is_fixed_by_its_generator_and_turns_with_it(photographs: Photographs) -> None:
     def drawn(seed: int) -> np.ndarray:
         return photographs.surface(np.random.default_rng(seed), 64, "metal")[0].albedo
