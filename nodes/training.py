@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -10,6 +10,7 @@ from ..anomalydiffusion_core.training.config import (
     CHECKPOINT_MINUTES,
     DefectConfig,
     EmbeddingConfig,
+    Learn,
     MaskEmbeddingConfig,
     TrainingConfig,
 )
@@ -149,6 +150,16 @@ class TrainAnomaly(io.ComfyNode):
                     tooltip="Embeddings whose spatial encoder this one starts from, such as a file of "
                     "'anomalydiffusion pretrain-encoder'. Without: the base's own, or an untrained one.",
                 ),
+                io.Combo.Input(
+                    "learn",
+                    options=list(get_args(Learn)),
+                    default=DefectConfig.learn,
+                    optional=True,
+                    tooltip="tokens: embeddings and spatial encoder, on the base as it is. both: an update "
+                    "of the base (LoRA) too, for defects unlike anything it has seen; needs normal photos; a "
+                    "step takes twice as long. lora: the update alone. It stays with the embeddings; nodes "
+                    "lay it on MODEL by themselves.",
+                ),
             ],
             outputs=[
                 AnomalyEmbedding.Output("trained", display_name="embeddings"),
@@ -163,7 +174,7 @@ class TrainAnomaly(io.ComfyNode):
         cls, model: Any, clip: Any, vae: Any, dataset: Any, *, steps: int, batch_size: int, share: float,
         seed: int, size: int, tokens: int, preview_every: int, when_stopped: str = "nothing",
         checkpoint_minutes: float = CHECKPOINT_MINUTES, accumulate: int = DefectConfig.accumulate,
-        low_memory: bool = False, extend: Any = None, start: Any = None,
+        low_memory: bool = False, extend: Any = None, start: Any = None, learn: Learn = DefectConfig.learn,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.jobs import TrainingJob
         from .host.base_model import ComfyModel
@@ -175,9 +186,11 @@ class TrainAnomaly(io.ComfyNode):
         base = ComfyModel(model, clip, vae)
         if low_memory:
             base.save_memory()
+        if extend:
+            base.adapt(extend.adapter)
         image_size = size or (extend.image_size if extend else base.native_size)
         defects = DefectConfig(
-            steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
+            steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens, learn=learn
         )
         config = TrainingConfig(image_size, share or None, defects, None)
         job = TrainingJob(base, dataset, config, extend, start)
@@ -242,6 +255,7 @@ class TrainMasks(io.ComfyNode):
         base = ComfyModel(model, clip, vae)
         if low_memory:
             base.save_memory()
+        base.adapt(embeddings.adapter)
         masks = MaskEmbeddingConfig(
             steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
         )

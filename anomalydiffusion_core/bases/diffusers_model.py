@@ -21,6 +21,7 @@ from ..method.latent_diffusion import (
     fitting_vectors,
     split_prompt,
 )
+from ..method.low_rank import learned_update, updated_layers
 from ..method.reweighting import AttentionWeights
 from ..method.spatial_encoder import SpatialEncoder
 from .diffusers_attention import reweighted
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of files
 ADAPTED_ALREADY = "The base is adapted to another training already: load it again."
-ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]  # layers of every attention, by the ends of their names
 
 
 class DiffusersModel:
@@ -95,29 +95,13 @@ class DiffusersModel:
         """While active, a low-rank update that can be trained takes part in the U-Net's attention: at first
         zero, in float32 whatever the U-Net's precision. Gives its parameters, named as in an adapter.
 
-        Raises ValueError where peft is not installed, or the base is adapted already.
+        Raises ValueError where the base is adapted already.
         """
         if self.adapter:
             raise ValueError(ADAPTED_ALREADY)
-        try:
-            from peft import LoraConfig
-        except ImportError as error:
-            raise ValueError("peft, which adapts a base, is not installed: pip install peft.") from error
-        self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED))
-        try:
-            parameters = {}
-            for name, parameter in self.unet.named_parameters():
-                layer, _, matrix = name.removesuffix(".default.weight").rpartition(".lora_")
-                if not layer:
-                    continue
-                start = torch.zeros(parameter.shape)
-                if matrix == "A":
-                    nn.init.kaiming_uniform_(start, 5**0.5, generator=generator)  # as peft does
-                parameter.data = start.to(self.device)
-                parameters[f"{layer}.{'down' if matrix == 'A' else 'up'}"] = parameter
+        layers = updated_layers(dict(self.unet.named_modules()))
+        with learned_update(layers, rank, generator, self.device) as parameters:
             yield parameters
-        finally:
-            self.unet.unload_lora()
 
     @torch.no_grad()
     def adapt(self, adapter: Mapping[str, Tensor]) -> None:

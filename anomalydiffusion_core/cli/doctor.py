@@ -20,7 +20,6 @@ PACKAGES = (
     "safetensors",
     "accelerate",
     "torchmetrics",
-    "peft",
 )
 
 

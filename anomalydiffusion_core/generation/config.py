@@ -57,6 +57,7 @@ class GenerationConfig:
 
     def _tuned(self, tuning: Tuning) -> GenerationConfig:
         aar = replace(self.sampling.aar, mode=tuning.aar_mode, strength=tuning.aar_strength)
-        sampling = replace(self.sampling, guidance=tuning.guidance, denoise=tuning.denoise, aar=aar)
-        start = PASTED if tuning.start == PASTED else NOISE
-        return replace(self, start=start, sampling=sampling, pasted_guidance=tuning.guidance)
+        sampling = replace(self.sampling, denoise=tuning.denoise, aar=aar)
+        if tuning.start == PASTED:  # where the real pairs are missing, noise is guided as usual
+            return replace(self, start=PASTED, sampling=sampling, pasted_guidance=tuning.guidance)
+        return replace(self, start=NOISE, sampling=replace(sampling, guidance=tuning.guidance))

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -242,11 +243,16 @@ def export_lora(learned: Learned, path: Path) -> None:
     """The base's adapter as an ordinary LoRA file of a U-Net, in the names that ComfyUI, kohya's scripts and
     diffusers read; its strength 1 is what the model was trained on.
     """
+    write_atomically(path, lora_state(learned.adapter), {})
+
+
+def lora_state(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter by the names of a LoRA file."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in learned.adapter.items():
+    for name, tensor in adapter.items():
         layer, _, direction = name.rpartition(".")
         key = "lora_unet_" + layer.replace(".", "_")
         tensors[f"{key}.lora_{direction}.weight"] = tensor.float()
         if direction == "down":
             tensors[f"{key}.alpha"] = torch.tensor(float(len(tensor)))
-    write_atomically(path, tensors, {})
+    return tensors

@@ -1,7 +1,7 @@
 """What the method asks of a frozen base model: latents, prompts with inserted vectors, noise prediction.
 
-The package talks to a base through `LatentDiffusion` (adaptation also needs its layers); each host implements
-it once.
+The package talks to a base through `LatentDiffusion`, and learns updates of it through `Adaptable`; each host
+implements both once.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention import Columns
 from .reweighting import AttentionWeights
@@ -226,4 +226,23 @@ class LatentDiffusion(Protocol):
 
     def reweighted(self, weights: AttentionWeights) -> AbstractContextManager[None]:
         """While active, cross-attention obeys `weights` as they stand at each evaluation."""
+        ...
+
+
+@runtime_checkable
+class Adaptable(LatentDiffusion, Protocol):
+    """A base that a low-rank update of its attention can be learned for (`method.low_rank`)."""
+
+    def adapting(
+        self, rank: int, generator: torch.Generator
+    ) -> AbstractContextManager[dict[str, nn.Parameter]]:
+        """While active, an update that can be trained takes part in the U-Net's attention, at first zero:
+        its parameters. Raises ValueError where the base is adapted already.
+        """
+        ...
+
+    def adapt(self, adapter: Mapping[str, Tensor]) -> None:
+        """Lays an update on the base; none, or the same one again, changes nothing. Raises ValueError where
+        it does not fit, or the base holds another.
+        """
         ...

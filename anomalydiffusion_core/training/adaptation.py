@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..bases.diffusers_model import DiffusersModel
 from ..dataset.layout import Dataset
 from ..dataset.photos import file_hash
 from ..dataset.views import ViewPool, make_normal_views
-from ..method.latent_diffusion import PLACEHOLDER, LatentDiffusion
+from ..method.latent_diffusion import PLACEHOLDER, Adaptable, LatentDiffusion
 from ..method.templates import PHOTO_TEMPLATES
 from .config import AdaptationConfig, FitConfig
 from .losses import unmasked_loss
@@ -89,9 +88,9 @@ def adapt_to_normals(
     return end
 
 
-def adaptable(base: LatentDiffusion) -> DiffusersModel:
+def adaptable(base: LatentDiffusion) -> Adaptable:
     """The base; raises ValueError where it is of a kind whose weights cannot be updated."""
-    if not isinstance(base, DiffusersModel):
+    if not isinstance(base, Adaptable):
         raise ValueError("This base cannot be adapted: give one of load_base, or learn tokens alone.")
     return base
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -31,12 +30,13 @@ from ...anomalydiffusion_core.method.latent_diffusion import (
     fitting_vectors,
     split_prompt,
 )
+from ...anomalydiffusion_core.method.low_rank import learned_update, updated_layers
 from ...anomalydiffusion_core.method.reweighting import AttentionWeights
 from ...anomalydiffusion_core.method.spatial_encoder import SpatialEncoder
 from .pixels import from_core, latent_factor, to_core
 from .reweighting import WEIGHTS, with_reweighted_attention
+from .update import unet_keys, with_update
 
-log = logging.getLogger(__name__)
 PREDICTIONS = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 
 
@@ -80,7 +80,7 @@ class ComfyModel:
         self.native_size = native_size(family, self.schedule.prediction)
         states = (self._text_state(self._encoder(name)) for name in encoders)
         self.fingerprint = fingerprint_of(family, self._unet_state(), *states)
-        self.adapter: dict[str, Tensor] = {}  # LoRA is laid on by the graph
+        self.adapter: dict[str, Tensor] = {}  # an update is a LoRA on MODEL
         self._options: dict[str, Any] = {}
 
     def save_memory(self) -> None:
@@ -103,18 +103,9 @@ class ComfyModel:
         state, plain = self.model.model.state_dict(), self.model.backup
         return {
             name: plain[key].weight if key in plain else state[key]
-            for name, key in self._unet_keys().items()
+            for name, key in unet_keys(self.model).items()
             if key in state
         }
-
-    def _unet_keys(self) -> dict[str, str]:
-        names = comfy.utils.unet_to_diffusers(self.model.model.model_config.unet_config)
-        return {name: f"diffusion_model.{key}" for name, key in names.items()}
-
-    def has_lora_for(self, adapter: dict[str, Tensor]) -> bool:
-        """Whether some LoRA is laid on every layer of an adapter."""
-        keys, layers = self._unet_keys(), {name.rpartition(".")[0] for name in adapter}
-        return all(keys.get(f"{layer}.weight") in self.model.patches for layer in layers)
 
     @staticmethod
     def _text_state(encoder: Any) -> dict[str, Tensor]:
@@ -209,6 +200,21 @@ class ComfyModel:
         }
 
     @contextmanager
+    def adapting(self, rank: int, generator: torch.Generator) -> Iterator[dict[str, nn.Parameter]]:
+        """While active, an update is learned for the network that is trained through."""
+        layers = {
+            name.removesuffix(".weight"): self._network.get_submodule(key.removesuffix(".weight"))
+            for name, key in unet_keys(self.model).items()
+            if key.endswith(".weight")
+        }
+        with learned_update(updated_layers(layers), rank, generator, self.device) as parameters:
+            yield parameters
+
+    def adapt(self, adapter: Mapping[str, Tensor]) -> None:
+        """Takes a MODEL with the update, unless this one has it."""
+        self.model = with_update(self.model, adapter)
+
+    @contextmanager
     def computing_with(self, network: Any, text: Any) -> Iterator[None]:
         """While active, these predict noise and encode prompts, not the host's networks."""
         hosts = self._network, self._text
@@ -247,14 +253,10 @@ def load_for(
     vae: comfy.sd.VAE,
     kind: type[Base] = ComfyModel,
 ) -> Base:
-    """The base for using what was learned. Raises ValueError where it was learned on another family; other
-    weights of the same family, and a base that lacks the LoRA learned with them, only give a warning.
+    """The base for using what was learned, with its update. Raises ValueError where it was learned on another
+    family; other weights of the same family only give a warning.
     """
     base = kind(model, clip, vae)
     check_base(learned.base, base.fingerprint, "The artifact", "connect that base or train again")
-    if not base.has_lora_for(learned.adapter):
-        log.warning(
-            "The artifact was trained with an update of the base: load the .lora.safetensors file "
-            "beside it by LoraLoaderModelOnly, between the base and all that takes its MODEL."
-        )
+    base.adapt(learned.adapter)
     return base

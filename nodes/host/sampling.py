@@ -26,9 +26,10 @@ from ...anomalydiffusion_core.method.attention_maps import AttentionMaps, heat_o
 from ...anomalydiffusion_core.method.blending import latent_mask
 from ...anomalydiffusion_core.method.reweighting import MODES, AARConfig
 from ...anomalydiffusion_core.method.sampling import SamplingConfig, image_generator
-from .conditioning import COLUMNS, Conditioning
+from .conditioning import COLUMNS, Conditioning, learned_in
 from .pixels import latent_factor, pixels_of, to_core
 from .reweighting import Pixels, Reweighting
+from .update import with_update
 
 if TYPE_CHECKING:
     from .pasting import PastedDefects
@@ -122,11 +123,15 @@ def reweighted(
     *,
     pixels: Pixels | None = None,
 ) -> ModelPatcher:
-    """A MODEL clone with AAR for the learned vectors of `positive`; some modes need `pixels`."""
+    """A MODEL clone with AAR for the learned vectors of `positive`, and with the update of the base that was
+    learned with them; some modes need `pixels`.
+    """
     columns = next((options[COLUMNS] for _, options in positive if COLUMNS in options), None)
     if columns is None:
         raise ValueError("This conditioning has no learned vectors: take that of Anomaly Conditioning.")
-    return Reweighting(aar, columns, SamplingConfig.widening, pixels, maps).patch(model)
+    learned, _ = learned_in(positive)
+    updated = with_update(model, learned.adapter) if learned else model
+    return Reweighting(aar, columns, SamplingConfig.widening, pixels, maps).patch(updated)
 
 
 def pixels_to_compare(model: ModelPatcher, vae: VAE, image: Tensor, mask: Tensor) -> Pixels:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from anomalydiffusion_core.bases.diffusers_model import DiffusersModel, load_base
+from anomalydiffusion_core.dataset.layout import find_dataset
 from anomalydiffusion_core.method.artifact import export_lora
 from anomalydiffusion_core.method.embeddings import Learned
+from anomalydiffusion_core.training.config import DefectConfig, TrainingConfig
+from anomalydiffusion_core.training.jobs import TrainingJob
 
 
 @torch.no_grad()
@@ -87,28 +90,103 @@ def test_a_lora_leaves_the_fingerprint_that_of_the_plain_weights(adapted: Any) -
         )
 
 
-def test_an_adapted_artifact_asks_for_its_lora_where_the_model_has_none(
-    run: Any, trained: Any, adapted: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    asked = "load the .lora.safetensors file beside it by LoraLoaderModelOnly"
+def drawn(run: Any, trained: Any, adapted: Any, learned: Learned, model: Any) -> Tensor:
+    """One image of KSampler (Anomaly), whose conditioning is that of `learned`."""
+    base = {"clip": adapted.clip, "vae": adapted.vae}
+    mask = torch.zeros(1, 128, 128)
+    mask[0, 40:80, 40:80] = 1
+    positive, negative = run(
+        "ADiff_AnomalyConditioning",
+        model=adapted.host,
+        **base,
+        embeddings=learned,
+        mask=mask,
+        defect_type="leather/ink",
+        template="a photo of a {}",
+    )
+    settings = {"steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "mode": "off"}
+    images, *_ = run(
+        "ADiff_KSampler",
+        model=model,
+        positive=positive,
+        negative=negative,
+        vae=adapted.vae,
+        image=trained.normals[:1],
+        mask=mask,
+        seed=1,
+        strength=1.0,
+        feather=1.0,
+        **settings,
+    )
+    return images
+
+
+def test_the_update_is_laid_on_model_by_itself_and_once(run: Any, trained: Any, adapted: Any) -> None:
     learned = replace(trained.embeddings, adapter=adapted.adapter)
-    for embeddings, model, told in (
-        (learned, adapted.host, True),
-        (learned, adapted.patched, False),
-        (trained.embeddings, adapted.host, False),
-    ):
-        caplog.clear()
-        run(
-            "ADiff_AnomalyConditioning",
-            model=model,
-            clip=adapted.clip,
-            vae=adapted.vae,
+    laid, by_lora = (
+        drawn(run, trained, adapted, learned, model) for model in (adapted.host, adapted.patched)
+    )
+    without = drawn(run, trained, adapted, trained.embeddings, adapted.host)
+    torch.testing.assert_close(laid, by_lora, atol=1e-4, rtol=0)
+    assert float((laid - without).abs().max()) > 0.05
+
+
+def test_every_use_of_embeddings_takes_the_base_with_their_update(trained: Any, adapted: Any) -> None:
+    from adiff_pack.nodes.host.base_model import load_for  # type: ignore[import-not-found]
+
+    learned = replace(trained.embeddings, adapter=adapted.adapter)
+    base = load_for(learned, adapted.host, adapted.clip, adapted.vae)
+    assert len(base.model.patches) == len(adapted.adapter) // 2 and not adapted.host.patches
+    assert load_for(learned, adapted.patched, adapted.clip, adapted.vae).model is adapted.patched
+    strange = {f"none.{name}": tensor for name, tensor in adapted.adapter.items()}
+    with pytest.raises(ValueError, match="update of the base, which does not fit this MODEL"):
+        load_for(replace(learned, adapter=strange), adapted.host, adapted.clip, adapted.vae)
+
+
+@pytest.mark.parametrize("learn", ["both", "lora"])
+def test_an_update_is_learned_in_comfyui_as_by_the_command(
+    run: Any, trained: Any, adapted: Any, learn: str
+) -> None:
+    settings = {"steps": 2, "batch_size": 2, "share": 0.6, "seed": 3, "size": 64, "tokens": 2}
+    before = {name: weight.clone() for name, weight in adapted.host.model.state_dict().items()}
+    embeddings, _ = run(
+        "ADiff_TrainAnomaly",
+        **trained.base | {"model": adapted.host},
+        dataset=trained.dataset,
+        preview_every=0,
+        learn=learn,
+        **settings,
+    )
+    after = adapted.host.model.state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    headless = load_base("tiny")
+    config = DefectConfig(steps=2, batch_size=2, seed=3, tokens=2, learn=learn)  # type: ignore[arg-type]
+    dataset = find_dataset(trained.dataset.root, next(iter(trained.dataset.categories)))
+    job = TrainingJob(headless, dataset, TrainingConfig(64, 0.6, config, None))
+    expected = job.train_defects().learned
+    assert embeddings.adapter.keys() == expected.adapter.keys() == adapted.adapter.keys()
+    with torch.inference_mode():
+        (masks,) = run(
+            "ADiff_TrainMasks",
+            **trained.base | {"model": adapted.host},
+            dataset=trained.dataset,
             embeddings=embeddings,
-            mask=torch.ones(1, 64, 64),
-            defect_type="leather/ink",
-            template="a photo of a {}",
+            **{name: settings[name] for name in ("steps", "batch_size", "share", "seed", "tokens")},
+            preview_every=0,
         )
-        assert (asked in caplog.text) == told and "other weights" not in caplog.text
+    assert masks.adapter.keys() == expected.adapter.keys()
+    ours = load_for_noise(adapted, embeddings)
+    theirs = predicted(headless)
+    plain = predicted(adapted.plain)
+    assert float((theirs - plain).abs().max()) > 1e-3
+    torch.testing.assert_close(ours, theirs, atol=0.2 * float((theirs - plain).abs().max()), rtol=0)
+
+
+def load_for_noise(adapted: Any, learned: Learned) -> Tensor:
+    """What MODEL with the embeddings' update predicts."""
+    from adiff_pack.nodes.host.base_model import load_for  # type: ignore[import-not-found]
+
+    return in_comfyui(adapted, load_for(learned, adapted.host, adapted.clip, adapted.vae).model)
 
 
 def test_an_adapted_artifact_is_saved_and_loaded_with_its_adapter(

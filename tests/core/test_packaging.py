@@ -18,7 +18,7 @@ MODULES = {
     "pytest": "pytest",
 }  # named otherwise than their packages
 TOOLS = {"pyright", "ruff", "import-linter", "pytest-xdist"}  # run by name, never imported
-OPENED_BY_OTHERS = {"accelerate", "peft"}  # diffusers looks for them by itself
+OPENED_BY_OTHERS = {"accelerate"}  # diffusers looks for it by itself
 
 
 @pytest.fixture(scope="module")

@@ -113,8 +113,8 @@ def test_settings_are_tried_on_the_training_pairs_of_types_that_have_three(
     assert learned.tunings == {STAIN: Tuning("pasted", 0.45, 1.0, "released", 1.0, 7, TRIES)}
     assert [config.sampling.denoise for config in tried[:5]] == [*DENOISES, 0.3]
     assert [config.start for config in tried] == ["pasted"] * 4 + ["noise"] + ["pasted"] * 3
-    assert [config.sampling.guidance for config in tried[4:6]] == [2.5, 2.0]
-    assert tried[5].pasted_guidance == 2.0 and [x.sampling.aar.mode for x in tried[6:]] == ["off", "adaptive"]
+    assert (tried[4].sampling.guidance, tried[5].pasted_guidance) == (2.5, 2.0)
+    assert [x.sampling.aar.mode for x in tried[6:]] == ["off", "adaptive"]
     assert stages[-1] == (f"{STAIN} settings", 8, 8)
 
 
@@ -142,6 +142,9 @@ def test_a_tuned_type_is_made_by_its_settings_and_others_as_usual() -> None:
     assert (tuned.start, tuned.sampling.guidance, tuned.sampling.denoise) == ("noise", 1.0, 0.3)
     assert (tuned.sampling.aar.mode, tuned.sampling.aar.strength) == ("off", 0.5)
     assert usual == replace(config, start="pasted")
+    pasted = config.of_type(STAIN, {STAIN: replace(NEW, start="pasted")})
+    assert (pasted.start, pasted.pasted_guidance) == ("pasted", 1.0)
+    assert pasted.sampling.guidance == 3.0, "of noise, where the real pairs are missing"
     by_hand = replace(config, start="mixed").of_type(STAIN, tunings)
     assert (by_hand.start, by_hand.sampling) == ("mixed", config.sampling)
     named = replace(config, denoises=((STAIN, 0.7),), aar_strengths=((STAIN, 2.0),)).of_type(STAIN, tunings)
