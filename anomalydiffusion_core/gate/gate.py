@@ -35,7 +35,7 @@ class Gate(Reference):
     def __init__(
         self, real: list[list[RegionView]], spots: list[RegionView], backbone: Backbone, config: GateConfig
     ) -> None:
-        known = Known(real, spots)
+        known = Known(distinct(real), spots)
         super().__init__(known, backbone, config.smallest_fill)
         self.config = config
         self.limits = Scores({name: check.learned(self, known) for name, check in CHECKS.items()})
@@ -62,3 +62,11 @@ class Gate(Reference):
     def problems(self, scores: Scores) -> list[str]:
         """What is wrong with a pair of these scores, in words; nothing where it is good enough."""
         return [CHECKS[name].problem for name in failed(scores, self.limits, self.config.checks)]
+
+
+def distinct(real: list[list[RegionView]]) -> list[list[RegionView]]:
+    """Real pairs without those that are another over again, which would say that defects are all alike."""
+    seen = dict[tuple[bytes, ...], list[RegionView]]()
+    for pair in real:
+        seen.setdefault(tuple(part.tobytes() for view in pair for part in (view.pixels, view.mask)), pair)
+    return list(seen.values())

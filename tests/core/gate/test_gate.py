@@ -71,9 +71,14 @@ def test_pairs_may_be_as_alike_as_two_real_ones_to_come_of_few_not_more_than_is_
     assert 0.2 * min(nearest) < rarest < min(nearest)
     assert gate_of(5).limits["duplicate"] == pytest.approx(rarest / 2)
     assert min(nearest[:2]) / 2 > VISIBLE and gate_of(2).limits["duplicate"] == VISIBLE
-    twice = [[stain(0)], [stain(0)], [stain(1)], [stain(2)]]
-    assert Gate(twice, spots(), POOLING, GateConfig()).limits["duplicate"] == 0
-    assert Gate(twice[:2], spots(), POOLING, GateConfig()).limits["duplicate"] == 0
+
+
+def test_a_real_pair_that_is_there_twice_counts_once() -> None:
+    once = [[stain(number)] for number in range(4)]
+    limits = [Gate(real, spots(), POOLING, GateConfig()).limits for real in (once, [*once, [stain(2)]])]
+    assert limits[0] == limits[1] and limits[0]["duplicate"] > 0
+    alone, twice = (Gate([[stain(0)]] * n, spots(), POOLING, GateConfig()).limits for n in (1, 2))
+    assert alone == twice
 
 
 def test_few_real_pairs_do_not_say_how_much_they_differ() -> None:
