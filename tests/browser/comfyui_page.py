@@ -19,6 +19,7 @@ STARTING = 120_000  # milliseconds until the front end is ready, on a busy machi
 # Files that a fresh ComfyUI does not have, asked for by its front end; other packs' thumbnails, which are not
 # loaded here to save time; and the front end's own servers.
 NOT_OURS = ("/user.css", "/api/userdata", "/favicon.ico", "/templates/", "https://")
+FITS = 10  # tries at showing the whole graph, until it stays as it is
 LEGIBLE = 8 / 14  # smallest zoom at which the front end still draws text, unless told otherwise
 
 
@@ -89,9 +90,14 @@ class ComfyUIPage:
 
     def fit(self) -> float:
         """Shows the whole graph; returns the zoom."""
-        self.command("Comfy.Canvas.FitView")
-        self.page.wait_for_timeout(700)  # the view glides there
-        return float(self.page.evaluate("app.canvas.ds.scale"))
+        zooms = [0.0]
+        while len(zooms) < FITS:
+            self.command("Comfy.Canvas.FitView")
+            self.page.wait_for_timeout(700)  # the view glides there, on a busy machine for longer
+            zooms.append(float(self.page.evaluate("app.canvas.ds.scale")))
+            if zooms[-1] == zooms[-2]:
+                break
+        return zooms[-1]
 
     def set(self, node: str, widgets: dict[str, Any]) -> None:
         """Sets widgets of a node, which is named by its title, type or id."""
