@@ -15,8 +15,10 @@ UPDATED = ("to_q", "to_k", "to_v", "to_out.0")  # layers of every attention, by 
 
 
 def updated_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Those of a U-Net's layers, by diffusers' names, that an update is learned for."""
-    return {name: layer for name, layer in layers.items() if name.endswith(UPDATED)}
+    """Those of a U-Net's layers, by diffusers' names, that an update is learned for; in one order whatever
+    the host's, since they start from random numbers.
+    """
+    return {name: layer for name, layer in sorted(layers.items()) if name.endswith(UPDATED)}
 
 
 @contextmanager

@@ -202,11 +202,9 @@ class ComfyModel:
     @contextmanager
     def adapting(self, rank: int, generator: torch.Generator) -> Iterator[dict[str, nn.Parameter]]:
         """While active, an update is learned for the network that is trained through."""
-        layers = {
-            name.removesuffix(".weight"): self._network.get_submodule(key.removesuffix(".weight"))
-            for name, key in unet_keys(self.model).items()
-            if key.endswith(".weight")
-        }
+        modules = dict(self._network.named_modules())
+        names = {key.removesuffix(".weight"): name for name, key in unet_keys(self.model).items()}
+        layers = {name.removesuffix(".weight"): modules[key] for key, name in names.items() if key in modules}
         with learned_update(updated_layers(layers), rank, generator, self.device) as parameters:
             yield parameters
 

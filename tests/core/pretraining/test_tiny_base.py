@@ -22,9 +22,9 @@ def test_pretraining_writes_a_base_that_loads_resumes_and_carries_a_spatial_enco
     monkeypatch.setattr(tiny_base, "sample_sheet", lambda base, size: Image.new("RGB", (8, 8)))
     defects, masks = DefectConfig(steps=2, views_per_pair=1), MaskEmbeddingConfig(steps=2, views_per_pair=1)
     monkeypatch.setattr(demo, "DEMO", replace(demo.DEMO, defects=defects, masks=masks))
-    path = tiny_base.pretrain(recipe, tmp_path / "a", bf16=False)
+    path = tiny_base.pretrain(recipe, tmp_path / "a")
     first = architecture.load_tiny_base(path)
-    resumed = tiny_base.pretrain(recipe, tmp_path / "b", resume=path, bf16=False)
+    resumed = tiny_base.pretrain(recipe, tmp_path / "b", resume=path)
     assert architecture.is_tiny_base(path) and first.spatial_encoder is not None
     second = architecture.load_tiny_base(resumed)
     assert torch.equal(first.vae.analysis.weight, second.vae.analysis.weight)
