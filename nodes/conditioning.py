@@ -146,8 +146,10 @@ class MaskConditioning(io.ComfyNode):
         from ..anomalydiffusion_core.method.templates import MASK_TEMPLATES
         from .host.base_model import load_for
         from .host.conditioning import conditioning
+        from .host.update import tell_of_update
 
         base = load_for(embeddings, model, clip, vae)
+        tell_of_update(model, embeddings.adapter)
         tokens = embeddings.mask_tokens(chosen_type(embeddings, defect_type, "mask"))
         with torch.no_grad():
             context = mask_context(base, MASK_TEMPLATES[0], tokens, 1)

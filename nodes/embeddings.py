@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from .host.folders import (
     BUNDLED_DEMO,
+    LORA,
     MODELS,
     SAVED,
     embeddings_file,
@@ -47,12 +48,16 @@ class SaveEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, embeddings: Learned, filename_prefix: str) -> io.NodeOutput:
-        from ..anomalydiffusion_core.method.artifact import save_artifact
+        from ..anomalydiffusion_core.method.artifact import export_lora, save_artifact
         from .pictures import card, shown
 
         path = new_embeddings(filename_prefix)
         save_artifact(embeddings, path)
         lines = [str(path), f"Load Anomaly Embeddings lists it as {listed_as(path)} once you press R."]
+        if embeddings.adapter:
+            lora = path.with_suffix(LORA)
+            export_lora(embeddings, lora)
+            lines.append(f"The update of the base, for other samplers: {lora}")
         return io.NodeOutput(str(path), ui=shown([card("Saved", lines)], "\n".join(lines), cls))
 
 

@@ -177,17 +177,15 @@ class TrainAnomaly(io.ComfyNode):
         low_memory: bool = False, extend: Any = None, start: Any = None, learn: Learn = DefectConfig.learn,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.jobs import TrainingJob
-        from .host.base_model import ComfyModel
+        from .host.base_model import ComfyModel, load_for
         from .host.finished import FinishedTraining
         from .host.trainable import trainable
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
-        base = ComfyModel(model, clip, vae)
+        base = load_for(extend, model, clip, vae) if extend else ComfyModel(model, clip, vae)
         if low_memory:
             base.save_memory()
-        if extend:
-            base.adapt(extend.adapter)
         image_size = size or (extend.image_size if extend else base.native_size)
         defects = DefectConfig(
             steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens, learn=learn
@@ -246,16 +244,15 @@ class TrainMasks(io.ComfyNode):
         low_memory: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         from ..anomalydiffusion_core.training.jobs import TrainingJob
-        from .host.base_model import ComfyModel
+        from .host.base_model import load_for
         from .host.finished import FinishedTraining
         from .host.trainable import trainable
         from .host.training import ended, kept_training
         from .host.training_preview import TrainingPreview
 
-        base = ComfyModel(model, clip, vae)
+        base = load_for(embeddings, model, clip, vae)
         if low_memory:
             base.save_memory()
-        base.adapt(embeddings.adapter)
         masks = MaskEmbeddingConfig(
             steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, tokens=tokens
         )

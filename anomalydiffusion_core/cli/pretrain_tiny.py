@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..pretraining.recipe import RECIPES, Recipe
+from ..pretraining.recipe import FURTHER, RECIPES, Recipe
 from .console import run_command, say
 from .options import Device, Json, Seed, device_of
 
@@ -46,6 +46,8 @@ def pretrain_tiny(
     def command() -> dict[str, Any]:
         if recipe not in RECIPES:
             raise ValueError(f"There is no recipe {recipe!r}: choose from {', '.join(RECIPES)}.")
+        if recipe == FURTHER and not resume:
+            raise ValueError(f"The recipe {FURTHER} goes on from trained weights: give them by --resume.")
         if resume and not resume.is_file():
             raise ValueError(f"{resume} does not exist: give a base file to continue from.")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -33,9 +33,7 @@ class Backbone:
         the cells that it touches differs from that of its surroundings, and the deviations over these cells
         and over those of its outline.
         """
-        # HWC -> 1CHW
-        image = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-        cells = self.embed(image)[0].float().cpu()
+        cells = self._embedded(pixels)
         grown, core = np.ones_like(mask), np.ones_like(mask)
         binary_dilation(mask, EIGHT, OUTLINE, output=grown)
         binary_erosion(mask, EIGHT, OUTLINE, output=core, border_value=1)
@@ -44,6 +42,18 @@ class Backbone:
         )
         difference = inside.mean(1) - around.mean(1)
         return torch.cat([difference, inside.std(1, correction=0), outline.std(1, correction=0)]).numpy()
+
+    @torch.no_grad()
+    def ground(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """(2D,) of what lies around a mask (S,S) bool in pixels (S,S,3) in [0,255]: mean and deviation."""
+        around = self._cells(surroundings(mask), self._embedded(pixels))
+        return torch.cat([around.mean(1), around.std(1, correction=0)]).numpy()
+
+    def _embedded(self, pixels: np.ndarray) -> Tensor:
+        """Features (D,h,w) of pixels (S,S,3) in [0,255]."""
+        # HWC -> 1CHW
+        image = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+        return self.embed(image)[0].float().cpu()
 
     @staticmethod
     def _cells(marked: np.ndarray, cells: Tensor) -> Tensor:

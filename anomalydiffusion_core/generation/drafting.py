@@ -17,6 +17,7 @@ from ..dataset.layout import Pair
 from ..dataset.photos import Photo, read_mask, read_photo, short_hash
 from ..dataset.views import read_pair
 from ..dataset.windows import MAX_SHRINK, Region, regions_of
+from ..gate.features import Backbone
 from ..masks.edges import RealEdges, run_off
 from ..masks.foreground import FindObject, object_finder
 from ..masks.invention import NO_OBJECT, OFF_OBJECT, MaskConfig, mask_problem, usable_for
@@ -26,6 +27,7 @@ from ..masks.sources import GIVEN, REAL, MaskSource, SourcedMask, known_placemen
 from ..method.embeddings import Learned, Placement
 from ..method.sampling import NOISE, PASTED, image_generator
 from .config import AUTO, MIXED, NONE, GenerationConfig
+from .grounds import PLACES, Grounds
 from .pasting import RealDefect, choose_defect
 from .regions import mask_on_canvas, pair_on_canvas
 
@@ -95,6 +97,7 @@ class Drafter:
         config: GenerationConfig,
         real: dict[str, list[Pair]],
         *,
+        backbone: Backbone,
         device: str,
     ) -> None:
         if not normals:
@@ -106,6 +109,8 @@ class Drafter:
         self.real_defects = lru_cache(maxsize=None)(self._real_defects)
         self.real_photos = lru_cache(maxsize=None)(self._real_photos)
         self.edges = lru_cache(maxsize=None)(self._edges)
+        self.grounds = lru_cache(maxsize=None)(self._grounds)
+        self.backbone = backbone
         self.find_object = _finder(config.foreground, normals, device)
 
     def normal(self, number: int) -> Normal:
@@ -197,13 +202,31 @@ class Drafter:
     def defect(
         self, defect_type: str, sourced: SourcedMask, normal: Normal, generator: torch.Generator
     ) -> DraftedDefect:
-        """A source's mask on a normal photo, and the regions it is made in. Raises Unusable."""
-        mask = self._placed(defect_type, sourced, normal, generator)
-        mask = self._checked(defect_type, mask, sourced, normal, generator)
+        """A source's mask on a normal photo, and the regions it is made in. Raises Unusable.
+
+        On an object it is laid at several places, and stays at the one whose ground is most like that of the
+        real defects.
+        """
+        masks, problems = list[np.ndarray](), list[Unusable]()
+        grounds = self.grounds(defect_type) if self._chooses(sourced, normal) else None
+        for _ in range(PLACES if grounds else 1):
+            try:
+                mask = self._placed(defect_type, sourced, normal, generator)
+                masks.append(self._checked(defect_type, mask, sourced, normal, generator))
+            except Unusable as problem:
+                problems.append(problem)
+        if not masks:
+            raise problems[0]
+        mask = masks[grounds.nearest(normal.photo, masks) if grounds else 0]
         regions = regions_of(mask, self.learned.image_size)
         if max(region.window.side for region in regions) > MAX_SHRINK * self.learned.image_size:
             raise Unusable(TOO_LARGE)
         return DraftedDefect(defect_type, mask, sourced.source, tuple(regions), sourced.invention)
+
+    def _chooses(self, sourced: SourcedMask, normal: Normal) -> bool:
+        """Whether a mask's place is to be chosen: on an object, where nobody said where it goes."""
+        learned = self.config.placement == "learned" and sourced.source != GIVEN and not sourced.placed
+        return learned and normal.foreground is not None
 
     def _placed(
         self, defect_type: str, sourced: SourcedMask, normal: Normal, generator: torch.Generator
@@ -267,6 +290,12 @@ class Drafter:
 
     def _edges(self, defect_type: str) -> RealEdges:
         return RealEdges.of([read_mask(path) for path in self.real_masks(defect_type)])
+
+    def _grounds(self, defect_type: str) -> Grounds | None:
+        """What lies around the type's real defects; None where there are none."""
+        size = self.learned.image_size
+        views = [view for pair in self._real.get(defect_type, []) for view in pair_on_canvas(pair, size)]
+        return Grounds(views, self.backbone, size) if views else None
 
     def _known_placements(self, defect_type: str) -> list[Placement]:
         """Where the type's training masks lay."""

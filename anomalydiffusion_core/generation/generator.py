@@ -142,9 +142,10 @@ class PairGenerator:
         decode: Decode | None = None,
     ) -> None:
         self.learned, self.config = learned, config
-        self.drafter = Drafter(learned, normals, config, real or {}, device=str(base.device))
+        device = str(base.device)
+        self.backbone = find_backbone(base.encode, base.fingerprint.family, device)
+        self.drafter = Drafter(learned, normals, config, real or {}, backbone=self.backbone, device=device)
         self.maker = RegionMaker(base, learned, config.batch_size, decode)
-        self.backbone = find_backbone(base.encode, base.fingerprint.family, str(base.device))
         self.gate = lru_cache(maxsize=None)(
             lambda defect_type: calibrated_gate(self.drafter, defect_type, self.backbone)
         )

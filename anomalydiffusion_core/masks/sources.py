@@ -156,7 +156,7 @@ def given_masks(request: MaskRequest) -> MaskSource:
 
 
 def procedural_masks(request: MaskRequest) -> MaskSource:
-    """Scratches, cracks, blobs, specks, fibres, without any training."""
+    """Scratches, cracks, blobs, specks, threads and folds, without any training."""
     from ..procedural.defects import DEFECTS, Canvas, Spot, apply_defect
     from ..procedural.materials import Surface
 
@@ -180,7 +180,7 @@ SOURCES: dict[str, Source] = {
     INVENTED: Source(invented_shapes, "shapes that the base invents"),
     REAL: Source(real_masks, "the training masks, flipped, turned and bent"),
     GIVEN: Source(given_masks, "your own masks, as they are"),
-    PROCEDURAL: Source(procedural_masks, "scratches, cracks, blobs, specks and fibres, drawn"),
+    PROCEDURAL: Source(procedural_masks, "scratches, cracks, blobs, specks, threads and folds, drawn"),
 }
 
 

@@ -30,9 +30,10 @@ class Recipe:
     seed: int = 1
 
 
+FURTHER = "further"  # goes on from trained weights
 RECIPES = {
     "cpu": Recipe(),
-    "further": Recipe(minutes=90, learning_rate=2e-4, place_share=0.25),
+    FURTHER: Recipe(minutes=90, learning_rate=2e-4, place_share=0.25),
     "gpu": Recipe(
         minutes=12,
         scenes=200_000,

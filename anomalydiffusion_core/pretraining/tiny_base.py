@@ -25,7 +25,7 @@ from ..bases.tiny.autoencoder import LappedAutoencoder, train_autoencoder
 from ..method.artifact import save_artifact, write_atomically
 from ..method.latent_diffusion import hash_weights
 from ..procedural.photographed import Photographs
-from ..procedural.scenes import caption_words
+from ..procedural.scenes import SCENES, caption_words
 from ..training.config import EncoderTrainingConfig, PlacesConfig, WordsConfig
 from .recipe import Recipe
 from .sample_sheet import sample_sheet
@@ -157,7 +157,9 @@ def _marked(photographs: Photographs | None) -> str:
 def _cached_pools(
     recipe: Recipe, out: Path, encoder: SceneEncoder, photographs: Photographs | None
 ) -> list[Pool]:
-    pools, space = [], hash_weights(encoder.vae.state_dict())[:8]  # latents of another one are of no use
+    # of another autoencoder, other words or other scenes they are of no use
+    known = encoder.vae.state_dict() | {"token_ids": encoder.token_ids, SCENES: torch.zeros(1)}
+    pools, space = [], hash_weights(known)[:8]
     for size, count in ((128, recipe.scenes), (256, recipe.large_scenes)):
         path = out / f"pool_{size}_{recipe.seed}_{count}_{space}{_marked(photographs)}.safetensors"
         if not path.exists():

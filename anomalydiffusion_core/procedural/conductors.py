@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, label
 
 from .materials import Surface
 from .noise import Rng, blob, stroke
+
+SHORTEST = 0.2  # quantile of the distances of a conductor's pixels to others at which bridges are laid
 
 
 def _at(rng: Rng, cells: np.ndarray) -> tuple[float, float]:
@@ -37,7 +39,7 @@ def open_circuit(rng: Rng, copper: np.ndarray, reach: float) -> tuple[np.ndarray
 
 def mouse_bite(rng: Rng, copper: np.ndarray, reach: float) -> tuple[np.ndarray, bool]:
     """A bite out of a conductor's edge."""
-    edge = copper & ~binary_erosion(copper)
+    edge = copper & ~np.asarray(binary_erosion(copper), bool)
     return _spot(rng, len(copper), _at(rng, edge), 0.35 * reach + 1), False
 
 
@@ -47,11 +49,19 @@ def pin_hole(rng: Rng, copper: np.ndarray, reach: float) -> tuple[np.ndarray, bo
 
 
 def short_circuit(rng: Rng, copper: np.ndarray, reach: float) -> tuple[np.ndarray, bool]:
-    """A bridge of copper that leaves a conductor."""
-    start = _at(rng, copper & ~binary_erosion(copper))
-    turn = rng.uniform(0, 2 * np.pi)
-    end = (start[1] + 2 * reach * np.cos(turn), start[0] + 2 * reach * np.sin(turn))
-    return stroke(len(copper), [[(start[1], start[0]), end]], [1.5 + 0.25 * reach]), True
+    """A bridge of copper from one conductor to the nearest point of another; nothing where there is one."""
+    parts = np.asarray(label(copper)[0])  # type: ignore[index]
+    count = int(parts.max())
+    if count < 2:
+        return np.zeros(copper.shape, np.float32), True
+    own = parts == 1 + int(rng.integers(count))
+    others = copper & ~own
+    away = np.asarray(distance_transform_edt(~others))
+    nearest = np.asarray(distance_transform_edt(~others, return_distances=False, return_indices=True))
+    near = own & (away <= np.quantile(away[own], SHORTEST))
+    y, x = _at(rng, near)
+    to_y, to_x = nearest[:, int(y), int(x)] + 0.5
+    return stroke(len(copper), [[(x, y), (to_x, to_y)]], [1.5 + 0.25 * reach]), True
 
 
 def spur(rng: Rng, copper: np.ndarray, reach: float) -> tuple[np.ndarray, bool]:

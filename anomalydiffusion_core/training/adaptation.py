@@ -127,7 +127,7 @@ def training_normals(dataset: Dataset) -> dict[str, tuple[Path, ...]]:
     if not photos:
         raise ValueError(
             f"{dataset.root} has no normal photos to adapt the base to: add some under train/good, or learn "
-            "tokens alone, without --adapt."
+            "tokens alone."
         )
     return photos
 

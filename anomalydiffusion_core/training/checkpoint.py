@@ -23,7 +23,7 @@ from ..method.artifact import write_atomically
 from .config import CHECKPOINT_MINUTES, FitConfig
 from .fitting import Fitting
 
-FORMAT = "anomalydiffusion-checkpoint/2"  # raised when what a checkpoint holds changes
+FORMAT = "anomalydiffusion-checkpoint/3"  # raised when what a checkpoint holds changes
 MAY_DIFFER = ("minutes", "patience")  # of a configuration; they only say when to stop
 
 

@@ -278,8 +278,8 @@ def check_extension(config: TrainingConfig, extends: bool) -> None:
         )
     if extends and config.defects.learn != TOKENS:
         raise ValueError(
-            f"--extend and --learn {config.defects.learn} exclude each other: what is extended stays on the "
-            "base that it was trained on; learn tokens."
+            f"Extending and learning an update of the base ({config.defects.learn}) exclude each other: what "
+            "is extended stays on the base that it was trained on; learn tokens."
         )
     if extends and config.adaptation:
         raise ValueError(

@@ -80,7 +80,7 @@ class ComfyModel:
         self.native_size = native_size(family, self.schedule.prediction)
         states = (self._text_state(self._encoder(name)) for name in encoders)
         self.fingerprint = fingerprint_of(family, self._unet_state(), *states)
-        self.adapter: dict[str, Tensor] = {}  # an update is a LoRA on MODEL
+        self.adapter: dict[str, Tensor] = {}  # the update that is laid on MODEL
         self._options: dict[str, Any] = {}
 
     def save_memory(self) -> None:
@@ -210,7 +210,7 @@ class ComfyModel:
 
     def adapt(self, adapter: Mapping[str, Tensor]) -> None:
         """Takes a MODEL with the update, unless this one has it."""
-        self.model = with_update(self.model, adapter)
+        self.model, self.adapter = with_update(self.model, adapter), dict(adapter)
 
     @contextmanager
     def computing_with(self, network: Any, text: Any) -> Iterator[None]:

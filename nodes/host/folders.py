@@ -13,6 +13,7 @@ BUNDLED_DEMO = "demo (comes with the pack)"  # in place of a file of embeddings
 MODELS = "anomalydiffusion"  # key in ComfyUI's model folders and in extra_model_paths.yaml
 SAVED = Path(MODELS)  # below ComfyUI's output folder: what Save Anomaly Embeddings writes
 TRAININGS = SAVED / "training"  # below it: checkpoints of trainings, which nobody loads
+LORA = ".lora.safetensors"  # end of the name of an update of the base, which lies beside its embeddings
 IN_OUTPUT = " [output]"  # after the name of a file there, as ComfyUI marks such files
 DEEPEST = 3  # levels of folders below input that are listed
 HOST_FOLDERS = {"3d", "clipspace"}  # ComfyUI's own, below input
@@ -114,7 +115,7 @@ def embeddings_names() -> list[str]:
     """All files of embeddings that can be loaded: of the model folders, then of the output folder."""
     saved = (_output() / SAVED).rglob("*.safetensors")
     return [
-        *folder_paths.get_filename_list(MODELS),
+        *(name for name in folder_paths.get_filename_list(MODELS) if not name.endswith(LORA)),
         *sorted(name for name in map(listed_as, saved) if name is not None),
     ]
 
@@ -125,7 +126,8 @@ def listed_as(path: Path) -> str | None:
         inside = path.relative_to(_output() / SAVED)
     except ValueError:
         return None
-    return None if inside.parts[0] == TRAININGS.name else f"{inside.as_posix()}{IN_OUTPUT}"
+    other = inside.parts[0] == TRAININGS.name or inside.name.endswith(LORA)
+    return None if other else f"{inside.as_posix()}{IN_OUTPUT}"
 
 
 def _output() -> Path:

@@ -211,7 +211,8 @@ def _gate_of(
     if not normals:
         return plain, "not calibrated: the dataset has no normal photos"
     model = learned or Learned(Fingerprint(family, ""), size, ())
-    drafter = Drafter(model, normals, GenerationConfig(gate=config), {name: pairs}, device=device)
+    gated = GenerationConfig(gate=config)
+    drafter = Drafter(model, normals, gated, {name: pairs}, backbone=backbone, device=device)
     return calibrated_gate(drafter, name, backbone), f"calibrated on {which}"
 
 

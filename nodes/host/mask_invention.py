@@ -64,7 +64,7 @@ def masks_from_sampler(
             context = mask_context(base, MASK_TEMPLATES[0], tokens, len(tries))
             empty = empty_context(base, len(tries))
         latent = sample_images(
-            model,
+            base.model,
             [image_generator(settings.seed, i, f"{defect_type} masks") for i in tries],
             settings,
             conditioning(context),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.sd
 import comfy.utils
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...anomalydiffusion_core.method.artifact import lora_state
+
+log = logging.getLogger(__name__)
 
 
 def unet_keys(model: ModelPatcher) -> dict[str, str]:
@@ -19,9 +24,24 @@ def unet_keys(model: ModelPatcher) -> dict[str, str]:
 
 
 def has_update(model: ModelPatcher, adapter: Mapping[str, Tensor]) -> bool:
-    """Whether some LoRA is laid on every layer of an update."""
+    """Whether an update is laid on MODEL, among whatever other LoRAs; at any strength."""
     keys, layers = unet_keys(model), {name.rpartition(".")[0] for name in adapter}
-    return all(keys.get(f"{layer}.weight") in model.patches for layer in layers)
+    return all(
+        any(
+            _is_of(patch[1], adapter[f"{layer}.up"], adapter[f"{layer}.down"])
+            for patch in model.patches.get(keys.get(f"{layer}.weight", ""), [])
+        )
+        for layer in layers
+    )
+
+
+def _is_of(patch: Any, up: Tensor, down: Tensor) -> bool:
+    """Whether a patch of one weight is that of an update's matrices."""
+    matrices = getattr(patch, "weights", None)
+    if not isinstance(matrices, (list, tuple)):  # no LoRA
+        return False
+    held = [matrix.float().cpu() for matrix in matrices[:2] if isinstance(matrix, Tensor)]
+    return len(held) == 2 and torch.equal(held[0], up.float()) and torch.equal(held[1], down.float())
 
 
 def with_update(model: ModelPatcher, adapter: Mapping[str, Tensor]) -> ModelPatcher:
@@ -38,3 +58,13 @@ def with_update(model: ModelPatcher, adapter: Mapping[str, Tensor]) -> ModelPatc
             "the base that they were trained on."
         )
     return updated
+
+
+def tell_of_update(model: ModelPatcher, adapter: Mapping[str, Tensor]) -> None:
+    """Says in the log that MODEL lacks an update, before a sampler that is not the pack's."""
+    if not has_update(model, adapter):
+        log.warning(
+            "The embeddings were learned with an update of the base, which this MODEL lacks: load the "
+            ".lora.safetensors file beside them by LoraLoaderModelOnly, before the sampler, or take Generate "
+            "Masks, which lays it on by itself."
+        )

@@ -131,6 +131,59 @@ def test_the_update_is_laid_on_model_by_itself_and_once(run: Any, trained: Any, 
     assert float((laid - without).abs().max()) > 0.02
 
 
+def test_masks_are_invented_with_the_update(run: Any, trained: Any, adapted: Any) -> None:
+    def invented(learned: Learned, model: Any) -> Tensor:
+        settings = {"steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "seed": 1}
+        base = {"model": model, "clip": adapted.clip, "vae": adapted.vae}
+        pictures: list[Tensor] = []
+        with pytest.MonkeyPatch.context() as patched:
+            from adiff_pack.nodes.host import mask_invention  # type: ignore[import-not-found]
+
+            def sampled(*arguments: Any, **options: Any) -> Tensor:
+                pictures.append(plainly(*arguments, **options))
+                raise InterruptedError
+
+            plainly = mask_invention.sample_images
+            patched.setattr(mask_invention, "sample_images", sampled)
+            with pytest.raises(InterruptedError):
+                run(
+                    "ADiff_GenerateMasks",
+                    **base,
+                    embeddings=learned,
+                    defect_type="leather/ink",
+                    count=1,
+                    **settings,
+                )
+        return pictures[0]
+
+    learned = replace(trained.embeddings, adapter=adapted.adapter)
+    laid, by_lora = (invented(learned, model) for model in (adapted.host, adapted.patched))
+    torch.testing.assert_close(laid, by_lora, atol=1e-4, rtol=0)
+    assert float((laid - invented(trained.embeddings, adapted.host)).abs().max()) > 0.1
+
+
+def test_another_lora_on_the_same_layers_does_not_pass_for_the_update(adapted: Any) -> None:
+    from adiff_pack.nodes.host.update import has_update, with_update  # type: ignore[import-not-found]
+
+    other = {name: 2 * tensor for name, tensor in adapted.adapter.items()}
+    patched = with_update(adapted.host, other)
+    assert has_update(patched, other) and not has_update(patched, adapted.adapter)
+    both = with_update(patched, adapted.adapter)
+    assert has_update(both, other) and has_update(both, adapted.adapter)
+    assert all(len(patches) == 2 for patches in both.patches.values())
+
+
+def test_mask_conditioning_tells_of_an_update_that_model_lacks(
+    run: Any, trained: Any, adapted: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    learned = replace(trained.embeddings, adapter=adapted.adapter)
+    for model, told in ((adapted.host, True), (adapted.patched, False)):
+        caplog.clear()
+        base = {"model": model, "clip": adapted.clip, "vae": adapted.vae}
+        run("ADiff_MaskConditioning", **base, embeddings=learned, defect_type="leather/ink")
+        assert ("update of the base, which this MODEL lacks" in caplog.text) == told
+
+
 def test_every_use_of_embeddings_takes_the_base_with_their_update(trained: Any, adapted: Any) -> None:
     from adiff_pack.nodes.host.base_model import load_for  # type: ignore[import-not-found]
 
@@ -174,7 +227,16 @@ def test_an_update_is_learned_in_comfyui_as_by_the_command(
             **{name: settings[name] for name in ("steps", "batch_size", "share", "seed", "tokens")},
             preview_every=0,
         )
-    assert masks.adapter.keys() == expected.adapter.keys()
+        (without,) = run(
+            "ADiff_TrainMasks",
+            **trained.base | {"model": adapted.host},
+            dataset=trained.dataset,
+            embeddings=replace(embeddings, adapter={}),
+            **{name: settings[name] for name in ("steps", "batch_size", "share", "seed", "tokens")},
+            preview_every=0,
+        )
+    ink, plain_ink = (some.mask["leather/ink"]["clip_l"] for some in (masks, without))
+    assert masks.adapter.keys() == expected.adapter.keys() and not torch.equal(ink, plain_ink)
     ours, theirs, plain = load_for_noise(adapted, embeddings), predicted(headless), predicted(adapted.plain)
     learned = (theirs - plain).norm()
     assert float(learned) > 0.01 and float((ours - theirs).norm() / learned) < 0.1
@@ -194,6 +256,14 @@ def test_an_adapted_artifact_is_saved_and_loaded_with_its_adapter(
 
     learned = replace(trained.embeddings, adapter=adapted.adapter)
     (path,) = run("ADiff_SaveEmbeddings", embeddings=learned, filename_prefix="adapted/a")
+    from adiff_pack.nodes.host.folders import embeddings_names  # type: ignore[import-not-found]
+    from safetensors.torch import load_file
+
+    lora = load_file(path.replace(".safetensors", ".lora.safetensors"))
+    assert len(lora) == 1.5 * len(adapted.adapter), "two matrices and their scale for each layer"
+    assert not any(
+        name.endswith((".lora.safetensors", ".lora.safetensors [output]")) for name in embeddings_names()
+    )
     loaded = load_artifact(Path(path)).adapter
     assert loaded.keys() == adapted.adapter.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in adapted.adapter.items())

@@ -11,6 +11,7 @@ from mask_sources import given
 from PIL import Image
 
 from anomalydiffusion_core.dataset.windows import regions_of
+from anomalydiffusion_core.gate.features import Backbone
 from anomalydiffusion_core.generation import drafting
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.drafting import Drafter, TryNumber, Unusable
@@ -38,7 +39,8 @@ def normal(tmp_path: Path) -> Path:
 
 
 def drafter(learned: Learned, normal: Path) -> Drafter:
-    return Drafter(learned, [normal], CONFIG, {}, device="cpu")
+    backbone = Backbone("none", lambda image: image)
+    return Drafter(learned, [normal], CONFIG, {}, backbone=backbone, device="cpu")
 
 
 def test_a_draft_carries_the_regions_of_each_defect(learned: Learned, normal: Path) -> None:

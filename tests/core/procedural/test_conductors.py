@@ -22,7 +22,7 @@ def board() -> Surface:
     return Surface(albedo, copper.copy(), 0.4, copper)
 
 
-@pytest.mark.parametrize("family", CONDUCTOR_DEFECTS)
+@pytest.mark.parametrize("family", [family for family in CONDUCTOR_DEFECTS if family != "short"])
 def test_copper_goes_or_comes_inside_the_mask_alone(board: Surface, family: str) -> None:
     was = board.albedo[..., 0] > 0.5
     mask = apply_conductor_defect(np.random.default_rng(2), board, family, 12)
@@ -51,3 +51,14 @@ def test_scenes_of_boards_name_them() -> None:
     assert boards and len(named) > len(boards) / 4
     others = [caption for caption in captions if "circuit board" not in caption and " with " in caption]
     assert not any(f" {family} at" in caption for caption in others for family in CONDUCTOR_DEFECTS)
+
+
+def test_a_short_joins_two_conductors_and_is_nothing_where_there_is_one(board: Surface) -> None:
+    assert not apply_conductor_defect(np.random.default_rng(0), board, "short", 12).any()
+    assert board.conductor is not None
+    board.conductor[:, 70:78] = 1
+    board.albedo[:, 70:78] = COPPER
+    for seed in range(5):
+        surface = Surface(board.albedo.copy(), board.height.copy(), 0.4, board.conductor)
+        mask = apply_conductor_defect(np.random.default_rng(seed), surface, "short", 12)
+        assert mask.any() and label(surface.albedo[..., 0] > 0.45)[1] == 1

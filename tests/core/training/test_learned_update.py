@@ -122,5 +122,5 @@ def test_what_cannot_be_learned_is_said(fake_base: LatentDiffusion, dataset: Pat
     adapted = replace(config("lora"), adaptation=AdaptationConfig(steps=1))
     with pytest.raises(ValueError, match="--adapt and --learn lora exclude each other"):
         TrainingJob(fake_base, found, adapted)
-    with pytest.raises(ValueError, match="--extend and --learn both exclude each other: .* learn tokens"):
+    with pytest.raises(ValueError, match=r"Extending and .* \(both\) exclude each other: .* learn tokens"):
         TrainingJob(fake_base, found, config("both"), extends=learned)
