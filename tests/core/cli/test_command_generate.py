@@ -358,7 +358,7 @@ for command in ("generate", "export"):
     )
     shown = " ".join(done.stdout.split())
     assert "all of fill,contrast,seam,plausibility,duplicate,tone,shape,area; give fewer" in shown
-    assert "procedural, scratches, cracks, blobs, specks, threads and folds, drawn; squares, plain squares." in shown
+    assert "procedural, scratches, cracks, blobs, specks, threads and folds, drawn; squares, plain" in shown
     assert "Write one of these formats: mvtec, cards." in shown
 
 
