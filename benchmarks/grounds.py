@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -51,7 +52,7 @@ def main() -> None:
             np.mean([np.sqrt(np.square((g - np.stack(real)) / deviation).mean(1)).min() for g in grounds])
             for grounds, _ in tries[name]
         ]
-        found = spearmanr(away, [score for _, score in tries[name]])
+        found: Any = spearmanr(away, [score for _, score in tries[name]])
         print(f"{name:26} {found.statistic:+.2f} (p {found.pvalue:.1g}), {len(away)} tries", flush=True)
 
 
