@@ -1,5 +1,5 @@
 """What localisers of two contenders find on the same real photos, side by side, from a finished evaluation:
-photo, mark, and what each finds in orange; a row of each defect, the photo that the first finds least of.
+photo, mark, and what each finds in orange; a column of each defect, the photo that the first finds least of.
 
 python benchmarks/found_picture.py EVALUATION "real few shots" ours docs/found.jpg
 """
@@ -14,20 +14,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-TILE, GAP = 200, 16  # pixels of the close-ups that `evaluate` writes, and between them
-ROW = TILE + GAP // 2
+from anomalydiffusion_core.evaluation.found import close_ups
+from anomalydiffusion_core.report.shown_pair import GAP, TILE
 
 
-def shown(evaluation: Path, contender: str) -> dict[tuple[str, str], np.ndarray]:
-    """The close-ups (200,632,3) of a contender's first seed by defect and photo, least found first."""
+def shown(evaluation: Path, contender: str) -> dict[tuple[str, str], list[np.ndarray]]:
+    """Three tiles of each close-up of a contender's first seed by defect and photo, least found first."""
     for path in sorted(evaluation.glob("runs/*.json")):
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if result["contender"] == contender and result["seed"] == 0 and result.get("found"):
-            rows = np.asarray(Image.open(path.with_suffix(".png")).convert("RGB"))
-            defects = [one for one in result["found"][: len(rows) // ROW] if one["defect"]]
+            rows = close_ups(Image.open(path.with_suffix(".png")).convert("RGB"), TILE)
             return {
-                (one["defect"], one["photo"]): rows[number * ROW : number * ROW + TILE]
-                for number, one in enumerate(defects)
+                (one["defect"], one["photo"]): [
+                    np.asarray(row.crop((left, 0, left + TILE, TILE)))
+                    for left in range(0, row.width, TILE + GAP)
+                ]
+                for one, row in zip(result["found"], rows, strict=False)  # the first ones are shown
+                if one["defect"]
             }
     raise ValueError(f"{evaluation} holds no close-ups of {contender!r}.")
 
@@ -39,12 +42,7 @@ def main() -> None:
     for key in ones:
         if key in others:
             chosen.setdefault(key[0], key)
-    columns = []
-    for key in chosen.values():
-        photo, mark, found = (
-            ones[key][:, x : x + TILE] for x in range(0, 3 * (TILE + GAP) - GAP, TILE + GAP)
-        )
-        columns.append(np.vstack([photo, mark, found, others[key][:, -TILE:]]))
+    columns = [np.vstack([*ones[key], others[key][-1]]) for key in chosen.values()]
     Image.fromarray(np.hstack(columns)).save(out, quality=85)
 
 

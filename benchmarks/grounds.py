@@ -13,13 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from scipy.stats import spearmanr
 
 from anomalydiffusion_core.bases.diffusers_model import load_base
 from anomalydiffusion_core.dataset.layout import find_dataset, split_pairs
 from anomalydiffusion_core.dataset.photos import read_mask, read_photo
 from anomalydiffusion_core.gate.features import find_backbone
+from anomalydiffusion_core.generation.grounds import Grounds
 from anomalydiffusion_core.generation.regions import pair_on_canvas, regions_on_canvas
 
 SIZE = 128  # of the canvas, in pixels
@@ -39,19 +39,13 @@ def main() -> None:
         for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             photo = read_photo(arguments.generated / row["normal"])
-            views = regions_on_canvas(photo, read_mask(folder / row["mask"]), SIZE)
-            grounds = [backbone.ground(view.pixels, view.mask) for view in views]
-            if row["scores"].get("plausibility") is not None:
-                tries[f"{row['category']}/{row['defect']}"].append((grounds, row["scores"]["plausibility"]))
+            if (implausible := row["scores"].get("plausibility")) is not None:
+                views = regions_on_canvas(photo, read_mask(folder / row["mask"]), SIZE)
+                tries[f"{row['category']}/{row['defect']}"].append((views, implausible))
     for name, pairs in find_dataset(arguments.dataset).by_type().items():
         trained = split_pairs(pairs, float(Fraction(arguments.share)))[0]
-        real = [backbone.ground(v.pixels, v.mask) for pair in trained for v in pair_on_canvas(pair, SIZE)]
-        every = np.stack([*real, *(ground for grounds, _ in tries[name] for ground in grounds)])
-        deviation = every.std(0) + 1e-3 * np.abs(every).mean()
-        away = [
-            np.mean([np.sqrt(np.square((g - np.stack(real)) / deviation).mean(1)).min() for g in grounds])
-            for grounds, _ in tries[name]
-        ]
+        real = [view for pair in trained for view in pair_on_canvas(pair, SIZE)]
+        away = Grounds(real, backbone, SIZE).distances([views for views, _ in tries[name]])
         found: Any = spearmanr(away, [score for _, score in tries[name]])
         print(f"{name:26} {found.statistic:+.2f} (p {found.pvalue:.1g}), {len(away)} tries", flush=True)
 

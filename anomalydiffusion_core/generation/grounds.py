@@ -23,20 +23,20 @@ class Grounds:
 
     def nearest(self, photo: Photo, masks: list[np.ndarray]) -> int:
         """The number of the mask (H,W) bool on a normal photo whose surroundings are most like a real
-        defect's, in deviations of all that are compared.
+        defect's.
         """
-        grounds = [
-            [
-                self.backbone.ground(view.pixels, view.mask)
-                for view in regions_on_canvas(photo, mask, self.size)
-            ]
-            for mask in masks
-        ]
+        return int(np.argmin(self.distances([regions_on_canvas(photo, mask, self.size) for mask in masks])))
+
+    def distances(self, places: list[list[RegionView]]) -> list[float]:
+        """How far each place's surroundings are from the nearest real defect's, the mean over its regions:
+        root mean square, in deviations of all that are compared.
+        """
+        grounds = [[self.backbone.ground(view.pixels, view.mask) for view in views] for views in places]
         features = np.stack([*self.real, *(ground for regions in grounds for ground in regions)])
         # a feature that hardly varies here must not count for all the others
         deviation = features.std(0) + 1e-3 * np.abs(features).mean()
         real = np.stack(self.real) / deviation
-        return int(np.argmin([np.mean([_distance(g / deviation, real) for g in some]) for some in grounds]))
+        return [float(np.mean([_distance(g / deviation, real) for g in some])) for some in grounds]
 
 
 def _distance(ground: np.ndarray, real: np.ndarray) -> float:
