@@ -24,7 +24,7 @@ TRIES = 8  # with each setting
 WITHIN = 1  # of them: settings that so few tell apart count as equal
 SEED = 1 << 32  # of no run that people would ask for
 USUAL = GenerationConfig()
-DENOISES = 0.2, 0.3, 0.45, 0.6  # of a pasted defect, from the most like it to the newest
+OTHER_DENOISES = 0.2, 0.45, 0.6  # of a pasted defect: nearer to it, and newer
 OTHER_GUIDANCE = {PASTED: 2.0, NOISE: 1.0}
 OTHER_MODES = "off", "adaptive"
 
@@ -64,24 +64,24 @@ def tune(
 
 
 def best_tuning(accepted: Accepted) -> Tuning | None:
-    """The newest pasted start that hardly a try fails with, for what starts near a real defect is little more
-    than that again; where there is none, that accepted most often. Noise, then guidance and attention: each
-    as usual unless another is accepted more often. None where hardly a try is accepted, which tells nothing.
+    """The usual settings, but for those of which the gate accepts others more often: start, then guidance and
+    attention. None where hardly a try is accepted, which tells nothing.
     """
     aar = USUAL.sampling.aar
-    pasted = [Tuning(PASTED, share, USUAL.pasted_guidance, aar.mode, aar.strength) for share in DENOISES]
-    noise = Tuning(NOISE, USUAL.sampling.denoise, USUAL.sampling.guidance, aar.mode, aar.strength)
-    starts, from_noise = [accepted(tuning) for tuning in pasted], accepted(noise)
-    best = max(starts, key=lambda tuning: (tuning.accepted, -abs(tuning.denoise - USUAL.sampling.denoise)))
-    best = from_noise if from_noise.accepted > best.accepted + WITHIN else best
-    best = next((tuning for tuning in reversed(starts) if tuning.accepted >= tuning.tries - WITHIN), best)
-    if best.accepted <= WITHIN:
-        return None
+    best = accepted(Tuning(PASTED, USUAL.sampling.denoise, USUAL.pasted_guidance, aar.mode, aar.strength))
+    noise = replace(best, start=NOISE, guidance=USUAL.sampling.guidance)
+    starts = [*(replace(best, denoise=share) for share in OTHER_DENOISES), noise]
+    best = _better(best, map(accepted, starts))
     others = [{"guidance": OTHER_GUIDANCE[best.start]}, *({"aar_mode": mode} for mode in OTHER_MODES)]
     for changed in others:
-        other = accepted(replace(best, **changed))
-        best = other if other.accepted > best.accepted + WITHIN else best
-    return best
+        best = _better(best, [accepted(replace(best, **changed))])
+    return best if best.accepted > WITHIN else None
+
+
+def _better(usual: Tuning, others: Iterable[Tuning]) -> Tuning:
+    """The most accepted, if it is more so than the usual by more than chance; of equals the first."""
+    best = max(others, key=lambda tuning: tuning.accepted)
+    return best if best.accepted > usual.accepted + WITHIN else usual
 
 
 def _judge(
@@ -97,7 +97,7 @@ def _judge(
     config = replace(USUAL, start=TUNED, seed=SEED, tries_per_pair=1)
     generator = PairGenerator(base, trial, list(category.normals), config, real={name: pairs})
     request = MaskRequest(name, SEED, real=lambda: [read_mask(pair.mask) for pair in pairs])
-    masks, settings = {name: mask_source({REAL: 1.0}, request)}, len(DENOISES) + 2 + len(OTHER_MODES)
+    masks, settings = {name: mask_source({REAL: 1.0}, request)}, len(OTHER_DENOISES) + 3 + len(OTHER_MODES)
     done = 0
 
     def accepted(tuning: Tuning) -> Tuning:

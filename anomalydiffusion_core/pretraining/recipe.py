@@ -33,7 +33,7 @@ class Recipe:
 FURTHER = "further"  # goes on from trained weights
 RECIPES = {
     "cpu": Recipe(),
-    FURTHER: Recipe(minutes=90, learning_rate=2e-4, place_share=0.25),
+    FURTHER: Recipe(minutes=60, scenes=30_000, large_scenes=6_000, learning_rate=2e-4, place_share=0.25),
     "gpu": Recipe(
         minutes=12,
         scenes=200_000,
