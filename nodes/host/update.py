@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...anomalydiffusion_core.method.artifact import lora_state
+from ...anomalydiffusion_core.method.latent_diffusion import hash_weights
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ def with_update(model: ModelPatcher, adapter: Mapping[str, Tensor]) -> ModelPatc
             "The embeddings were learned with an update of the base, which does not fit this MODEL: connect "
             "the base that they were trained on."
         )
+    # the same update laid on the same MODEL again: ComfyUI need not patch the weights anew
+    updated.patches_uuid = uuid.uuid5(model.patches_uuid, hash_weights(adapter))
     return updated
 
 

@@ -162,6 +162,16 @@ def test_masks_are_invented_with_the_update(run: Any, trained: Any, adapted: Any
     assert float((laid - invented(trained.embeddings, adapted.host)).abs().max()) > 0.1
 
 
+def test_a_sampler_that_runs_again_finds_the_weights_patched(adapted: Any) -> None:
+    from adiff_pack.nodes.host.update import with_update  # type: ignore[import-not-found]
+
+    first, again = (with_update(adapted.host, adapted.adapter) for _ in range(2))
+    other = {name: 2 * tensor for name, tensor in adapted.adapter.items()}
+    assert first is not again and first.clone_has_same_weights(again)
+    for model in (adapted.host, with_update(adapted.host, other), with_update(first, other)):
+        assert not model.clone_has_same_weights(again)
+
+
 def test_another_lora_on_the_same_layers_does_not_pass_for_the_update(adapted: Any) -> None:
     from adiff_pack.nodes.host.update import has_update, with_update  # type: ignore[import-not-found]
 
