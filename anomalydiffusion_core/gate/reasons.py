@@ -99,7 +99,11 @@ def unasked(gate: Gate) -> list[str]:
         needs = ", ".join(f"{name} ({CHECKS[name].needs})" for name in few)
         lines.append(f"Not checked, for want of real pairs (known: {known}; needed: {needs}).")
     if other:
-        why = "real defects score no better than none" if gate.spot_features else "no normal photo is known"
+        why = (
+            "real defects score no better than none"
+            if gate.spot_features
+            else "no normal photo is known that a real mask fits into"
+        )
         lines.append(f"Not checked, since {why}: {', '.join(other)}.")
     return lines
 

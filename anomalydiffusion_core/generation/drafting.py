@@ -277,12 +277,10 @@ class Drafter:
     def _usable(self, defect_type: str, source: str) -> MaskConfig:
         """What is asked of a type's masks from a source."""
         usable = usable_for(self.config.masks, self.learned, defect_type)
-        if source == GIVEN:  # a hairline on a large photo is less than any share that others may have
-            usable = replace(usable, smallest=0.0)
-        # real ones may fill a border, others as much of it as these
-        return replace(
-            usable, border=1.0 if source == REAL else max(usable.border, self.edges(defect_type).cover)
-        )
+        if source in (GIVEN, REAL):  # of any size, also a hairline on a large photo, or a flooded one
+            return replace(usable, smallest=0.0, largest=1.0, border=1.0)
+        # others may fill as much of a border as the real ones
+        return replace(usable, border=max(usable.border, self.edges(defect_type).cover))
 
     def problem(self, defect: DraftedDefect, normal: Normal) -> str | None:
         """Why a defect's mask cannot be used on a photo, in a word."""

@@ -32,7 +32,7 @@ from .generator import GeneratedPair, PairGenerator
 
 # How pairs are made. Raise it with every change after which the same settings give other pixels, masks or
 # scores: a dataset that was begun before is then appended to by a run of its own, not continued.
-METHOD = "generation/7"
+METHOD = "generation/8"
 BUDGET = ("tries_per_pair", "batch_size")  # settings that no pair depends on
 
 

@@ -29,12 +29,17 @@ class RealEdges:
 
 def touched_sides(mask: np.ndarray) -> list[int]:
     """The sides of the photo that what is marked in (H,W) bool runs into, where it was cut off."""
-    return [side for side in SIDES if np.rot90(mask, side)[0].any()]
+    return [side for side in SIDES if along_side(mask, side).any()]
+
+
+def along_side(mask: np.ndarray, side: int) -> np.ndarray:
+    """The border line of (H,W) at a side, a view."""
+    return np.rot90(mask, side)[0]
 
 
 def border_cover(mask: np.ndarray) -> float:
     """The greatest share of one of its border lines that a mask (H,W) bool covers."""
-    return max(float(np.rot90(mask, side)[0].mean()) for side in SIDES)
+    return max(float(along_side(mask, side).mean()) for side in SIDES)
 
 
 def run_off(mask: np.ndarray, side: int, generator: torch.Generator) -> np.ndarray:

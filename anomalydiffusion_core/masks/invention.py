@@ -32,7 +32,7 @@ class MaskConfig:
     sampling: SamplingConfig = SamplingConfig(guidance=2.0, aar=AARConfig("off"))
     threshold: float = 0.0  # on the mean of the channels in [-1,1]; released: 0.8
     smallest: float = 0.001  # or half the type's smallest training mask, where that is less
-    largest: float = 0.5
+    largest: float = 0.5  # or the type's largest, where that is more
     border: float = 1 / 3  # greatest covered share of any border line, as released
     speck: float = 0.1  # components smaller than this share of the largest are dropped
     on_object: float = ON_OBJECT  # where there is one
@@ -66,12 +66,19 @@ def mask_problem(mask: np.ndarray, config: MaskConfig, foreground: np.ndarray | 
 
 
 def usable_for(config: MaskConfig, learned: Learned, defect_type: str) -> MaskConfig:
-    """`config` with `smallest` as low as the defect type's own training masks ask for, and `on_object` too,
-    where they overhang the object.
+    """`config` with `smallest` as low and `largest` as high as the defect type's own training masks ask for,
+    and `on_object` as low, where they overhang the object.
     """
-    least_area = learned.mask_areas.get(defect_type, 2 * config.smallest)
-    on_object = needed_share(config.on_object, learned.mask_placements.get(defect_type, []))
-    return replace(config, smallest=min(config.smallest, least_area / 2), on_object=on_object)
+    placements = learned.mask_placements.get(defect_type, [])
+    areas = [placement.area for placement in placements]
+    # views for training enlarge thin masks: only where no placements are known
+    areas = areas or [learned.mask_areas.get(defect_type, 2 * config.smallest)]
+    return replace(
+        config,
+        smallest=min(config.smallest, min(areas) / 2),
+        largest=max(config.largest, max(areas)),
+        on_object=needed_share(config.on_object, placements),
+    )
 
 
 def clean_mask(values: np.ndarray, config: MaskConfig) -> np.ndarray:

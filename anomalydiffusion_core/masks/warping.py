@@ -1,61 +1,121 @@
-"""Real masks varied without losing their type: turned, scaled, moved and bent within their own frame."""
+"""Real masks varied without losing their type: bent, and at the photo's edge turned, scaled and moved along
+it, too.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
-from ..dataset.augmentation import MAX_ROTATION
-from ..gate.shape import distance_inside
+from ..dataset.augmentation import MAX_ROTATION, bounding_box
+from ..gate.shape import count_parts, distance_inside
+from .edges import along_side, touched_sides
 from .resizing import cut_out
 
 SCALES = (0.8, 1.25)
-SHIFT = 0.1  # of the frame's sides, either way
-BEND = 0.03  # of the frame's longer side: how far pixels move, in the mean
+SHIFT = 0.1  # of the photo's side that a mask is moved along, either way
+BEND = 0.03  # of a shape's longer side: how far pixels move, in the mean
 SMOOTH = 0.2  # of that side: over how much they move alike
+PLACES = 32  # along that side, at most, where a movement is drawn
+LESS = (1, 0.5, 0.25)  # shares of its movements that a mask at the edge bears
+OUTLINES = (
+    0,
+    -0.1,
+    -0.2,
+    -0.3,
+    -0.45,
+    -0.6,
+)  # pixels: where a resampled shape ends, the first where nothing is torn
 
 
 def warped(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """A mask (H,W) bool turned, scaled, moved and bent a little: another (H,W) bool.
+    """A mask (H,W) bool that runs into the photo's edge, turned, scaled and bent a little, and moved along
+    that edge: another (H,W) bool that runs into the same sides.
 
-    The frame is continued by its mirror image, so that what ran into the photo's edge still does.
+    Beyond these it is continued by its mirror image. What would leave them, run into others or be torn is
+    moved less; where nothing helps, the mask stays as it was.
     """
-    size = np.array(mask.shape)
-    turn, scale, *shift = torch.rand(4, generator=generator).numpy()
+    sides, size = touched_sides(mask), np.array(mask.shape)
+    turn, scale, *shift = torch.rand(4, generator=generator).tolist()
     radians = np.radians(MAX_ROTATION) * (2 * turn - 1)
-    rotation = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
-    middle = (size - 1) / 2
-    moved = SHIFT * size * (2 * np.array(shift) - 1)
-    offsets = np.moveaxis(np.indices(mask.shape), 0, -1) - middle - moved
-    at = offsets @ rotation.T / (SCALES[0] + (SCALES[1] - SCALES[0]) * scale) + middle
-    return _sampled(mask, at + _displacement(mask.shape, generator), "mirror")
+    shifts = SHIFT * size * (2 * np.array(shift) - 1) * [not {0, 2} & {*sides}, not {1, 3} & {*sides}]
+    pivot, (top, left, bottom, right) = _contact(mask, sides), _box(mask)
+    reach = SCALES[1] * np.hypot(bottom - top, right - left) * (1 + 3 * BEND) + np.abs(shifts) + 1
+    low = np.maximum(0, np.floor(pivot - reach)).astype(int)
+    high = np.minimum(size, np.ceil(pivot + reach) + 1).astype(int)
+    places = np.moveaxis(np.indices(tuple(high - low)), 0, -1) + low - pivot
+    movement = _movement(max(bottom - top, right - left), tuple(high - low), generator)
+    movement -= movement[tuple(pivot - low)]  # the pivot stays at the edge
+    for part in LESS:
+        angle, factor = part * radians, (SCALES[0] + (SCALES[1] - SCALES[0]) * scale) ** part
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        at = (places - part * shifts) @ rotation.T / factor + pivot + part * movement
+        other = np.zeros_like(mask)
+        other[low[0] : high[0], low[1] : high[1]] = _sampled(mask, _mirrored(at, sides, size))
+        if touched_sides(other) == sides and count_parts(other) <= count_parts(mask):
+            return other
+    return mask
 
 
 def bent(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """What is marked in (h,w) bool, bent a little and cut out."""
-    room = int(np.ceil(3 * BEND * max(mask.shape))) + 1
+    longer = max(mask.shape)
+    room = int(np.ceil(3 * BEND * longer)) + 1
     wide = np.pad(mask, room)
-    at = np.moveaxis(np.indices(wide.shape), 0, -1) + _displacement(mask.shape, generator, wide.shape)
-    curved = _sampled(wide, at, "constant")
-    return cut_out(curved)
+    at = np.moveaxis(np.indices(wide.shape), 0, -1) + _movement(longer, wide.shape, generator)
+    curved = _sampled(wide, at)
+    return cut_out(curved if curved.any() else mask)
 
 
-def _displacement(
-    extent: tuple[int, ...], generator: torch.Generator, shape: tuple[int, ...] | None = None
-) -> np.ndarray:
-    """How far each pixel of a frame moves, (H,W,2): smooth noise."""
-    longer, shape = max(extent), shape or extent
-    noise = torch.randn((2, *shape), generator=generator).numpy()
-    smooth = np.stack([gaussian_filter(part, SMOOTH * longer, mode="reflect") for part in noise], -1)
-    return BEND * longer * smooth / max(float(smooth.std()), 1e-6)
+def _contact(mask: np.ndarray, sides: list[int]) -> np.ndarray:
+    """The marked pixel (2,) on those sides that is nearest to the middle of all."""
+    border = np.zeros_like(mask)
+    for side in sides:
+        along_side(border, side)[:] = True
+    contacts = np.argwhere(mask & border)
+    return contacts[np.square(contacts - contacts.mean(0)).sum(1).argmin()]
 
 
-def _sampled(mask: np.ndarray, at: np.ndarray, beyond: str) -> np.ndarray:
-    """The mask at places (H,W,2). Distances to the outline are interpolated, since a thin line's own values
-    would blur away; where nothing is left, the mask stays as it was.
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    return top, left, bottom, right
+
+
+def _mirrored(at: np.ndarray, sides: list[int], size: np.ndarray) -> np.ndarray:
+    """Places (h,w,2) that lie beyond those sides of a photo of `size`, as far inside them."""
+    at = at.copy()
+    for side in sides:
+        axis = side % 2
+        last = size[axis] - 1
+        at[..., axis] = last - np.abs(last - at[..., axis]) if side in (1, 2) else np.abs(at[..., axis])
+    return at
+
+
+def _movement(longer: int, shape: tuple[int, ...], generator: torch.Generator) -> np.ndarray:
+    """How far each pixel of (h,w) moves, (h,w,2), for a shape of `longer` pixels: smooth noise."""
+    cell = max(1.0, longer / PLACES)
+    noise = torch.randn((2, *(int(np.ceil(side / cell)) + 1 for side in shape)), generator=generator)
+    smooth = np.stack(
+        [gaussian_filter(part, SMOOTH * longer / cell, mode="reflect") for part in noise.numpy()]
+    )
+    large = F.interpolate(torch.from_numpy(smooth)[None], shape, mode="bilinear", align_corners=True)[0]
+    return BEND * longer * np.moveaxis(large.numpy(), 0, -1) / max(float(smooth.std()), 1e-6)
+
+
+def _sampled(mask: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """A mask (H,W) bool at places (h,w,2). Distances to the outline are interpolated, since a thin line's own
+    values would blur away; it ends a little farther out where it would be torn there.
     """
-    outside = np.asarray(distance_transform_edt(~mask))
-    signed = np.where(mask, distance_inside(mask) - 0.5, 0.5 - outside)
-    result = map_coordinates(signed, np.moveaxis(at, -1, 0), order=1, mode=beyond, cval=signed.min()) > 0
-    return result if result.any() else mask
+    top, left, bottom, right = _box(mask)
+    corner = np.maximum(0, np.array((top, left)) - 1)
+    marked = mask[corner[0] : bottom + 1, corner[1] : right + 1]
+    outside = np.asarray(distance_transform_edt(~marked))
+    signed = np.where(marked, distance_inside(marked) - 0.5, 0.5 - outside)
+    values = map_coordinates(
+        signed, np.moveaxis(at - corner, -1, 0), order=1, mode="constant", cval=-max(marked.shape)
+    )
+    parts = count_parts(marked)
+    shapes = (values > outline for outline in OUTLINES)
+    return next((shape for shape in shapes if 0 < count_parts(shape) <= parts), values > OUTLINES[0])

@@ -16,7 +16,7 @@ from anomalydiffusion_core.generation import drafting
 from anomalydiffusion_core.generation.config import GenerationConfig
 from anomalydiffusion_core.generation.drafting import Drafter, TryNumber, Unusable
 from anomalydiffusion_core.generation.generator import PairGenerator
-from anomalydiffusion_core.masks.sources import PROCEDURAL, SourcedMask
+from anomalydiffusion_core.masks.sources import GIVEN, PROCEDURAL, REAL, SourcedMask
 from anomalydiffusion_core.method.embeddings import Learned
 from anomalydiffusion_core.method.latent_diffusion import LatentDiffusion
 from anomalydiffusion_core.method.sampling import SamplingConfig
@@ -57,10 +57,17 @@ def test_a_draft_carries_the_regions_of_each_defect(learned: Learned, normal: Pa
     assert windows == [(0, 0), (122, 122)]
 
 
-def test_the_user_s_own_masks_may_be_as_small_as_they_like(learned: Learned, normal: Path) -> None:
-    hairline = box(80, 20, 2)
-    draft = drafter(learned, normal).draft(SCRATCH, TryNumber(), {SCRATCH: given([hairline])})
-    assert np.array_equal(draft.defects[0].mask, hairline)
+@pytest.mark.parametrize("source", [GIVEN, REAL])
+@pytest.mark.parametrize(("size", "side"), [(200, 2), (64, 63)])
+def test_the_user_s_own_and_real_masks_are_of_any_size(
+    learned: Learned, normal: Path, source: str, size: int, side: int
+) -> None:
+    if size < 200:
+        Image.open(normal).crop((0, 0, size, size)).save(normal)
+    mask = box(1, 0, side, size)
+    masks = {SCRATCH: lambda _: SourcedMask(mask, source, placed=True)}
+    draft = drafter(learned, normal).draft(SCRATCH, TryNumber(), masks)
+    assert np.array_equal(draft.defects[0].mask, mask)
 
 
 def test_regions_are_found_once_for_a_pair(

@@ -63,6 +63,17 @@ def test_small_defects_have_small_masks(learned: Learned) -> None:
         assert usable_for(MaskConfig(), learned, name) == MaskConfig()
 
 
+def test_sizes_are_those_in_the_photos_not_in_enlarged_views(learned: Learned) -> None:
+    learned.mask_areas = {"toy/hairline": 0.001, "toy/flood": 0.6}
+    learned.mask_placements = {
+        "toy/hairline": [Placement(0.5, 0.0002, None), Placement(0.5, 0.0004, None)],
+        "toy/flood": [Placement(0.9, 0.3, None), Placement(0.9, 0.65, None)],
+    }
+    hairline, flood = (usable_for(MaskConfig(), learned, name) for name in learned.mask_areas)
+    assert (hairline.smallest, hairline.largest) == (0.0001, 0.5)
+    assert (flood.smallest, flood.largest) == (0.001, 0.65)
+
+
 def test_a_mask_must_lie_on_the_object_where_there_is_one() -> None:
     foreground = rectangle(0, 0, 100, 50)
     assert mask_problem(rectangle(40, 40, 10, 10), MaskConfig(), foreground) is None  # wholly on it
