@@ -206,13 +206,7 @@ def split_pairs(pairs: list[Pair], share: float | None = None) -> tuple[list[Pai
 
     Without a share all train but the few that are needed to measure: a third, at most `MOST_HELD_OUT`, and
     none that would leave fewer than `LEAST_TRAINING`. Numbers in stems count as numbers: 2 comes before 10.
-    Raises ValueError for fewer than two pairs.
     """
-    if len(pairs) < 2:
-        name = pairs[0].defect_type if pairs else "a type"
-        raise ValueError(
-            f"Defect {name} has {len(pairs)} pair: at least 2 are needed; add photos or leave it out."
-        )
     ordered = sorted(pairs, key=_id_order)
     if share is None:
         spare = max(0, len(ordered) - LEAST_TRAINING)

@@ -22,6 +22,7 @@ from .contenders import (
     detector_contender,
     find_datasets,
     mixture_weights,
+    shared_out,
     split_categories,
 )
 from .dataset_quality import DatasetQuality, dataset_quality
@@ -70,7 +71,7 @@ def compare(generated: dict[str, Path], real: Path, against: list[str], run: Com
     names = [*generated, REAL, *against]
     check_names([*names, *config.mixtures, *map(detector_contender, config.detectors)])
     for text in config.mixtures:
-        mixture_weights(text, names)  # before the long work
+        shared_out(config.pairs_per_type, [*mixture_weights(text, names).values()])  # before the long work
     networks = _check_needs(against, config)
     truth = find_dataset(real, defects=list(config.defects) or None)
     datasets = find_datasets(generated, truth, config)

@@ -188,12 +188,20 @@ def _first(pairs: list[Pair], part: int, whole: int) -> list[Pair]:
 
 
 def shared_out(count: int, weights: list[float]) -> list[int]:
-    """`count` in whole parts by weights, which add up to it: the largest remainders get one more."""
+    """`count` in whole parts by weights, which add up to it: the largest remainders get one more. Raises
+    ValueError where a part is 0.
+    """
     exact = [count * weight / sum(weights) for weight in weights]
     parts = [int(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: parts[i] - exact[i])
     for i in by_remainder[: count - sum(parts)]:
         parts[i] += 1
+    if 0 in parts:
+        named = ", ".join(f"{weight:g}" for weight in weights)
+        raise ValueError(
+            f"Of {count} pairs a mixture by the weights {named} takes none of one contender: compare more "
+            "pairs (--count), or give weights that differ less."
+        )
     return parts
 
 

@@ -65,13 +65,18 @@ class Backbone:
         return cells[:, touched] if touched.any() else cells.flatten(1)
 
 
+def backbone_name(family: str) -> str:
+    """What compares defects on a base of this family: ImageNet's network where it is installed."""
+    return imagenet.NAME if imagenet.installed() else f"{family} autoencoder"
+
+
 def find_backbone(encode: Callable[[Tensor], Tensor], family: str, device: str = "cpu") -> Backbone:
     """ImageNet's EfficientNet-Lite0, down to its second stage, where the extra `features` is installed; else
     `encode`, the autoencoder of a base of this family. Nothing is downloaded.
     """
     if not imagenet.installed():
-        return Backbone(f"{family} autoencoder", encode)
+        return Backbone(backbone_name(family), encode)
     network = imagenet.efficientnet_lite0()
     stages = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:STAGES]).to(device)
     stages.eval().requires_grad_(False)
-    return Backbone(imagenet.NAME, lambda image: stages(imagenet.normalised(image.to(device))))
+    return Backbone(backbone_name(family), lambda image: stages(imagenet.normalised(image.to(device))))

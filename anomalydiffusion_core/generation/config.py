@@ -9,7 +9,7 @@ from typing import Literal
 from ..gate.gate import GateConfig
 from ..masks.invention import MaskConfig
 from ..masks.placement import PlacementMode
-from ..method.embeddings import Tuning
+from ..method.embeddings import Learned, Tuning
 from ..method.sampling import NOISE, PASTED, SamplingConfig
 
 AUTO, NONE = "auto", "none"
@@ -54,6 +54,26 @@ class GenerationConfig:
         strength = dict(self.aar_strengths).get(defect_type, sampling.aar.strength)
         aar = replace(sampling.aar, strength=strength)
         return replace(config, sampling=replace(sampling, denoise=denoise, aar=aar))
+
+    def check_own_numbers(self, learned: Learned) -> None:
+        """Raises ValueError where a type's own number would be of no effect: no such type was learned, or its
+        pairs are made without what the number is of.
+        """
+        for what, numbers in (("denoise", self.denoises), ("AAR strength", self.aar_strengths)):
+            for name, _ in numbers:
+                learned.anomaly_tokens(name)
+                own = self.of_type(name, learned.tunings)
+                if what == "denoise" and own.start == NOISE:
+                    why = "starts from noise"
+                elif what != "denoise" and own.sampling.aar.mode == "off":
+                    why = "is made without attention re-weighting"
+                else:
+                    continue
+                tuned = ", by its tuned settings" if self.start == TUNED and name in learned.tunings else ""
+                raise ValueError(
+                    f"A {what} of its own would be of no effect on {name}, which {why}{tuned}: leave it out, "
+                    "or take another start or mode (--start, --aar)."
+                )
 
     def _tuned(self, tuning: Tuning) -> GenerationConfig:
         aar = replace(self.sampling.aar, mode=tuning.aar_mode, strength=tuning.aar_strength)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from ..dataset.layout import Category
 from ..dataset.photos import Photo, file_hash, read_photo
 from ..export.mvtec import MVTecWriter
 from ..export.writer import ExportPair
-from ..masks.sources import (
-    INVENTED,
-)
+from ..gate.features import backbone_name
+from ..masks.sources import INVENTED
 from ..method.artifact import learned_hash
 from ..method.embeddings import Learned
 from ..method.latent_diffusion import LatentDiffusion
@@ -49,6 +48,9 @@ class GenerationRun:
     base: LatentDiffusion
     artifact: Path | None = None  # the file that `learned` was read from, for the record
     mask_sources: str = INVENTED  # their weights, and a hash of masks that were given
+    missing: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # training pairs by type, not at hand (hashes)
     keep_rejected: bool = False
     aar_decoder: Path | None = None  # of AAR modes that compare pixels, instead of the base's own
 
@@ -62,7 +64,9 @@ class GenerationRun:
             "method_version": METHOD,
             "torch": torch.__version__,
             "mask_sources": self.mask_sources,
+            "features": backbone_name(self.base.fingerprint.family),
             "config": config,
+            **({"missing_pairs": self.missing} if self.missing else {}),
             **({"tunings": tunings} if (tunings := self._tunings()) else {}),
             **({"aar_decoder_sha256": file_hash(decoder_file(self.aar_decoder))} if self.aar_decoder else {}),
         }

@@ -118,8 +118,8 @@ def generate_dataset(
             continue
 
         for single in masks:
-            known = f"calibrating on {len(job.real.get(single, []))} real pairs"
-            watch.on_stage(f"{single} gate", 0, 1, known)
+            known = len(job.real.get(single, []))
+            watch.on_stage(f"{single} gate", 0, 1, f"calibrating on {known} real pairs")
             gate = generator.gate(single)
             watch.on_stage(f"{single} gate", 1, 1, "")
             for line in _lacking(generator, single) if single not in outcome.grounds else []:
@@ -150,7 +150,9 @@ def generate_dataset(
                 watch.on_accepted(pair)
         except TriesExhausted as shortfall:
             outcome.shortfalls[name] = str(shortfall)
-        outcome.diversity |= {single: generator.gate(single).diversity() for single in masks}
+        for single in masks:
+            of = single if single == name else f"{single} of {name}"
+            outcome.diversity[of] = generator.gate(single).diversity()
     return outcome
 
 
@@ -183,6 +185,13 @@ def training_pairs(category: Category, learned: Learned, defect_type: str) -> li
     known = set(learned.trained_on.get(defect_type, []))
     pairs = [pair for pair in category.pairs if pair.defect_type == defect_type]
     return [pair for pair in pairs if short_hash(pair.image) in known]
+
+
+def _missing(real: dict[str, list[Pair]], learned: Learned) -> dict[str, list[str]]:
+    """Short hashes of the photos that trained a type and are not among its `real` pairs, where there are."""
+    at_hand = {name: {short_hash(pair.image) for pair in pairs} for name, pairs in real.items()}
+    missing = {name: sorted({*learned.trained_on.get(name, [])} - at_hand[name]) for name in sorted(real)}
+    return {name: hashes for name, hashes in missing.items() if hashes}
 
 
 def types_to_invent(
@@ -245,8 +254,7 @@ def generate_all(
     if not names:
         what = run.artifact or "What was connected"
         raise ValueError(f"{what} holds no anomaly embedding: give what 'train' or Train Anomaly learned.")
-    for name, _ in (*run.config.aar_strengths, *run.config.denoises):
-        learned.anomaly_tokens(name)  # else a misspelt type would silently keep the others' strength
+    run.config.check_own_numbers(learned)
     categories = _categories(dataset, out, names)
     types = list(dict.fromkeys(single for singles in names.values() for single in singles))
     given = {name: masks for name, masks in (given or {}).items() if name in types}
@@ -259,7 +267,8 @@ def generate_all(
         given=given,
         real={name: training_pairs(categories[name.partition("/")[0]], learned, name) for name in types},
     )
-    run, outcome = replace(run, mask_sources=supply.label()), GenerationOutcome()
+    run = replace(run, mask_sources=supply.label(), missing=_missing(supply.real, learned))
+    outcome = GenerationOutcome()
     identity, writer = run.identity(), MVTecWriter(out)
     for category in categories.values():
         masks: dict[str, dict[str, MaskSource]] = {}

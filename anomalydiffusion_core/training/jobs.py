@@ -72,8 +72,7 @@ class TrainingJob:
         """
         if not self.config.adaptation:
             return self._learn(run)
-        origin = self.origin(run.processes) | {"normals": normals_fingerprint(self.dataset)}
-        stage, size = run.stage("normals", origin), self.config.image_size
+        stage, size = run.stage("normals", self.origin(run.processes)), self.config.image_size
         end = adapt_to_normals(self.base, self.dataset, self.config.adaptation, size, stage=stage)
         outcome = TrainingOutcome(self._nothing_learned(), None, end)
         try:
@@ -116,7 +115,12 @@ class TrainingJob:
             "extends": learned_hash(self.extends) if self.extends else "",
             "starts from": learned_hash(self.start) if self.start else "",
             "processes": processes.count,
+            **({"normals": normals_fingerprint(self.dataset)} if self._sees_normals() else {}),
         }
+
+    def _sees_normals(self) -> bool:
+        """Whether normal photos train, too, beside the defects or before them."""
+        return bool(self.config.adaptation) or self.config.defects.learn != TOKENS
 
     def split(self) -> tuple[Pairs, Pairs]:
         """The pairs that train and those that only measure, of every type that is to be learned; ValueError

@@ -55,7 +55,14 @@ def test_tuned_settings_are_taken_told_and_not_silently_overruled(
             f"{option[0]} would be of no effect on thing/stain",
             "--start pasted",
         )
-    of_types = ("--denoise", "thing/stain=0.5", "--aar-strength", "thing/scratch=2")
+    for option, why in (("--denoise", "starts from noise"), ("--aar-strength", "without attention")):
+        refused(
+            generate_quickly(trained, dataset, out, *quick, option, "thing/stain=0.5"),
+            "of no effect on thing/stain, which",
+            why,
+            "by its tuned settings",
+        )
+    of_types = ("--denoise", "thing/scratch=0.5", "--aar-strength", "thing/scratch=2")
     for more in (
         of_types,
         ("--guidance", 3, "--type", "thing/scratch"),

@@ -189,11 +189,9 @@ def test_ids_count_as_numbers() -> None:
     assert [p.stem for p in mixed] == ["7", "a9", "a10", "b2", "x"]
 
 
-def test_one_sample_alone_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="thing/scratch has 1 pair: at least 2 are needed"):
-        split_pairs([pair("000")], 0.5)
-    with pytest.raises(ValueError, match="has 0 pair"):
-        split_pairs([], 0.5)
+@pytest.mark.parametrize("share", [None, 1 / 3, 1.0])
+def test_one_sample_alone_trains(share: float | None) -> None:
+    assert split_pairs([pair("000")], share) == ([pair("000")], [])
 
 
 def test_the_real_photos_pair_up(shared_data: Path) -> None:

@@ -174,6 +174,12 @@ def test_pairs_are_shared_out_by_weights_and_add_up(
     assert shared_out(count, weights) == parts
 
 
+@pytest.mark.parametrize(("count", "weights"), [(20, [50, 1]), (10, [1, 1, 30]), (1, [1, 1])])
+def test_no_contender_of_a_mixture_goes_without_a_pair(count: int, weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"Of {count} pairs a mixture .* takes none of one contender"):
+        shared_out(count, weights)
+
+
 def test_a_mixture_names_contenders_that_there_are() -> None:
     assert mixture_weights("ours=2, draem", ["ours", REAL, "draem"]) == {"ours": 2.0, "draem": 1.0}
     for wrong in ("ours", "ours=1,gan=1", f"ours=1,{REAL}=1", "ours=0,draem=1", "ours=x,draem=1", ""):

@@ -96,4 +96,7 @@ def test_a_check_in_which_real_defects_are_no_better_than_none_is_named() -> Non
     one = Gate([[spots(1)[0]]], spots(1), POOLING, GateConfig(("contrast",)))  # as many as it needs
     assert grounds(one)[1] == "Not checked, since real defects score no better than none: contrast."
     unlit = Gate([[stain(i)] for i in range(4)], [], POOLING, GateConfig(("contrast", "fill")))
-    assert grounds(unlit)[1] == "Not checked, since no normal photo is known that a real mask fits into: contrast."
+    assert (
+        grounds(unlit)[1]
+        == "Not checked, since no normal photo is known that a real mask fits into: contrast."
+    )

@@ -286,10 +286,13 @@ def test_two_defects_share_an_image_each_with_a_mask_of_its_own(
     fake_base: LatentDiffusion, learned: Learned, dataset: Path, tmp_path: Path
 ) -> None:
     config, out = replace(CONFIG, tries_per_pair=50), tmp_path / "out"
-    rows = generated(
-        fake_base, learned, dataset, out, 3, config=config, defect_types=["thing/scratch+stain"]
-    ).rows
-    assert [row["defect"] for row in rows] == ["scratch+stain"] * 3
+    outcome = generated(
+        fake_base, learned, dataset, out, 3, config=config, defect_types=["thing/scratch+stain", KIND]
+    )
+    both = "thing/scratch+stain"
+    assert set(outcome.diversity) == {f"{KIND} of {both}", f"thing/stain of {both}", KIND}
+    rows = [row for row in outcome.rows if row["defect"] == "scratch+stain"]
+    assert len(rows) == 3
     for row in rows:
         labels, mask = np.asarray(Image.open(out / row["labels"])), read_mask(out / row["mask"])
         image, normal = read_photo(out / row["image"]).pixels, read_photo(out / row["normal"]).pixels

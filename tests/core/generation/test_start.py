@@ -17,6 +17,7 @@ from anomalydiffusion_core.dataset.windows import Region, Window
 from anomalydiffusion_core.gate.gate import GateConfig
 from anomalydiffusion_core.gate.scores import component_fills, tone
 from anomalydiffusion_core.generation import generator as generator_module
+from anomalydiffusion_core.generation import output
 from anomalydiffusion_core.generation.config import GenerationConfig, Start
 from anomalydiffusion_core.generation.drafting import TryNumber, Unusable
 from anomalydiffusion_core.generation.generator import GeneratedPair, PairGenerator
@@ -206,6 +207,29 @@ def test_without_the_real_pairs_pairs_start_from_noise_and_the_run_says_so(
     assert all(row["pasted_from"] == {} for row in rows)
     told = "defects start from noise, since none of its training pairs is in the dataset."
     assert [note for note in notes if "noise" in note] == [f"{SCRATCH}: {told}", f"{STAIN}: {told}"]
+
+
+def test_with_fewer_real_pairs_or_other_features_at_hand_it_is_another_run(
+    fake_base: LatentDiffusion,
+    learned: Learned,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = find_dataset(dataset).by_type()
+    learned.trained_on |= {name: [short_hash(pair.image) for pair in pairs] for name, pairs in found.items()}
+    gone = found[STAIN][0]
+    all_there = run_of(fake_base, learned, dataset, tmp_path / "out", [])
+    assert not any("missing_pairs" in row for row in all_there)
+    missing = short_hash(gone.image)
+    gone.image.unlink()
+    gone.mask.unlink()
+    fewer = run_of(fake_base, learned, dataset, tmp_path / "out", [])
+    assert all(row["missing_pairs"] == {STAIN: [missing]} for row in fewer)
+    monkeypatch.setattr(output, "backbone_name", lambda family: "another network")
+    others = run_of(fake_base, learned, dataset, tmp_path / "out", [])
+    runs = [{row["run"] for row in rows} for rows in (all_there, fewer, others)]
+    assert [len(run) for run in runs] == [1, 1, 1] and len(set.union(*runs)) == 3
 
 
 # --- masks follow what shows

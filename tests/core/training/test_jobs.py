@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ def test_a_training_of_another_size_share_or_precision_has_another_origin(
     assert origin["extends"] == origin["starts from"] == origin["adapter"] == ""
     other = replace(job, config=replace(CONFIG, image_size=128, share=1.0)).origin()
     assert {key for key in origin if origin[key] != other[key]} == {"image_size", "share"}
+
+
+@pytest.mark.parametrize(("learn", "differs"), [("tokens", False), ("lora", True), ("both", True)])
+def test_normal_photos_are_of_the_origin_where_they_train_too(
+    fake_base: Any, dataset: Path, learn: str, differs: bool
+) -> None:
+    config = replace(CONFIG, defects=replace(CONFIG.defects, learn=learn))
+    before, after = (TrainingJob(fake_base, find_dataset(dataset), config).origin() for _ in "ab")
+    assert before == after
+    for path in (dataset / "thing/train/good").iterdir():
+        shutil.copy(next((dataset / "thing/test/stain").iterdir()), path)
+    changed = TrainingJob(fake_base, find_dataset(dataset), config).origin()
+    assert {key for key in changed if changed[key] != before.get(key)} == ({"normals"} if differs else set())
 
 
 def test_a_training_is_written_side_by_side(
