@@ -298,7 +298,8 @@ class Drafter:
     def _known_placements(self, defect_type: str) -> list[Placement]:
         """Where the type's training masks lay."""
         known = self.learned.mask_placements.get(defect_type, [])
-        return known_placements(known, map(read_mask, self.real_masks(defect_type)))
+        found = known_placements(known, map(read_mask, self.real_masks(defect_type)))
+        return [replace(placement, sides=()) for placement in found]  # see `_at_edge`
 
 
 def real_defects(pairs: list[Pair], size: int) -> list[RealDefect]:

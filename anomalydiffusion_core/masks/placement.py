@@ -15,6 +15,7 @@ from ..dataset.layout import Pair
 from ..dataset.views import read_pair
 from ..method.embeddings import Learned, Placement, Pose
 from ..method.sampling import image_generator
+from .edges import run_off, touched_sides
 from .foreground import FindObject, object_foreground, plain_ground
 from .object_frame import frame_of, object_frame
 from .resizing import cut_out, fit_mask, scaled, turned
@@ -47,18 +48,19 @@ def placement_of(mask: np.ndarray, foreground: np.ndarray | None) -> Placement:
     height, width = mask.shape
     top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
     extent, area = max((bottom - top) / height, (right - left) / width), float(mask.mean())
+    sides = tuple(touched_sides(mask))
     if foreground is None:
-        return Placement(extent, area, None)
+        return Placement(extent, area, None, sides=sides)
     centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
     frame = object_frame(foreground)
     if frame is None:
-        return Placement(extent, area, centre)
+        return Placement(extent, area, centre, sides=sides)
     mask_frame = frame_of(mask)
     along, across = frame.coordinates(mask_frame.centre).tolist()
     direction = None if mask_frame.round else frame.angle(mask_frame.axes[0])
     length = 2 * float(mask_frame.half[0]) / mask.size**0.5
     return Placement(
-        extent, area, centre, float(foreground[mask].mean()), Pose((along, across), direction, length)
+        extent, area, centre, float(foreground[mask].mean()), Pose((along, across), direction, length), sides
     )
 
 
@@ -215,7 +217,8 @@ def place_mask(
     """Lays what is marked in `shape` (h,w) bool into a mask of `size` (H,W) bool, where a training mask was,
     give or take half its extent, and about as large: by length and by area at most a quarter longer.
 
-    It keeps its proportions and lies wholly inside. Nothing marked gives an empty mask.
+    It keeps its proportions and lies wholly inside, or runs into a side of the photo that the training mask
+    ran into. Nothing marked gives an empty mask.
     """
     mask = np.zeros(size, bool)
     if not shape.any():
@@ -233,7 +236,7 @@ def place_mask(
         corner = size * np.array(moved) - np.array((height, width)) / 2
     y, x = np.clip(np.rint(corner).astype(int), 0, free)
     mask[y : y + height, x : x + width] = scaled(marked, (height, width))
-    return mask
+    return run_off(mask, placement.sides[0], generator) if placement.sides else mask
 
 
 def _scale(marked: np.ndarray, placement: Placement, size: tuple[int, ...]) -> float:

@@ -21,13 +21,13 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask (h,w) bool at a photo's size (H,W), with smooth outlines where it grows; thin parts stay.
 
     On a photo of other proportions it is not stretched: what is marked keeps its form and its share of the
-    area, as near to its place as it lies wholly inside.
+    area, as near to its place as it lies wholly inside; what runs into sides of the photo does so afterwards.
     """
     if mask.shape == size:
         return mask
     rows, columns = size[0] / mask.shape[0], size[1] / mask.shape[1]
-    if not mask.any():
-        return np.zeros(size, bool)
+    if mask.all() or not mask.any():
+        return np.full(size, mask.all())
     if max(rows / columns, columns / rows) > SAME_PROPORTIONS:
         return _moved(mask, size, (rows, columns))
     if size[0] < mask.shape[0] or size[1] < mask.shape[1]:
@@ -41,16 +41,19 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _moved(mask: np.ndarray, size: tuple[int, int], factors: tuple[float, float]) -> np.ndarray:
-    """What is marked in (h,w) bool with its share of a photo of `size`, about its place times `factors`."""
+    """What is marked in (h,w) bool with its share of a photo of `size`, about its place times `factors`; what
+    reaches from side to side is as large as that asks for.
+    """
     top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    marked = mask[top:bottom, left:right]
+    marked, low, high = mask[top:bottom, left:right], np.array((top, left)), np.array((bottom, right))
+    across = np.array(factors)[high - low == mask.shape]
     largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
-    height, width = _sides(marked.shape, min((factors[0] * factors[1]) ** 0.5, largest))
-    centre = np.array(factors) * ((top + bottom) / 2, (left + right) / 2)
-    corner = np.rint(centre - np.array((height, width)) / 2).astype(int)
-    y, x = np.clip(corner, 0, np.array(size) - (height, width))
+    extent = _sides(marked.shape, min(largest, *(across if len(across) else [np.prod(factors) ** 0.5])))
+    free = np.array(size) - extent
+    corner = np.clip(np.rint(factors * (low + high) / 2 - np.array(extent) / 2).astype(int), 0, free)
+    y, x = np.where(low == 0, 0, np.where(high == mask.shape, free, corner))
     moved = np.zeros(size, bool)
-    moved[y : y + height, x : x + width] = scaled(marked, (height, width))
+    moved[y : y + extent[0], x : x + extent[1]] = scaled(marked, extent)
     return moved
 
 

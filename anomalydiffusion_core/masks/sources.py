@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -80,6 +80,8 @@ def onto_photo(
     """
     if mask.placed:
         return fit_mask(mask.shape, size)
+    if mask.source == REAL:  # those that ran into the photo's edge are placed
+        placements = [replace(placement, sides=()) for placement in placements]
     return lay(mask.shape, placements, foreground, size, generator=generator, share=share, mode=mode)
 
 

@@ -205,6 +205,7 @@ def _placement_from(fields: dict[str, Any]) -> Placement:
         fields["centre"] and tuple(fields["centre"]),
         fields.get("on_object", 1.0),
         pose and Pose(tuple(pose["centre"]), pose["direction"], pose["length"]),
+        tuple(fields.get("sides", ())),
     )
 
 

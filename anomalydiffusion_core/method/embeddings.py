@@ -29,7 +29,8 @@ class Pose:
 @dataclass(frozen=True)
 class Placement:
     """A training mask's longest side and its area, and its centre (y, x) or None for anywhere, in shares of
-    the photo; the share of it that lies on the object, and its pose there, None where there is no object.
+    the photo; the share of it that lies on the object, and its pose there, None where there is no object; and
+    the sides of the photo that it runs into (`masks.edges.SIDES`).
     """
 
     extent: float
@@ -37,6 +38,7 @@ class Placement:
     centre: tuple[float, float] | None
     on_object: float = 1.0
     pose: Pose | None = None
+    sides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from anomalydiffusion_core.masks.edges import touched_sides
 from anomalydiffusion_core.masks.object_frame import frame_of
 from anomalydiffusion_core.masks.placement import (
     OVERHANG,
@@ -291,6 +292,22 @@ def test_a_mask_on_a_photo_of_other_proportions_keeps_its_form(size: tuple[int, 
     assert fitted.mean() == pytest.approx(mask.mean(), rel=0.06)
     middle = np.array(ndimage.center_of_mass(fitted)) / size
     np.testing.assert_allclose(middle, (73.5 / 128, 30 / 128), atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(500, 500), (100, 100), (125, 50), (400, 200)])
+@pytest.mark.parametrize("kind", ["crack", "across", "corner", "bottom", "full"])
+def test_what_runs_into_sides_does_so_on_a_photo_of_other_proportions(
+    kind: str, size: tuple[int, int]
+) -> None:
+    y, x = np.mgrid[:100, :250]
+    mask = {
+        "crack": (y < 40) & (abs(x - 90 - y // 2) < 2),
+        "across": abs(x - 100 - y // 9) < 3,
+        "corner": y**2 + x**2 < 400,
+        "bottom": (y > 80) & (abs(x - 30) < 9),
+        "full": y >= 0,
+    }[kind]
+    assert touched_sides(fit_mask(mask, size)) == touched_sides(mask)
 
 
 def test_what_is_too_long_for_a_photo_of_other_proportions_becomes_smaller_and_lies_inside() -> None:

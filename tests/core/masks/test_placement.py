@@ -11,7 +11,14 @@ import torch
 from scipy import ndimage
 
 from anomalydiffusion_core.dataset.layout import Pair
-from anomalydiffusion_core.masks.placement import moved_onto, place_mask, placements_of, placer_of
+from anomalydiffusion_core.masks.edges import touched_sides
+from anomalydiffusion_core.masks.placement import (
+    moved_onto,
+    place_mask,
+    placement_of,
+    placements_of,
+    placer_of,
+)
 from anomalydiffusion_core.method.embeddings import Learned, Placement
 
 SIZE = 200
@@ -50,6 +57,16 @@ def test_a_shape_keeps_its_proportions_and_its_share_of_its_box() -> None:
         height, width = mask.any(1).sum(), mask.any(0).sum()
         assert abs(int(height) - int(width)) <= 1
         assert mask.sum() / (height * width) == pytest.approx(np.pi / 4, abs=0.06)
+
+
+def test_a_shape_in_the_place_of_a_mask_at_the_edge_lies_at_that_edge() -> None:
+    at_right, inside = Placement(0.3, 1.0, None, sides=(1,)), Placement(0.3, 1.0, None)
+    sides = [touched_sides(mask) for mask in placed(disc(40), at_right, inside)]
+    assert 20 <= sides.count([1]) <= 40 and sides.count([]) >= 15, "as often as the training masks"
+    mask = np.zeros((100, 100), bool)
+    mask[:20, 40:60] = True
+    for foreground in (None, np.ones((100, 100), bool)):
+        assert placement_of(mask, foreground).sides == (0,)
 
 
 def test_thin_lines_stay_lines() -> None:

@@ -12,8 +12,11 @@ import torch
 from mask_sources import given
 from scipy import ndimage
 
+from anomalydiffusion_core.masks.edges import touched_sides
 from anomalydiffusion_core.masks.invention import TriesExhausted
 from anomalydiffusion_core.masks.sources import (
+    PROCEDURAL,
+    REAL,
     SOURCES,
     MaskRequest,
     Source,
@@ -115,6 +118,13 @@ def test_real_masks_are_cut_out_flipped_turned_and_bent_a_little() -> None:
         middle = np.array(ndimage.center_of_mass(mask.shape)) / mask.shape.shape
         corners.add(tuple((middle > 0.5).tolist()))
     assert len(corners) == 4  # all flips
+
+
+def test_a_real_mask_that_lay_inside_is_not_laid_at_the_edge() -> None:
+    at_edge, generator = [Placement(0.2, 0.02, None, sides=(2,))], torch.Generator().manual_seed(0)
+    for source, sides in ((REAL, []), (PROCEDURAL, [2])):
+        placed = onto_photo(SourcedMask(HOOK, source), at_edge, None, (90, 90), generator=generator)
+        assert placed is not None and touched_sides(placed) == sides
 
 
 def test_real_masks_that_run_into_the_photo_s_edge_stay_there() -> None:

@@ -94,6 +94,12 @@ def test_places_of_older_artifacts_lie_wholly_on_the_object_in_no_pose(saved: Pa
     }
 
 
+def test_places_remember_the_sides_that_masks_ran_into(learned: Learned, tmp_path: Path) -> None:
+    learned.mask_placements = {"thing/dent": [Placement(0.5, 0.1, None, sides=(0, 3))]}
+    save_artifact(learned, tmp_path / "a.safetensors")
+    assert load_artifact(tmp_path / "a.safetensors").mask_placements == learned.mask_placements
+
+
 def test_two_text_encoders_keep_their_tokens_apart(
     learned: Learned, make_fake_base: Any, tmp_path: Path
 ) -> None:
