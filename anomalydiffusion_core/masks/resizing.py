@@ -50,7 +50,7 @@ def _moved(mask: np.ndarray, size: tuple[int, int], factors: tuple[float, float]
     largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
     extent = _sides(marked.shape, min(largest, *(across if len(across) else [np.prod(factors) ** 0.5])))
     free = np.array(size) - extent
-    corner = np.clip(np.rint(factors * (low + high) / 2 - np.array(extent) / 2).astype(int), 0, free)
+    corner = np.clip(np.rint((np.array(factors) * (low + high) - extent) / 2).astype(int), 0, free)
     y, x = np.where(low == 0, 0, np.where(high == mask.shape, free, corner))
     moved = np.zeros(size, bool)
     moved[y : y + extent[0], x : x + extent[1]] = scaled(marked, extent)
