@@ -48,9 +48,7 @@ class GenerationRun:
     base: LatentDiffusion
     artifact: Path | None = None  # the file that `learned` was read from, for the record
     mask_sources: str = INVENTED  # their weights, and a hash of masks that were given
-    missing: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # training pairs by type, not at hand (hashes)
+    missing: dict[str, list[str]] = field(default_factory=dict)  # by type, training photos not at hand (hash)
     keep_rejected: bool = False
     aar_decoder: Path | None = None  # of AAR modes that compare pixels, instead of the base's own
 

@@ -20,14 +20,8 @@ BEND = 0.03  # of a shape's longer side: how far pixels move, in the mean
 SMOOTH = 0.2  # of that side: over how much they move alike
 PLACES = 32  # along that side, at most, where a movement is drawn
 LESS = (1, 0.5, 0.25)  # shares of its movements that a mask at the edge bears
-OUTLINES = (
-    0,
-    -0.1,
-    -0.2,
-    -0.3,
-    -0.45,
-    -0.6,
-)  # pixels: where a resampled shape ends, the first where nothing is torn
+# pixels: where a resampled shape ends, the first of them where nothing is torn
+OUTLINES = (0, -0.1, -0.2, -0.3, -0.45, -0.6)
 
 
 def warped(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
