@@ -95,12 +95,6 @@ def text_for_a_mask(data: Path) -> str:
     return "001_mask.png cannot be read"
 
 
-def one_pair_only(data: Path) -> str:
-    for number in (1, 2):
-        (data / f"thing/test/stain/{number:03d}.png").unlink()
-    return "thing/stain has 1 pair"
-
-
 def no_pairs(data: Path) -> str:
     for path in (data / "thing/test").rglob("*.png"):
         path.unlink()
@@ -118,7 +112,6 @@ def no_pairs(data: Path) -> str:
         truncated_image,
         empty_image,
         text_for_a_mask,
-        one_pair_only,
         no_pairs,
     ],
 )
