@@ -94,6 +94,11 @@ def bounding_box(mask: Tensor) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The same of (H,W) bool."""
+    return bounding_box(torch.from_numpy(mask)[None])
+
+
 def _corner(share: float, first: int, last: int, side: int, length: int) -> int:
     """Where a crop begins that holds all from `first` to `last`; centred where the photo is shorter."""
     if side >= length:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
-from ..dataset.augmentation import bounding_box, resize_mask
+from ..dataset.augmentation import box_of, resize_mask
 from ..dataset.photos import Photo, file_hash, read_photo
 from ..dataset.views import read_pair
 from ..export.mvtec import MVTecWriter
@@ -198,7 +198,7 @@ def _run_id(name: str, seed: int, split: Split, normal_hashes: list[str]) -> str
 
 
 def _cut(pixels: np.ndarray, mask: np.ndarray) -> MarkedPhoto:
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    top, bottom, left, right = box_of(mask)
     return pixels[top:bottom, left:right], mask[top:bottom, left:right]
 
 

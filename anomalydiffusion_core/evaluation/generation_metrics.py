@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dataset.augmentation import bounding_box
+from ..dataset.augmentation import box_of
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
 from ..gate.fidelity import mask_fidelity
@@ -93,7 +93,7 @@ def defect_patch(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
     """The defect of a photo (H,W,3) uint8, cut out along its mask (H,W) bool and brought to one size:
     brightness (32,32), of zero mean over the mask and unit norm.
     """
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    top, bottom, left, right = box_of(mask)
     inside = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))
     brightness = torch.from_numpy(pixels[top:bottom, left:right].mean(-1, dtype=np.float32))
     brightness = (brightness - (brightness * inside).sum() / inside.sum()) * inside

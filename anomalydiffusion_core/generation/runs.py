@@ -182,15 +182,23 @@ def _masks_by_type(row: dict[str, Any], root: Path) -> dict[str, np.ndarray]:
 
 def training_pairs(category: Category, learned: Learned, defect_type: str) -> list[Pair]:
     """Those of a category's pairs that trained a type, which the gate may be calibrated on."""
+    return [pair for _, pair in _hashed_training_pairs(category, learned, defect_type)]
+
+
+def _hashed_training_pairs(category: Category, learned: Learned, defect_type: str) -> list[tuple[str, Pair]]:
+    """The same, each with its photo's short hash."""
     known = set(learned.trained_on.get(defect_type, []))
     pairs = [pair for pair in category.pairs if pair.defect_type == defect_type]
-    return [pair for pair in pairs if short_hash(pair.image) in known]
+    hashed = [(short_hash(pair.image), pair) for pair in pairs]
+    return [(digest, pair) for digest, pair in hashed if digest in known]
 
 
-def _missing(real: dict[str, list[Pair]], learned: Learned) -> dict[str, list[str]]:
-    """Short hashes of the photos that trained a type and are not among its `real` pairs, where there are."""
-    at_hand = {name: {short_hash(pair.image) for pair in pairs} for name, pairs in real.items()}
-    missing = {name: sorted({*learned.trained_on.get(name, [])} - at_hand[name]) for name in sorted(real)}
+def _missing(found: dict[str, list[tuple[str, Pair]]], learned: Learned) -> dict[str, list[str]]:
+    """Short hashes of the photos that trained a type and are not among the pairs found, where there are."""
+    missing = {
+        name: sorted({*learned.trained_on.get(name, [])} - {digest for digest, _ in pairs})
+        for name, pairs in sorted(found.items())
+    }
     return {name: hashes for name, hashes in missing.items() if hashes}
 
 
@@ -262,12 +270,15 @@ def generate_all(
         raise ValueError(
             f"Masks were given, but the mask sources leave them out: add {GIVEN}=1 to them, or give no masks."
         )
+    found = {
+        name: _hashed_training_pairs(categories[name.partition("/")[0]], learned, name) for name in types
+    }
     supply = MaskSupply(
         weights=checked_weights(weights) if weights else None,
         given=given,
-        real={name: training_pairs(categories[name.partition("/")[0]], learned, name) for name in types},
+        real={name: [pair for _, pair in pairs] for name, pairs in found.items()},
     )
-    run = replace(run, mask_sources=supply.label(), missing=_missing(supply.real, learned))
+    run = replace(run, mask_sources=supply.label(), missing=_missing(found, learned))
     outcome = GenerationOutcome()
     identity, writer = run.identity(), MVTecWriter(out)
     for category in categories.values():

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ..dataset.augmentation import MAX_ROTATION, bounding_box
+from ..dataset.augmentation import MAX_ROTATION, box_of
 from ..dataset.layout import Pair
 from ..dataset.views import read_pair
 from ..method.embeddings import Learned, Placement, Pose
@@ -46,7 +46,7 @@ def placement_of(mask: np.ndarray, foreground: np.ndarray | None) -> Placement:
     texture.
     """
     height, width = mask.shape
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    top, bottom, left, right = box_of(mask)
     extent, area = max((bottom - top) / height, (right - left) / width), float(mask.mean())
     sides = tuple(touched_sides(mask))
     if foreground is None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.ndimage import rotate
 from torch import Tensor
 
-from ..dataset.augmentation import bounding_box, resize_mask
+from ..dataset.augmentation import box_of, resize_mask
 from ..gate.shape import count_parts
 
 SAME_PROPORTIONS = 1.05  # ratio of two pictures' aspects up to which one is the other at another size
@@ -32,7 +32,7 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return _moved(mask, size, (rows, columns))
     if size[0] < mask.shape[0] or size[1] < mask.shape[1]:
         return resize_mask(torch.from_numpy(mask)[None], size)[0].numpy()
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    top, bottom, left, right = box_of(mask)
     y, x = round(rows * top), round(columns * left)
     height, width = round(rows * bottom) - y, round(columns * right) - x
     fitted = np.zeros(size, bool)
@@ -44,7 +44,7 @@ def _moved(mask: np.ndarray, size: tuple[int, int], factors: tuple[float, float]
     """What is marked in (h,w) bool with its share of a photo of `size`, about its place times `factors`; what
     reaches from side to side is as large as that asks for.
     """
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    top, bottom, left, right = box_of(mask)
     marked, low, high = mask[top:bottom, left:right], np.array((top, left)), np.array((bottom, right))
     across = np.array(factors)[high - low == mask.shape]
     largest = min(whole / side for whole, side in zip(size, marked.shape, strict=True))
@@ -105,5 +105,5 @@ def _sides(shape: Sequence[int], scale: float) -> tuple[int, int]:
 
 def cut_out(mask: np.ndarray) -> np.ndarray:
     """What is marked in (H,W) bool, cut to its bounding box."""
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
+    top, bottom, left, right = box_of(mask)
     return mask[top:bottom, left:right]

@@ -4,12 +4,14 @@ it, too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
-from ..dataset.augmentation import MAX_ROTATION, bounding_box
+from ..dataset.augmentation import MAX_ROTATION, box_of
 from ..gate.shape import count_parts, distance_inside
 from .edges import along_side, touched_sides
 from .resizing import cut_out
@@ -24,6 +26,34 @@ LESS = (1, 0.5, 0.25)  # shares of its movements that a mask at the edge bears
 OUTLINES = (0, -0.1, -0.2, -0.3, -0.45, -0.6)
 
 
+@dataclass(frozen=True)
+class _Outline:
+    """A shape to be sampled elsewhere: its pixels' distances to the outline (h,w), positive inside, since a
+    thin line's own values would blur away; `corner` is where they begin in the mask, `parts` how many it has.
+    """
+
+    distances: np.ndarray
+    corner: np.ndarray
+    parts: int
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> _Outline:
+        """Of what is marked in (H,W) bool."""
+        top, bottom, left, right = box_of(mask)
+        corner = np.maximum(0, np.array((top, left)) - 1)
+        marked = mask[corner[0] : bottom + 1, corner[1] : right + 1]
+        outside = np.asarray(distance_transform_edt(~marked))
+        distances = np.where(marked, distance_inside(marked) - 0.5, 0.5 - outside)
+        return cls(distances, corner, count_parts(marked))
+
+    def shape_at(self, places: np.ndarray) -> np.ndarray:
+        """The mask at places (h,w,2), bool; it ends a little farther out where it would be torn."""
+        at, beyond = np.moveaxis(places - self.corner, -1, 0), -max(self.distances.shape)
+        values = map_coordinates(self.distances, at, order=1, mode="constant", cval=beyond)
+        shapes = (values > outline for outline in OUTLINES)
+        return next((shape for shape in shapes if 0 < count_parts(shape) <= self.parts), values > OUTLINES[0])
+
+
 def warped(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """A mask (H,W) bool that runs into the photo's edge, turned, scaled and bent a little, and moved along
     that edge: another (H,W) bool that runs into the same sides.
@@ -35,7 +65,7 @@ def warped(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
     turn, scale, *shift = torch.rand(4, generator=generator).tolist()
     radians = np.radians(MAX_ROTATION) * (2 * turn - 1)
     shifts = SHIFT * size * (2 * np.array(shift) - 1) * [not {0, 2} & {*sides}, not {1, 3} & {*sides}]
-    pivot, (top, left, bottom, right) = _contact(mask, sides), _box(mask)
+    pivot, outline, (top, bottom, left, right) = _contact(mask, sides), _Outline.of(mask), box_of(mask)
     reach = SCALES[1] * np.hypot(bottom - top, right - left) * (1 + 3 * BEND) + np.abs(shifts) + 1
     low = np.maximum(0, np.floor(pivot - reach)).astype(int)
     high = np.minimum(size, np.ceil(pivot + reach) + 1).astype(int)
@@ -47,8 +77,8 @@ def warped(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         at = (places - part * shifts) @ rotation.T / factor + pivot + part * movement
         other = np.zeros_like(mask)
-        other[low[0] : high[0], low[1] : high[1]] = _sampled(mask, _mirrored(at, sides, size))
-        if touched_sides(other) == sides and count_parts(other) <= count_parts(mask):
+        other[low[0] : high[0], low[1] : high[1]] = outline.shape_at(_mirrored(at, sides, size))
+        if touched_sides(other) == sides and count_parts(other) <= outline.parts:
             return other
     return mask
 
@@ -59,7 +89,7 @@ def bent(mask: np.ndarray, generator: torch.Generator) -> np.ndarray:
     room = int(np.ceil(3 * BEND * longer)) + 1
     wide = np.pad(mask, room)
     at = np.moveaxis(np.indices(wide.shape), 0, -1) + _movement(longer, wide.shape, generator)
-    curved = _sampled(wide, at)
+    curved = _Outline.of(wide).shape_at(at)
     return cut_out(curved if curved.any() else mask)
 
 
@@ -70,11 +100,6 @@ def _contact(mask: np.ndarray, sides: list[int]) -> np.ndarray:
         along_side(border, side)[:] = True
     contacts = np.argwhere(mask & border)
     return contacts[np.square(contacts - contacts.mean(0)).sum(1).argmin()]
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    top, bottom, left, right = bounding_box(torch.from_numpy(mask)[None])
-    return top, left, bottom, right
 
 
 def _mirrored(at: np.ndarray, sides: list[int], size: np.ndarray) -> np.ndarray:
@@ -96,20 +121,3 @@ def _movement(longer: int, shape: tuple[int, ...], generator: torch.Generator) -
     )
     large = F.interpolate(torch.from_numpy(smooth)[None], shape, mode="bilinear", align_corners=True)[0]
     return BEND * longer * np.moveaxis(large.numpy(), 0, -1) / max(float(smooth.std()), 1e-6)
-
-
-def _sampled(mask: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """A mask (H,W) bool at places (h,w,2). Distances to the outline are interpolated, since a thin line's own
-    values would blur away; it ends a little farther out where it would be torn there.
-    """
-    top, left, bottom, right = _box(mask)
-    corner = np.maximum(0, np.array((top, left)) - 1)
-    marked = mask[corner[0] : bottom + 1, corner[1] : right + 1]
-    outside = np.asarray(distance_transform_edt(~marked))
-    signed = np.where(marked, distance_inside(marked) - 0.5, 0.5 - outside)
-    values = map_coordinates(
-        signed, np.moveaxis(at - corner, -1, 0), order=1, mode="constant", cval=-max(marked.shape)
-    )
-    parts = count_parts(marked)
-    shapes = (values > outline for outline in OUTLINES)
-    return next((shape for shape in shapes if 0 < count_parts(shape) <= parts), values > OUTLINES[0])

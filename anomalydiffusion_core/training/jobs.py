@@ -105,6 +105,7 @@ class TrainingJob:
 
     def origin(self, processes: Processes = ALONE) -> dict[str, Any]:
         """What is learned from what, as a checkpoint remembers it."""
+        sees_normals = self.config.adaptation or self.config.defects.learn != TOKENS
         return {
             "dataset": self.dataset.fingerprint(),
             "base": self.base.fingerprint.weights,
@@ -115,12 +116,13 @@ class TrainingJob:
             "extends": learned_hash(self.extends) if self.extends else "",
             "starts from": learned_hash(self.start) if self.start else "",
             "processes": processes.count,
-            **({"normals": normals_fingerprint(self.dataset)} if self._sees_normals() else {}),
+            **({"normals": self._normals} if sees_normals else {}),
         }
 
-    def _sees_normals(self) -> bool:
-        """Whether normal photos train, too, beside the defects or before them."""
-        return bool(self.config.adaptation) or self.config.defects.learn != TOKENS
+    @cached_property
+    def _normals(self) -> str:
+        """The fingerprint of the normal photos, of which there may be thousands."""
+        return normals_fingerprint(self.dataset)
 
     def split(self) -> tuple[Pairs, Pairs]:
         """The pairs that train and those that only measure, of every type that is to be learned; ValueError
